@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+// comm: process groups of the ranks of one machine (other transports later, behind the same
+// interface). Moves address, count, dtype; knows no tensor, no Python. The control plane (who the
+// ranks are, their sockets) is Python and hands over descriptors.
+//
+// Threads: collectives of one group are issued from one thread at a time, in the same order on all
+// ranks. Each group has one communication thread (queued work) and one watch thread (peers'
+// pidfds, heartbeat).
+//
+// Note [comm thread stays out of OpenMP]: a second thread that enters OpenMP gets a pool of its
+// own, and a forked child hangs in it. So the threads of comm never call pl_parallel_for, and they
+// block all signals, so that Ctrl-C always reaches the main thread.
+#ifndef PL_COMM_H
+#define PL_COMM_H
+
+#include "base/base.h"
+
+#define PL_MAX_RANKS 256
+
+typedef enum pl_redop { PL_RED_SUM, PL_RED_MEAN, PL_RED_MAX, PL_RED_MIN } pl_redop;
+
+typedef struct pl_group pl_group;
+typedef struct pl_segment pl_segment;
+typedef struct pl_work pl_work;
+
+// Where in the user's program a collective was called: hash for comparison, text only for errors.
+typedef struct pl_site {
+    uint64_t hash;
+    const char *text;  // "train.py:31 in main"; borrowed, must outlive the group (interned) or be NULL
+} pl_site;
+
+typedef struct pl_group_options {
+    const char *name;        // "default"
+    int rank, world;
+    int control_fd;          // memfd of pl_group_control_bytes(world), made by rank 0, zeroed
+    const int *peer_fds;     // [world] connected AF_UNIX SOCK_SEQPACKET, own entry -1; group owns them
+    const int *pidfds;       // [world] own entry -1; group owns them
+    const int *pids;         // [world]
+    int64_t timeout_ms;      // of a collective; default 600000
+    bool strict_sites;       // call sites that differ are an error, not a warning (B2)
+} pl_group_options;
+
+size_t pl_group_control_bytes(int world);
+pl_status pl_group_new(const pl_group_options *opt, pl_group **out) PL_MUST_USE;  // collective
+void pl_group_free(pl_group *g);  // joins its threads; never blocks on peers; NULL is legal
+int pl_group_rank(const pl_group *g);
+int pl_group_world(const pl_group *g);
+
+// How a rank leaves: peers that wait for it get the matching error at once. `text` of a failure is
+// "ValueError: message" of the exception that ended it.
+void pl_group_announce_finished(pl_group *g);
+void pl_group_announce_failed(pl_group *g, const char *text);
+
+// Memory that all ranks see: each rank's own part of nbytes, mapped by all. Collective.
+// After the group failed, the mapping is replaced by a private copy.
+pl_status pl_segment_new(pl_group *g, size_t nbytes, pl_site site, pl_segment **out) PL_MUST_USE;
+void pl_segment_retain(pl_segment *s);
+void pl_segment_release(pl_segment *s);  // valid after the group is gone; NULL is legal
+void *pl_segment_data(pl_segment *s);    // this rank's part
+
+// Collectives. Buffers are ordinary memory. They block until the result is there (the wait calls
+// pl_check_interrupt at least every 20 ms), the group failed, or the deadline passed. On a failure
+// before the data moved (mismatch) outputs are untouched. count is in elements; 0 is legal and
+// still meets the peers. The sum is the binary tree of DESIGN.md: the same bits on every rank.
+pl_status pl_group_all_reduce(pl_group *g, void *buf, int64_t count, pl_dtype dt, pl_redop op,
+                              pl_site site) PL_MUST_USE;
+pl_status pl_group_reduce(pl_group *g, void *buf, int64_t count, pl_dtype dt, pl_redop op, int root,
+                          pl_site site) PL_MUST_USE;  // buf changes on root only
+// in: world * count elements; out: count elements (this rank's block).
+pl_status pl_group_reduce_scatter(pl_group *g, const void *in, void *out, int64_t count,
+                                  pl_dtype dt, pl_redop op, pl_site site) PL_MUST_USE;
+pl_status pl_group_all_gather(pl_group *g, const void *in, void *out, int64_t count, pl_dtype dt,
+                              pl_site site) PL_MUST_USE;  // out: world * count
+pl_status pl_group_broadcast(pl_group *g, void *buf, int64_t count, pl_dtype dt, int root,
+                             pl_site site) PL_MUST_USE;
+pl_status pl_group_barrier(pl_group *g, pl_site site) PL_MUST_USE;
+// Point to point, matched by (source, tag) in order; a mismatch of count or dtype raises on both.
+pl_status pl_group_send(pl_group *g, const void *buf, int64_t count, pl_dtype dt, int dst, int tag,
+                        pl_site site) PL_MUST_USE;
+pl_status pl_group_recv(pl_group *g, void *buf, int64_t count, pl_dtype dt, int src, int tag,
+                        pl_site site) PL_MUST_USE;
+
+// Queued work, run in order by the communication thread. The buffer must live until the work is
+// done. A synchronous collective first lets the queue drain, so that order is the order of calls.
+pl_status pl_group_all_reduce_async(pl_group *g, void *buf, int64_t count, pl_dtype dt,
+                                    pl_redop op, pl_site site, pl_work **out) PL_MUST_USE;
+// One bucket of gradients, in place in shared memory: `count` elements at `offset_bytes` of every
+// rank's part of `seg`. used: n_words words of bits, in: which parameters this rank used; out: the
+// union over ranks. Protocol: publish fingerprint and bits; wait for all; compare; each owner
+// reduces its slice and writes it everywhere; a completion barrier before anyone reads.
+// `bucket` names the bucket in the fingerprint and in errors. If `sync` it runs on the caller.
+typedef struct pl_bucket_call {
+    pl_segment *seg;
+    size_t offset_bytes;
+    int64_t count;
+    pl_dtype dtype;
+    pl_redop op;      // SUM or MEAN
+    int bucket;
+    int n_params;
+    uint64_t *used;   // in and out, (n_params + 63) / 64 words
+    bool sync;
+} pl_bucket_call;
+pl_status pl_group_reduce_bucket(pl_group *g, const pl_bucket_call *call, pl_site site,
+                                 pl_work **out) PL_MUST_USE;  // *out NULL when sync
+pl_status pl_work_wait(pl_work *w) PL_MUST_USE;  // gives the work's own status and message
+bool pl_work_done(const pl_work *w);
+void pl_work_free(pl_work *w);  // waits for completion or failure first; NULL is legal
+
+// The group's failure, if any: PL_OK while it is whole. After a failure every call gives it again.
+pl_status pl_group_check(pl_group *g) PL_MUST_USE;
+// Details of the failure for the exception's attributes.
+typedef struct pl_group_failure {
+    pl_status status;
+    int n_dead;
+    int dead_ranks[PL_MAX_RANKS];
+    uint64_t seq;
+    char op[32];
+    char site[256];
+    char text[2048];
+} pl_group_failure;
+void pl_group_failure_get(pl_group *g, pl_group_failure *out);
+// Warnings gathered since the last call (call sites that differ), for the binding to raise.
+bool pl_group_take_warning(pl_group *g, char *buf, size_t cap);
+
+#endif

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+// ops: one file per operator family: shape rule, forward, and the gradient rule beside it. An
+// operator turns tensors into one tensor by calling the device's kernels. It knows no graph:
+// autograd calls forward, keeps what was saved, and calls backward later.
+// Threads: an operator keeps no state; any thread.
+#ifndef PL_OPS_H
+#define PL_OPS_H
+
+#include "base/base.h"
+#include "kernels.h"
+#include "tensor/tensor.h"
+
+#define PL_OP_MAX_SAVED 7
+
+// What mixed precision does with an operator's floating-point inputs.
+typedef enum pl_amp_policy {
+    PL_AMP_KEEP,  // as they come
+    PL_AMP_LOW,   // to the autocast dtype: matrix products, attention
+    PL_AMP_F32,   // to fp32: sums, norms, softmax
+} pl_amp_policy;
+
+// The parameters of a call that are not tensors; their meaning is each operator's own.
+typedef struct pl_attrs {
+    int64_t i[PL_MAX_DIMS * 2];
+    double f[3];
+    int n;  // how many of i are used where it varies
+} pl_attrs;
+
+struct pl_op;
+
+typedef struct pl_op_call {
+    const struct pl_op *op;
+    int n_in;
+    pl_tensor *const *in;  // borrowed; NULL where an optional input is absent
+    pl_attrs attrs;        // forward may add what backward needs
+    bool track;            // a gradient may be asked for: save what it needs
+    pl_tensor *out;        // forward's result, owned by the caller
+    pl_tensor *saved[PL_OP_MAX_SAVED];  // by pl_op_save
+} pl_op_call;
+
+// Shape and dtype of an input as the graph sees it: a gradient has these.
+typedef struct pl_in_meta {
+    pl_dtype dtype;
+    int ndim;
+    int64_t shape[PL_MAX_DIMS];
+} pl_in_meta;
+
+typedef struct pl_op_back {
+    const struct pl_op *op;
+    int n_in;
+    const pl_attrs *attrs;
+    pl_tensor *const *saved;
+    pl_tensor *grad;  // of the output: its shape and dtype; any strides; borrowed
+    const pl_in_meta *in;
+    const bool *needs;  // [n_in]
+    // A place that wants input i's gradient added (or, when !accumulate, written): a leaf's bucket
+    // or a sum under way. An operator may use it (pl_back_dest) or give a tensor of its own.
+    pl_tensor *const *into;
+    const bool *accumulate;
+    pl_tensor **out;  // [n_in] results, owned by the caller; the `into` tensor itself where used
+} pl_op_back;
+
+typedef struct pl_op {
+    const char *name;
+    pl_amp_policy amp;
+    int kind;  // which member of a family: a pl_unary, pl_binary or pl_reduce
+    pl_status (*forward)(pl_op_call *call);
+    pl_status (*backward)(const pl_op_back *b);  // NULL: no gradient
+    bool is_view;                                // the result shares the first input's memory
+} pl_op;
+
+// The differentiable operators: name and how its attributes are laid out.
+#define PL_OP_MAP(X)                                                                              \
+    /* elementwise, no attributes */                                                              \
+    X(neg) X(abs) X(exp) X(log) X(sqrt) X(rsqrt) X(reciprocal) X(square) X(sin) X(cos) X(tanh)    \
+    X(sigmoid) X(relu) X(gelu) X(gelu_tanh) X(silu) X(erf)                                        \
+    X(add) X(sub) X(mul) X(div) X(pow) X(maximum) X(minimum) X(where)                             \
+    X(clamp)    /* f[0] lo, f[1] hi (infinite: none) */                                           \
+    X(to_dtype) /* i[0] dtype */                                                                  \
+    X(clone)                                                                                      \
+    /* views: i[0..n) sizes, dims or start, stop, step */                                         \
+    X(view)    /* sizes; copies where it must when f[0] != 0 (reshape) */                         \
+    X(permute) /* dims */                                                                         \
+    X(expand)  /* sizes */                                                                        \
+    X(slice)   /* dim, start, stop, step */                                                       \
+    X(cat)     /* i[0] dim; any number of inputs */                                               \
+    /* reductions: i[0] bit mask of dims, i[1] keepdim */                                         \
+    X(sum) X(mean) X(prod) X(amax) X(amin)                                                        \
+    X(cumsum) /* i[0] dim */                                                                      \
+    X(matmul) /* (.., M, K) (.., K, N), equal batch dims */                                       \
+    X(linear) /* x, w, bias; i[0] pl_activation */                                                \
+    X(layer_norm)  /* x, w, b; i[0] number of trailing dims; f[0] eps */                          \
+    X(softmax) X(log_softmax) /* over the last dimension */                                       \
+    X(cross_entropy) /* logits (M, C), target (M), weight; i[0] ignore_index, i[1] reduction      \
+                        (0 none, 1 mean, 2 sum); f[0] label smoothing */                          \
+    X(embedding)     /* weight (N, D), index; i[0] padding_idx or -1 */                           \
+    X(gather)        /* x, index; i[0] dim */                                                     \
+    X(dropout)       /* f[0] p; i[0] seed, i[1] offset */                                         \
+    X(attention)     /* q, k, v, mask; f[0] scale, f[1] dropout p; i[0] causal, i[1] seed, i[2] offset */
+
+#define X(name) extern const pl_op pl_op_##name;
+PL_OP_MAP(X)
+#undef X
+
+extern const pl_op *const pl_op_table[];
+extern const int pl_op_count;
+
+// Helpers for operators.
+static inline const pl_kernels *pl_k(void) { return pl_kernels_active(); }
+// Keeps t for backward. The output is kept as an alias without history, so that a graph never
+// holds itself.
+pl_status pl_op_save(pl_op_call *call, int slot, pl_tensor *t) PL_MUST_USE;
+// Where to write input i's gradient: into[i] when it fits (contiguous, right dtype), else new.
+pl_status pl_back_dest(const pl_op_back *b, int i, pl_tensor **out, bool *accumulate) PL_MUST_USE;
+// t itself (retained) or a contiguous copy.
+pl_status pl_contiguous(pl_tensor *t, pl_tensor **out) PL_MUST_USE;
+pl_status pl_cast(pl_tensor *t, pl_dtype dt, pl_tensor **out) PL_MUST_USE;  // t itself if dt is its
+pl_status pl_copy_new(const pl_tensor *t, pl_dtype dt, pl_tensor **out) PL_MUST_USE;
+// Sums t over the dimensions that a broadcast from `shape` added or stretched.
+pl_status pl_sum_to(pl_tensor *t, int ndim, const int64_t *shape, pl_tensor **out) PL_MUST_USE;
+pl_status pl_scalar(pl_dtype dt, double value, pl_tensor **out) PL_MUST_USE;      // 0-d
+pl_status pl_scalar_int(pl_dtype dt, int64_t value, pl_tensor **out) PL_MUST_USE;  // 0-d
+pl_status pl_unary_new(pl_unary op, pl_tensor *x, pl_tensor **out) PL_MUST_USE;
+// Broadcasts and promotes (two 0-d or n-d tensors alike); comparisons give bool.
+pl_status pl_binary_new(pl_binary op, const char *name, pl_tensor *a, pl_tensor *b,
+                        pl_tensor **out) PL_MUST_USE;
+pl_status pl_reduce_new(pl_reduce op, pl_tensor *x, uint32_t dims, bool keepdim, pl_tensor **out)
+    PL_MUST_USE;
+pl_status pl_fill_any(pl_tensor *t, double value) PL_MUST_USE;  // any dtype
+// PyTorch's promotion with the categories of 0-d tensors: a 0-d operand counts only where its kind
+// is higher (a float32 vector times a 0-d float64 stays float32).
+pl_dtype pl_promote_tensors(const pl_tensor *a, const pl_tensor *b);
+
+// Operators without a gradient.
+pl_status pl_argreduce(bool max, pl_tensor *x, int dim, bool all, bool keepdim, pl_tensor **out)
+    PL_MUST_USE;
+pl_status pl_sort(pl_tensor *x, int dim, bool descending, pl_tensor **values, pl_tensor **indices)
+    PL_MUST_USE;
+pl_status pl_nonzero(pl_tensor *x, pl_tensor **out) PL_MUST_USE;
+
+#endif

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// Storage: reference-counted bytes with a version.
+// Thread rule: reference count and version are atomic; the bytes are the caller's to guard.
+#include "tensor/tensor.h"
+
+pl_status pl_storage_wrap(void *data, size_t nbytes, void (*release)(void *owner, void *data),
+                          void *owner, pl_storage **out) {
+    pl_storage *s = NULL;
+    PL_TRY(pl_alloc(sizeof *s, (void **)&s));
+    *s = (pl_storage){.refs = 1,
+                      .device = {PL_CPU, 0},
+                      .nbytes = nbytes,
+                      .data = data,
+                      .release = release,
+                      .owner = owner};
+    pl_live_add(PL_KIND_STORAGE, 1);
+    *out = s;
+    return PL_OK;
+}
+
+pl_status pl_storage_new(size_t nbytes, pl_storage **out) {
+    void *data = NULL;
+    PL_TRY(pl_alloc(nbytes, &data));
+    pl_status st = pl_storage_wrap(data, nbytes, NULL, NULL, out);
+    if (st != PL_OK) pl_free(data);
+    return st;
+}
+
+void pl_storage_retain(pl_storage *s) {
+    // Relaxed: whoever retains already holds a reference, so nothing is published by the count.
+    __atomic_add_fetch(&s->refs, 1, __ATOMIC_RELAXED);
+}
+
+void pl_storage_release(pl_storage *s) {
+    // Acquire-release: the last holder must see every other holder's writes before it frees.
+    if (!s || __atomic_sub_fetch(&s->refs, 1, __ATOMIC_ACQ_REL) != 0) return;
+    if (s->release) {
+        s->release(s->owner, s->data);
+    } else {
+        pl_free(s->data);
+    }
+    pl_live_add(PL_KIND_STORAGE, -1);
+    pl_free(s);
+}
+
+uint32_t pl_storage_version(const pl_storage *s) {
+    return __atomic_load_n(&s->version, __ATOMIC_RELAXED);
+}
+
+void pl_storage_bump(pl_storage *s) { __atomic_add_fetch(&s->version, 1, __ATOMIC_RELAXED); }

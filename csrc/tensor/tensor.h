@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+// tensor: shape, strides, storage and views. Knows dtypes and memory; knows no operator, no
+// gradient, no device library. A tensor is reference-counted and may be shared between threads;
+// its fields are written by its creator only, before it is shared (grad state: see autograd.h).
+#ifndef PL_TENSOR_H
+#define PL_TENSOR_H
+
+#include "base/base.h"
+
+#define PL_MAX_DIMS 8
+
+typedef enum pl_device_type { PL_CPU, PL_CUDA } pl_device_type;
+typedef struct pl_device {
+    pl_device_type type;
+    int index;
+} pl_device;
+
+// Bytes that one or more tensors look at. `version` counts in-place writes, so that the backward
+// pass can tell that something it saved has changed.
+typedef struct pl_storage {
+    int32_t refs;  // atomic
+    uint32_t version;  // atomic
+    pl_device device;
+    size_t nbytes;
+    void *data;
+    void (*release)(void *owner, void *data);  // NULL: pl_free(data)
+    void *owner;
+} pl_storage;
+
+struct pl_grad_meta;  // autograd's own; opaque here
+
+typedef struct pl_tensor {
+    int32_t refs;  // atomic
+    pl_dtype dtype;
+    int ndim;
+    int64_t shape[PL_MAX_DIMS];
+    int64_t strides[PL_MAX_DIMS];  // in elements; 0 for an expanded dimension; never negative
+    int64_t numel;
+    void *data;  // storage->data plus this view's offset
+    pl_storage *storage;
+    struct pl_grad_meta *meta;                    // NULL: no gradient history, none required
+    void (*meta_free)(struct pl_grad_meta *meta);  // set by autograd with meta
+} pl_tensor;
+
+// Storage. `release` is called once, with the last reference, from whichever thread drops it.
+pl_status pl_storage_new(size_t nbytes, pl_storage **out) PL_MUST_USE;
+pl_status pl_storage_wrap(void *data, size_t nbytes, void (*release)(void *owner, void *data),
+                          void *owner, pl_storage **out) PL_MUST_USE;
+void pl_storage_retain(pl_storage *s);
+void pl_storage_release(pl_storage *s);  // NULL is legal
+uint32_t pl_storage_version(const pl_storage *s);
+void pl_storage_bump(pl_storage *s);
+
+// Tensors: the caller owns *out.
+pl_status pl_tensor_empty(pl_dtype dt, int ndim, const int64_t *shape, pl_tensor **out)
+    PL_MUST_USE;  // contiguous, contents undefined
+pl_status pl_tensor_zeros(pl_dtype dt, int ndim, const int64_t *shape, pl_tensor **out)
+    PL_MUST_USE;
+pl_status pl_tensor_empty_like(const pl_tensor *t, pl_dtype dt, pl_tensor **out) PL_MUST_USE;
+// A tensor over a storage (retained). offset and strides in elements.
+pl_status pl_tensor_from_storage(pl_storage *s, pl_dtype dt, int ndim, const int64_t *shape,
+                                 const int64_t *strides, int64_t offset, pl_tensor **out)
+    PL_MUST_USE;
+pl_tensor *pl_tensor_retain(pl_tensor *t);  // gives t back
+void pl_tensor_release(pl_tensor *t);       // NULL is legal
+// Makes t look at another storage of the same dtype, shape and strides (bucket placement).
+void pl_tensor_rebind(pl_tensor *t, pl_storage *s, int64_t offset_elements);
+
+// Views share t's storage (and keep it); none of them copies.
+pl_status pl_tensor_as_strided(pl_tensor *t, int ndim, const int64_t *shape,
+                               const int64_t *strides, int64_t offset, pl_tensor **out)
+    PL_MUST_USE;  // offset relative to t
+pl_status pl_tensor_view(pl_tensor *t, int ndim, const int64_t *shape, pl_tensor **out)
+    PL_MUST_USE;  // fails with PL_EINVAL where a copy would be needed; -1 once for "the rest"
+pl_status pl_tensor_transpose(pl_tensor *t, int d0, int d1, pl_tensor **out) PL_MUST_USE;
+pl_status pl_tensor_permute(pl_tensor *t, const int *dims, pl_tensor **out) PL_MUST_USE;
+pl_status pl_tensor_expand(pl_tensor *t, int ndim, const int64_t *shape, pl_tensor **out)
+    PL_MUST_USE;  // -1 keeps a size
+pl_status pl_tensor_slice(pl_tensor *t, int dim, int64_t start, int64_t stop, int64_t step,
+                          pl_tensor **out) PL_MUST_USE;  // Python's clamping; step >= 1
+pl_status pl_tensor_select(pl_tensor *t, int dim, int64_t index, pl_tensor **out) PL_MUST_USE;
+pl_status pl_tensor_unsqueeze(pl_tensor *t, int dim, pl_tensor **out) PL_MUST_USE;
+pl_status pl_tensor_squeeze(pl_tensor *t, int dim, pl_tensor **out) PL_MUST_USE;
+
+// Shapes.
+bool pl_tensor_is_contiguous(const pl_tensor *t);
+bool pl_shape_equal(int na, const int64_t *a, int nb, const int64_t *b);
+// Resolves the single -1 of a reshape; checks the element count.
+pl_status pl_shape_resolve(const char *op, int64_t numel, int ndim, int64_t *shape) PL_MUST_USE;
+pl_status pl_shape_broadcast(const char *op, int na, const int64_t *a, int nb, const int64_t *b,
+                             int *n_out, int64_t *out) PL_MUST_USE;
+// dim in [-ndim, ndim) to [0, ndim); a 0-d tensor takes 0 and -1.
+pl_status pl_dim_wrap(const char *op, int dim, int ndim, int *out) PL_MUST_USE;
+// "[2, 3]" into buf, which is given back.
+const char *pl_shape_text(int ndim, const int64_t *shape, char *buf, size_t cap);
+
+static inline size_t pl_tensor_nbytes(const pl_tensor *t) {
+    return (size_t)t->numel * pl_dtype_size(t->dtype);
+}
+
+#endif

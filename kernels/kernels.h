@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+// The table of functions that a device fills in, with the contract of each.
+//
+// Rules for all: outputs are allocated by the caller and never overlap an input unless the comment
+// says "may be in place"; shapes and dtypes are already checked by ops/, so a kernel fails only
+// for want of memory or of its library; floating-point results accumulate in fp32 (fp64 for fp64)
+// and are rounded once; a result depends on inputs only, never on the number of threads (every
+// reduction has a fixed order) ; NaN and Inf travel as IEEE says. "rows" means contiguous in the last dimension.
+// A scratch buffer is pl_alloc'ed and freed inside. Kernels run without the GIL.
+#ifndef PL_KERNELS_H
+#define PL_KERNELS_H
+
+#include "base/base.h"
+#include "tensor/tensor.h"
+
+#define PL_UNARY_MAP(X)                                                                          \
+    X(NEG, "neg") X(ABS, "abs") X(SIGN, "sign") X(EXP, "exp") X(LOG, "log") X(SQRT, "sqrt")      \
+    X(RSQRT, "rsqrt") X(RECIPROCAL, "reciprocal") X(SQUARE, "square") X(SIN, "sin")              \
+    X(COS, "cos") X(TANH, "tanh") X(SIGMOID, "sigmoid") X(RELU, "relu") X(GELU, "gelu")          \
+    X(GELU_TANH, "gelu_tanh") X(SILU, "silu") X(ERF, "erf") X(FLOOR, "floor") X(CEIL, "ceil")    \
+    X(ROUND, "round") X(LOGICAL_NOT, "logical_not") X(ISNAN, "isnan") X(ISFINITE, "isfinite")
+
+// Gradient helpers take g first: RELU_GRAD, TANH_GRAD and SIGMOID_GRAD the output y second, the
+// others the input x.
+#define PL_BINARY_MAP(X)                                                                         \
+    X(ADD, "add") X(SUB, "sub") X(MUL, "mul") X(DIV, "div") X(POW, "pow")                        \
+    X(MAXIMUM, "maximum") X(MINIMUM, "minimum") X(REMAINDER, "remainder")                        \
+    X(FLOOR_DIVIDE, "floor_divide") X(EQ, "eq") X(NE, "ne") X(LT, "lt") X(LE, "le") X(GT, "gt")  \
+    X(GE, "ge") X(LOGICAL_AND, "logical_and") X(LOGICAL_OR, "logical_or")                        \
+    X(LOGICAL_XOR, "logical_xor") X(RELU_GRAD, "relu_grad") X(TANH_GRAD, "tanh_grad")            \
+    X(SIGMOID_GRAD, "sigmoid_grad") X(GELU_GRAD, "gelu_grad")                                    \
+    X(GELU_TANH_GRAD, "gelu_tanh_grad") X(SILU_GRAD, "silu_grad")
+
+#define PL_REDUCE_MAP(X) \
+    X(SUM, "sum") X(MEAN, "mean") X(PROD, "prod") X(MAX, "max") X(MIN, "min") X(ANY, "any") X(ALL, "all")
+
+#define X(name, text) PL_UNARY_##name,
+typedef enum pl_unary { PL_UNARY_MAP(X) PL_UNARY_COUNT } pl_unary;
+#undef X
+#define X(name, text) PL_BINARY_##name,
+typedef enum pl_binary { PL_BINARY_MAP(X) PL_BINARY_COUNT } pl_binary;
+#undef X
+#define X(name, text) PL_REDUCE_##name,
+typedef enum pl_reduce { PL_REDUCE_MAP(X) PL_REDUCE_COUNT } pl_reduce;
+#undef X
+
+typedef enum pl_activation { PL_ACT_NONE, PL_ACT_RELU, PL_ACT_GELU, PL_ACT_GELU_TANH } pl_activation;
+
+// One step of SGD, Adam or AdamW over one run of n elements. Formulas are PyTorch's.
+typedef struct pl_adam_args {
+    double lr, beta1, beta2, eps, weight_decay;
+    double bias1, bias2;  // 1 - beta^step
+    double grad_scale;    // the gradient is multiplied by this first (unscale and clip)
+    bool decoupled;       // AdamW: p *= 1 - lr * weight_decay; Adam: g += weight_decay * p
+    bool maximize;
+} pl_adam_args;
+typedef struct pl_sgd_args {
+    double lr, momentum, dampening, weight_decay, grad_scale;
+    bool nesterov, maximize, first;  // first: the momentum buffer is set to g, not averaged in
+} pl_sgd_args;
+
+typedef struct pl_attention_args {
+    double scale;
+    bool causal;               // key j is seen by query i when j <= i (top-left aligned, as PyTorch)
+    const pl_tensor *mask;     // NULL, or bool (true: seen) or additive float; expanded to (B, H, T, S)
+    double dropout_p;          // of the probabilities; element ((b*H + h)*T + i)*S + j of the
+    uint64_t seed, offset;     // stream decides, as in dropout()
+} pl_attention_args;
+
+typedef struct pl_kernels {
+    const char *name;  // "cpu", "ref"
+
+    // Elementwise. x, a, b, cond, out have one shape (strides of 0 where expanded); any strides.
+    // unary: out has x's dtype (LOGICAL_NOT, ISNAN, ISFINITE: bool). Transcendental ones only for
+    // floating dtypes. May be in place (same data and strides).
+    pl_status (*unary)(pl_unary op, const pl_tensor *x, pl_tensor *out);
+    // a and b have one dtype, or one is bf16/f16 and the other f32 with f32 out; out has the common dtype, comparisons and
+    // logical ones bool. Integer division by zero fails with PL_EINVAL. May be in place in a or b.
+    pl_status (*binary)(pl_binary op, const pl_tensor *a, const pl_tensor *b, pl_tensor *out);
+    pl_status (*where)(const pl_tensor *cond, const pl_tensor *a, const pl_tensor *b, pl_tensor *out);
+    // Any dtype to any dtype, any strides; float to integer truncates, to bool is != 0. No overlap.
+    pl_status (*copy)(const pl_tensor *src, pl_tensor *dst);
+    pl_status (*fill)(pl_tensor *dst, double value);      // floating dtypes
+    pl_status (*fill_int)(pl_tensor *dst, int64_t value);  // integer dtypes and bool
+    pl_status (*arange)(pl_tensor *out, double start, double step);  // out 1-d contiguous
+
+    // Reductions. bit d of `dims` set: dimension d of x is reduced. out is contiguous and has x's
+    // shape with size 1 at reduced dimensions. dtype of out: SUM, PROD: x's (ops casts bool and
+    // integers to i64 first); MEAN: floating; MAX, MIN: x's, NaN wins; ANY, ALL: bool.
+    pl_status (*reduce)(pl_reduce op, const pl_tensor *x, uint32_t dims, pl_tensor *out);
+    // out i64, x's shape with size 1 at dim; the first of equals; NaN wins.
+    pl_status (*argreduce)(bool max, const pl_tensor *x, int dim, pl_tensor *out);
+    pl_status (*cumsum)(const pl_tensor *x, int dim, pl_tensor *out);  // out contiguous
+    // Stable sort along the last dimension; x rows, values and indices (i64) contiguous.
+    pl_status (*sort)(const pl_tensor *x, bool descending, pl_tensor *values, pl_tensor *indices);
+    // Sum of squares in fp64 of a contiguous buffer: fixed order, whatever the thread count.
+    pl_status (*sum_squares)(const pl_tensor *x, double *out);
+
+    // Products. a (.., M, K), b (.., K, N), out (.., M, N): ndim 2 or more, equal batch dimensions
+    // (stride 0 where expanded); in a and b one of the last two strides is 1 or the kernel copies;
+    // out has its last stride 1. Dtypes: a and b equal, floating; out the same, or f32 where a is
+    // bf16/f16. accumulate: out += a b, else out = a b. K = 0 gives zeros.
+    pl_status (*matmul)(const pl_tensor *a, const pl_tensor *b, bool accumulate, pl_tensor *out);
+    // out = act(x w^T + bias). x (M, K) rows, w (N, K) rows, bias (N) or NULL (dtype w's or f32),
+    // out (M, N) contiguous. preact: NULL, or (M, N) that receives x w^T + bias in out's dtype.
+    pl_status (*linear)(const pl_tensor *x, const pl_tensor *w, const pl_tensor *bias,
+                        pl_activation act, pl_tensor *preact, pl_tensor *out);
+
+    // Norm over the last dimension of x (M, N) contiguous. w, b: (N) or NULL, f32 or x's dtype.
+    // mean, rstd: (M), f32 (f64 for f64).
+    pl_status (*layer_norm)(const pl_tensor *x, const pl_tensor *w, const pl_tensor *b, double eps,
+                            pl_tensor *out, pl_tensor *mean, pl_tensor *rstd);
+    // dx NULL or like x; dw, db NULL or (N) like w. accumulate_w, accumulate_b: += instead of =.
+    pl_status (*layer_norm_grad)(const pl_tensor *g, const pl_tensor *x, const pl_tensor *w,
+                                 const pl_tensor *mean, const pl_tensor *rstd, pl_tensor *dx,
+                                 pl_tensor *dw, bool accumulate_w, pl_tensor *db,
+                                 bool accumulate_b);
+
+    // Softmax over the last dimension; x, out, g, y, dx contiguous. log: log-softmax.
+    pl_status (*softmax)(bool log, const pl_tensor *x, pl_tensor *out);
+    pl_status (*softmax_grad)(bool log, const pl_tensor *g, const pl_tensor *y, pl_tensor *dx);
+
+    // Cross-entropy of rows: logits (M, C) contiguous, target (M) i64 in [0, C) or ignore_index
+    // (else PL_EINDEX naming the value and C). weight: NULL or (C) f32/f64 like losses. losses
+    // (M) and lse (M): f32 (f64 for f64); an ignored row's loss is 0. With label smoothing e the
+    // row's loss is (1-e) * w[t] * nll + e/C * sum_c w[c] * nll_c, as PyTorch.
+    pl_status (*cross_entropy)(const pl_tensor *logits, const pl_tensor *target,
+                               const pl_tensor *weight, int64_t ignore_index,
+                               double label_smoothing, pl_tensor *losses, pl_tensor *lse);
+    // dlogits = d(sum_i g[i] * losses[i]) / dlogits. g (M) f32/f64, or a 0-d/expanded one. dlogits may be logits
+    // (in place).
+    pl_status (*cross_entropy_grad)(const pl_tensor *g, const pl_tensor *logits,
+                                    const pl_tensor *target, const pl_tensor *weight,
+                                    const pl_tensor *lse, int64_t ignore_index,
+                                    double label_smoothing, pl_tensor *dlogits);
+
+    // Rows of a table. x (N, D) rows, index (M) i64 contiguous in [-N, N) (else PL_EINDEX naming
+    // value and N), out (M, D) contiguous. Embedding, index_select, x[index].
+    pl_status (*take)(const pl_tensor *x, const pl_tensor *index, pl_tensor *out);
+    // dx (N, D) contiguous += rows of g (M, D) at index (dx = instead of += when !accumulate);
+    // equal indices are added in the order of rows. skip: an index not added (padding_idx), or -1.
+    pl_status (*take_grad)(const pl_tensor *g, const pl_tensor *index, int64_t skip,
+                           bool accumulate, pl_tensor *dx);
+    // out[..i..] = x[..index[..i..]..] along dim, as torch.gather; any strides.
+    pl_status (*gather)(const pl_tensor *x, int dim, const pl_tensor *index, pl_tensor *out);
+    // dx (contiguous, zeroed by the caller) += g at index along dim, in index order.
+    pl_status (*scatter_add)(const pl_tensor *g, int dim, const pl_tensor *index, pl_tensor *dx);
+    // Number of true (nonzero) elements; then their row-major coordinates, out (count, ndim) i64.
+    pl_status (*count_nonzero)(const pl_tensor *x, int64_t *out);
+    pl_status (*nonzero)(const pl_tensor *x, pl_tensor *out);
+
+    // Random. out contiguous. Element i uses word i % 4 of Philox block offset + i / 4 (uniform,
+    // randint, dropout: one word per element; f64 uniform and normal: see ref/random.c, which is
+    // the definition); the caller reserves the blocks: pl_random_blocks().
+    pl_status (*uniform)(pl_tensor *out, double lo, double hi, uint64_t seed, uint64_t offset);
+    pl_status (*normal)(pl_tensor *out, double mean, double std, uint64_t seed, uint64_t offset);
+    pl_status (*randint)(pl_tensor *out, int64_t lo, int64_t hi, uint64_t seed, uint64_t offset);
+    // out = keep(i) ? x / (1 - p) : 0, keep(i) when the uniform of element i is >= p. The gradient
+    // is the same call on g. x, out contiguous; may be in place.
+    pl_status (*dropout)(const pl_tensor *x, double p, uint64_t seed, uint64_t offset,
+                         pl_tensor *out);
+
+    // Attention: q (B, H, T, D), k, v (B, H, S, D): last stride 1, other strides any (so a view of
+    // a packed qkv needs no copy); out (B, H, T, D) last stride 1; lse (B, H, T) f32 (f64 for
+    // f64), the log of each row's sum of exponentials. Tiled: memory beyond the outputs is
+    // O(threads * tile * (T + D)). A row that sees nothing gives zeros.
+    pl_status (*attention)(const pl_tensor *q, const pl_tensor *k, const pl_tensor *v,
+                           const pl_attention_args *args, pl_tensor *out, pl_tensor *lse);
+    // dq, dk, dv: last stride 1, written (not added to).
+    pl_status (*attention_grad)(const pl_tensor *g, const pl_tensor *q, const pl_tensor *k,
+                                const pl_tensor *v, const pl_tensor *out, const pl_tensor *lse,
+                                const pl_attention_args *args, pl_tensor *dq, pl_tensor *dk,
+                                pl_tensor *dv);
+
+    // Optimizers over runs of n elements of one floating dtype (p, g; moments the same dtype as p).
+    pl_status (*adam)(const pl_adam_args *args, pl_dtype dt, int64_t n, void *p, const void *g,
+                      void *m, void *v);
+    pl_status (*sgd)(const pl_sgd_args *args, pl_dtype dt, int64_t n, void *p, const void *g,
+                     void *momentum);  // momentum may be NULL when args->momentum == 0
+} pl_kernels;
+
+const pl_kernels *pl_kernels_cpu(void);
+const pl_kernels *pl_kernels_ref(void);
+// The table for tensors on the CPU: "cpu" unless a test chose "ref".
+const pl_kernels *pl_kernels_active(void);
+pl_status pl_kernels_use(const char *name) PL_MUST_USE;
+
+// How many Philox blocks a random kernel draws for n elements of dtype dt.
+uint64_t pl_random_blocks(pl_dtype dt, int64_t n, bool normal);
+
+// Where oneDNN is: a path, or NULL for the SONAME. Opened at the first product that wants it;
+// without it the blocked loops of this project serve only when PACELINE_ONEDNN=0 was built, else
+// the product fails with one sentence that says what is missing and how to get it.
+void pl_cpu_set_dnnl_path(const char *path);
+const char *pl_cpu_matmul_library(void);  // "oneDNN 3.2.0 (/path)", "blocked loops", or "not loaded"
+
+#endif
