@@ -83,12 +83,20 @@ void pl_error_set(const char *message);
 
 // For our own bugs only. Debug builds (PACELINE_DEBUG=1) stop in pl_assert_failed; release builds
 // return PL_EBUG with the text.
+#ifdef PL_DEBUG
+_Noreturn void pl_assert_failed(const char *cond, const char *file, int line);
+#define PL_ASSERT(cond)                                                             \
+    do {                                                                            \
+        if (PL_UNLIKELY(!(cond))) pl_assert_failed(#cond, __FILE__, __LINE__);      \
+    } while (0)
+#else
 #define PL_ASSERT(cond)                                                             \
     do {                                                                            \
         if (PL_UNLIKELY(!(cond))) {                                                 \
             return pl_fail(PL_EBUG, "assertion failed: %s (please report)", #cond); \
         }                                                                           \
     } while (0)
+#endif
 
 // ---------------------------------------------------------------------------------------------
 // Data types. The order is the order of promotion within a kind.
@@ -151,7 +159,7 @@ void pl_free(void *p);                                       // NULL is legal
 void pl_alloc_trim(void);                                    // cached blocks back to the system
 size_t pl_alloc_in_use(void);                                // bytes handed out now
 size_t pl_alloc_peak(void);                                  // the most ever handed out at once
-size_t pl_alloc_cached(void);                                // bytes kept for reuse
+size_t pl_alloc_cached(void);                                // large blocks kept for reuse, bytes
 // Test hook: the n-th allocation from now fails with PL_ENOMEM (0: off). `forever`: all after too.
 void pl_alloc_fail_at(uint64_t n, bool forever);
 
@@ -181,7 +189,7 @@ typedef void (*pl_range_fn)(int64_t begin, int64_t end, void *ctx);
 // the last; serial when n <= grain or inside another parallel loop. The split depends on n, grain
 // and the thread count only. fn must not fail.
 void pl_parallel_for(int64_t n, int64_t grain, pl_range_fn fn, void *ctx);
-int pl_num_threads(void);
+int pl_num_threads(void);  // also tells OpenMP (and so oneDNN) on the calling thread
 pl_status pl_set_num_threads(int n) PL_MUST_USE;  // >= 1
 int pl_cpu_count(void);                           // processors this process may run on
 
