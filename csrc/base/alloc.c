@@ -33,22 +33,23 @@ enum {
     SMALL_KEEP_BYTES = 256 << 10,  // kept per class and thread, at least 2 and at most 64 blocks
     CLASSES_PER_OCTAVE = 8,
     // Up to 512 bytes a class every 64; then eight per power of two: 8 + 7 * 8 classes reach
-    // 64 KiB (2^9 .. 2^16), 8 + 55 * 8 everything.
+    // 64 KiB (2^9 .. 2^16), 8 + 38 * 8 MAX_BYTES.
     SMALL_CLASSES = 8 + 7 * CLASSES_PER_OCTAVE,
-    ALL_CLASSES = 8 + 55 * CLASSES_PER_OCTAVE
+    ALL_CLASSES = 8 + 38 * CLASSES_PER_OCTAVE
 };
 
 // Stands in the 64 bytes before each block. The links are used only while the block is cached.
 typedef struct header {
-    size_t nbytes;                // as asked for
-    size_t class_bytes;           // usable
-    struct header *next, *prev;   // in its class
+    size_t nbytes;                 // as asked for
+    size_t class_bytes;            // usable
+    struct header *next, *prev;    // in its class
     struct header *newer, *older;  // over all classes (large only)
     int size_class;
     uint32_t magic;
 } header;
 _Static_assert(sizeof(header) <= ALIGN, "the header must fit before the block");
 
+#define MAX_BYTES ((size_t)1 << 47)  // no x86-64 process can map more
 #define MAGIC_USED 0x70616365u
 #define MAGIC_FREE 0x6c696e65u
 
@@ -296,7 +297,7 @@ static pl_status out_of_memory(size_t nbytes) {
 
 pl_status pl_alloc(size_t nbytes, void **out) {
     *out = NULL;
-    if (PL_UNLIKELY(nbytes > SIZE_MAX / 4 || must_fail())) return out_of_memory(nbytes);
+    if (PL_UNLIKELY(nbytes > MAX_BYTES || must_fail())) return out_of_memory(nbytes);
     size_t class_bytes;
     int size_class = class_of(nbytes, &class_bytes);
     header *h = cache_take(size_class);

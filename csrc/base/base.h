@@ -25,21 +25,21 @@
 // Status. One table makes the enum, the name and the Python exception class (looked up by name in
 // paceline/errors.py, then in builtins).
 
-#define PL_STATUS_MAP(X)                                                   \
-    X(OK, "", "success")                                                   \
-    X(EINVAL, "ValueError", "invalid argument")                            \
-    X(ETYPE, "TypeError", "invalid type")                                  \
-    X(EINDEX, "IndexError", "index out of range")                          \
-    X(ENOMEM, "MemoryError", "out of host memory")                         \
-    X(ERUNTIME, "RuntimeError", "operation not possible in this state")    \
-    X(ENOSUP, "NotImplementedError", "not built yet")                      \
-    X(EDEVICE, "DeviceError", "device or its library failed")              \
-    X(ESYS, "OSError", "the operating system refused")                     \
-    X(ETIME, "CollectiveTimeoutError", "deadline passed")                  \
-    X(EPEER, "PeerLostError", "a peer died")                               \
-    X(EREMOTE, "RemoteError", "a peer raised")                             \
-    X(EMISMATCH, "CollectiveMismatchError", "ranks disagree")              \
-    X(EINTR, "KeyboardInterrupt", "interrupted")                           \
+#define PL_STATUS_MAP(X)                                                \
+    X(OK, "", "success")                                                \
+    X(EINVAL, "ValueError", "invalid argument")                         \
+    X(ETYPE, "TypeError", "invalid type")                               \
+    X(EINDEX, "IndexError", "index out of range")                       \
+    X(ENOMEM, "MemoryError", "out of host memory")                      \
+    X(ERUNTIME, "RuntimeError", "operation not possible in this state") \
+    X(ENOSUP, "NotImplementedError", "not built yet")                   \
+    X(EDEVICE, "DeviceError", "device or its library failed")           \
+    X(ESYS, "OSError", "the operating system refused")                  \
+    X(ETIME, "CollectiveTimeoutError", "deadline passed")               \
+    X(EPEER, "PeerLostError", "a peer died")                            \
+    X(EREMOTE, "RemoteError", "a peer raised")                          \
+    X(EMISMATCH, "CollectiveMismatchError", "ranks disagree")           \
+    X(EINTR, "KeyboardInterrupt", "interrupted")                        \
     X(EBUG, "InternalError", "a bug in paceline")
 
 typedef enum pl_status {
@@ -65,29 +65,29 @@ const char *pl_error_where(void);
 // Sets this thread's message without touching the text: how a worker's failure crosses threads.
 void pl_error_set(const char *message);
 
-#define PL_TRY(expr)                             \
-    do {                                         \
-        pl_status pl_try_st_ = (expr);           \
-        if (PL_UNLIKELY(pl_try_st_ != PL_OK)) {  \
-            return pl_try_st_;                   \
-        }                                        \
+#define PL_TRY(expr)                            \
+    do {                                        \
+        pl_status pl_try_st_ = (expr);          \
+        if (PL_UNLIKELY(pl_try_st_ != PL_OK)) { \
+            return pl_try_st_;                  \
+        }                                       \
     } while (0)
 
-#define PL_TRY_GOTO(st, expr, label)             \
-    do {                                         \
-        (st) = (expr);                           \
-        if (PL_UNLIKELY((st) != PL_OK)) {        \
-            goto label;                          \
-        }                                        \
+#define PL_TRY_GOTO(st, expr, label)      \
+    do {                                  \
+        (st) = (expr);                    \
+        if (PL_UNLIKELY((st) != PL_OK)) { \
+            goto label;                   \
+        }                                 \
     } while (0)
 
 // For our own bugs only. Debug builds (PACELINE_DEBUG=1) stop in pl_assert_failed; release builds
 // return PL_EBUG with the text.
 #ifdef PL_DEBUG
 _Noreturn void pl_assert_failed(const char *cond, const char *file, int line);
-#define PL_ASSERT(cond)                                                             \
-    do {                                                                            \
-        if (PL_UNLIKELY(!(cond))) pl_assert_failed(#cond, __FILE__, __LINE__);      \
+#define PL_ASSERT(cond)                                                        \
+    do {                                                                       \
+        if (PL_UNLIKELY(!(cond))) pl_assert_failed(#cond, __FILE__, __LINE__); \
     } while (0)
 #else
 #define PL_ASSERT(cond)                                                             \
@@ -101,14 +101,14 @@ _Noreturn void pl_assert_failed(const char *cond, const char *file, int line);
 // ---------------------------------------------------------------------------------------------
 // Data types. The order is the order of promotion within a kind.
 
-#define PL_DTYPE_MAP(X)              \
-    X(BOOL, "bool", 1, 'b')          \
-    X(U8, "uint8", 1, 'u')           \
-    X(I32, "int32", 4, 'i')          \
-    X(I64, "int64", 8, 'i')          \
-    X(F16, "float16", 2, 'f')        \
-    X(BF16, "bfloat16", 2, 'f')      \
-    X(F32, "float32", 4, 'f')        \
+#define PL_DTYPE_MAP(X)         \
+    X(BOOL, "bool", 1, 'b')     \
+    X(U8, "uint8", 1, 'u')      \
+    X(I32, "int32", 4, 'i')     \
+    X(I64, "int64", 8, 'i')     \
+    X(F16, "float16", 2, 'f')   \
+    X(BF16, "bfloat16", 2, 'f') \
+    X(F32, "float32", 4, 'f')   \
     X(F64, "float64", 8, 'f')
 
 typedef enum pl_dtype {

@@ -31,82 +31,79 @@ typedef struct pl_test {
 } pl_test;
 static pl_test *pl_tests, **pl_tests_end = &pl_tests;
 
-#define TEST(test_name)                                                       \
-    static void test_##test_name(void);                                       \
-    __attribute__((constructor)) static void register_##test_name(void) {     \
-        static pl_test self = {#test_name, test_##test_name, NULL};           \
-        *pl_tests_end = &self;                                                \
-        pl_tests_end = &self.next;                                            \
-    }                                                                         \
+#define TEST(test_name)                                                   \
+    static void test_##test_name(void);                                   \
+    __attribute__((constructor)) static void register_##test_name(void) { \
+        static pl_test self = {#test_name, test_##test_name, NULL};       \
+        *pl_tests_end = &self;                                            \
+        pl_tests_end = &self.next;                                        \
+    }                                                                     \
     static void test_##test_name(void)
 
 // _exit, not exit: no leak report from a test that already failed.
-#define TEST_FAIL(...)                                                        \
-    do {                                                                      \
-        fprintf(stderr, "%s:%d: ", __FILE__, __LINE__);                       \
-        fprintf(stderr, __VA_ARGS__);                                         \
-        fputc('\n', stderr);                                                  \
-        fflush(NULL);                                                         \
-        _exit(1);                                                             \
+#define TEST_FAIL(...)                                  \
+    do {                                                \
+        fprintf(stderr, "%s:%d: ", __FILE__, __LINE__); \
+        fprintf(stderr, __VA_ARGS__);                   \
+        fputc('\n', stderr);                            \
+        fflush(NULL);                                   \
+        _exit(1);                                       \
     } while (0)
 
-#define CHECK(cond)                                                           \
-    do {                                                                      \
-        if (!(cond)) TEST_FAIL("CHECK failed: %s", #cond);                    \
+#define CHECK(cond)                                        \
+    do {                                                   \
+        if (!(cond)) TEST_FAIL("CHECK failed: %s", #cond); \
     } while (0)
 
-#define CHECK_OK(expr)                                                        \
-    do {                                                                      \
-        pl_status check_st = (expr);                                          \
-        if (check_st != PL_OK) {                                              \
-            TEST_FAIL("%s: got %s \"%s\", expected PL_OK", #expr,             \
-                      pl_status_name(check_st), pl_error_message());          \
-        }                                                                     \
+#define CHECK_OK(expr)                                                                      \
+    do {                                                                                    \
+        pl_status check_st = (expr);                                                        \
+        if (check_st != PL_OK) {                                                            \
+            TEST_FAIL("%s: got %s \"%s\", expected PL_OK", #expr, pl_status_name(check_st), \
+                      pl_error_message());                                                  \
+        }                                                                                   \
     } while (0)
 
 // expr fails with `want`, and its message contains `part`.
-#define CHECK_FAILS(expr, want, part)                                         \
-    do {                                                                      \
-        pl_status check_st = (expr);                                          \
-        if (check_st != (want)) {                                             \
-            TEST_FAIL("%s: got %s, expected %s", #expr,                       \
-                      pl_status_name(check_st), pl_status_name(want));        \
-        }                                                                     \
-        if (!strstr(pl_error_message(), (part))) {                            \
-            TEST_FAIL("%s: got message \"%s\", expected \"%s\" in it", #expr, \
-                      pl_error_message(), (part));                            \
-        }                                                                     \
+#define CHECK_FAILS(expr, want, part)                                                             \
+    do {                                                                                          \
+        pl_status check_st = (expr);                                                              \
+        if (check_st != (want)) {                                                                 \
+            TEST_FAIL("%s: got %s, expected %s", #expr, pl_status_name(check_st),                 \
+                      pl_status_name(want));                                                      \
+        }                                                                                         \
+        if (!strstr(pl_error_message(), (part))) {                                                \
+            TEST_FAIL("%s: got message \"%s\", expected \"%s\" in it", #expr, pl_error_message(), \
+                      (part));                                                                    \
+        }                                                                                         \
     } while (0)
 
 // Integers, bools, enums (as 64-bit).
-#define CHECK_EQ(got, want)                                                   \
-    do {                                                                      \
-        long long check_a = (long long)(got), check_b = (long long)(want);    \
-        if (check_a != check_b) {                                             \
-            TEST_FAIL("%s == %s: got %lld, expected %lld", #got, #want,       \
-                      check_a, check_b);                                      \
-        }                                                                     \
+#define CHECK_EQ(got, want)                                                                \
+    do {                                                                                   \
+        long long check_a = (long long)(got), check_b = (long long)(want);                 \
+        if (check_a != check_b) {                                                          \
+            TEST_FAIL("%s == %s: got %lld, expected %lld", #got, #want, check_a, check_b); \
+        }                                                                                  \
     } while (0)
 
-#define CHECK_STR_EQ(got, want)                                               \
-    do {                                                                      \
-        const char *check_a = (got), *check_b = (want);                       \
-        if (strcmp(check_a, check_b) != 0) {                                  \
-            TEST_FAIL("%s: got \"%s\", expected \"%s\"", #got, check_a,       \
-                      check_b);                                               \
-        }                                                                     \
+#define CHECK_STR_EQ(got, want)                                                   \
+    do {                                                                          \
+        const char *check_a = (got), *check_b = (want);                           \
+        if (strcmp(check_a, check_b) != 0) {                                      \
+            TEST_FAIL("%s: got \"%s\", expected \"%s\"", #got, check_a, check_b); \
+        }                                                                         \
     } while (0)
 
 // |got - want| <= tol, written so that NaN fails.
-#define CHECK_NEAR(got, want, tol)                                            \
-    do {                                                                      \
-        double check_a = (double)(got), check_b = (double)(want);             \
-        double check_d = check_a > check_b ? check_a - check_b                \
-                                           : check_b - check_a;               \
-        if (!(check_a == check_b || check_d <= (double)(tol))) {              \
-            TEST_FAIL("%s ~ %s: got %.17g, expected %.17g within %g", #got,   \
-                      #want, check_a, check_b, (double)(tol));                \
-        }                                                                     \
+#define CHECK_NEAR(got, want, tol)                                                          \
+    do {                                                                                    \
+        double check_a = (double)(got), check_b = (double)(want);                           \
+        double check_d = check_a > check_b ? check_a - check_b : check_b - check_a;         \
+        if (!(check_a == check_b || check_d <= (double)(tol))) {                            \
+            TEST_FAIL("%s ~ %s: got %.17g, expected %.17g within %g", #got, #want, check_a, \
+                      check_b, (double)(tol));                                              \
+        }                                                                                   \
     } while (0)
 
 static void pl_test_body(const pl_test *t) {
@@ -178,9 +175,11 @@ int main(int argc, char **argv) {
         return 0;
     }
     if (argc > 1) {
-        for (int i = 1; i < argc; i++) *(pl_test_run(pl_test_find(argv[i])) ? &passed : &failed) += 1;
+        for (int i = 1; i < argc; i++)
+            *(pl_test_run(pl_test_find(argv[i])) ? &passed : &failed) += 1;
     } else {
-        for (const pl_test *t = pl_tests; t; t = t->next) *(pl_test_run(t) ? &passed : &failed) += 1;
+        for (const pl_test *t = pl_tests; t; t = t->next)
+            *(pl_test_run(t) ? &passed : &failed) += 1;
     }
     printf("%d passed, %d failed\n", passed, failed);
     return failed != 0 || passed == 0;

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tests of csrc/base/alloc.c. Where a sanitizer is on nothing is cached; the tests that count
+// cached bytes then check exactly that.
+#include "test.h"
+
+#include <stdatomic.h>
+
+#include <pthread.h>
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define UNCACHED 1
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(PL_DEBUG)
+#undef UNCACHED
+#define UNCACHED 1
+#endif
+#ifndef UNCACHED
+#define UNCACHED 0
+#endif
+
+TEST(blocks_are_aligned_counted_and_apart) {
+    enum { N = 300 };
+    static unsigned char *p[N];
+    size_t total = 0;
+    for (int i = 0; i < N; i++) {
+        size_t n = (size_t)i * 41;  // 0 to 12 KiB, over many class edges
+        void *v;
+        CHECK_OK(pl_alloc(n, &v));
+        CHECK(v != NULL);
+        CHECK_EQ((uintptr_t)v % 64, 0);
+        p[i] = v;
+        memset(p[i], i, n);
+        total += n;
+        CHECK_EQ(pl_alloc_in_use(), total);
+    }
+    for (int i = 0; i < N; i++) {
+        for (size_t j = 0; j < (size_t)i * 41; j++) CHECK_EQ(p[i][j], i & 255);
+        pl_free(p[i]);
+    }
+    CHECK_EQ(pl_alloc_in_use(), 0);
+    CHECK_EQ(pl_alloc_peak(), total);
+    pl_free(NULL);
+}
+
+// Every size around each class edge fits its block: a write of all bytes is seen by ASan, and by
+// the header of the next block otherwise.
+TEST(sizes_around_powers_of_two) {
+    for (int k = 0; k <= 24; k++) {
+        for (int d = -1; d <= 1; d++) {
+            size_t n = ((size_t)1 << k) + (size_t)d;
+            void *a, *b;
+            CHECK_OK(pl_alloc(n, &a));
+            CHECK_OK(pl_alloc(n, &b));
+            memset(a, 1, n);
+            memset(b, 2, n);
+            if (n) CHECK_EQ(((unsigned char *)a)[n - 1], 1);
+            pl_free(a);
+            pl_free(b);
+        }
+    }
+}
+
+TEST(freed_blocks_are_used_again) {
+    size_t sizes[] = {24, 1000, 40000, 1 << 20, 5 << 20};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        void *a, *b;
+        CHECK_OK(pl_alloc(sizes[i], &a));
+        pl_free(a);
+        CHECK_OK(pl_alloc(sizes[i] - 3, &b));  // same class
+        if (!UNCACHED) CHECK(a == b);
+        pl_free(b);
+    }
+    CHECK(UNCACHED ? pl_alloc_cached() == 0 : pl_alloc_cached() >= (6 << 20));
+    pl_alloc_trim();
+    CHECK_EQ(pl_alloc_cached(), 0);
+}
+
+TEST(a_class_wastes_at_most_an_eighth) {
+    if (UNCACHED) return;
+    for (size_t n = 100000; n < 3000000; n += 97777) {
+        void *p;
+        CHECK_OK(pl_alloc(n, &p));
+        pl_free(p);
+        CHECK(pl_alloc_cached() >= n && pl_alloc_cached() <= n + n / 8 + 64);
+        pl_alloc_trim();
+    }
+}
+
+TEST(calloc_clears_a_used_block) {
+    for (size_t n = 100; n <= 1000000; n *= 100) {
+        void *p;
+        CHECK_OK(pl_alloc(n, &p));
+        memset(p, 0xff, n);
+        pl_free(p);
+        CHECK_OK(pl_calloc(n, &p));
+        for (size_t i = 0; i < n; i++) CHECK_EQ(((unsigned char *)p)[i], 0);
+        pl_free(p);
+    }
+}
+
+TEST(impossible_sizes_are_out_of_memory) {
+    void *p = &p;
+    CHECK_FAILS(pl_alloc(SIZE_MAX, &p), PL_ENOMEM, "out of host memory");
+    CHECK(p == NULL);
+    CHECK_FAILS(pl_alloc(SIZE_MAX - 32, &p), PL_ENOMEM, "expected less");
+    CHECK_FAILS(pl_alloc((size_t)1 << 60, &p), PL_ENOMEM, "1152921504606846976 bytes");
+}
+
+TEST(fault_hook_fails_once_or_for_ever) {
+    void *a, *b;
+    pl_alloc_fail_at(2, false);
+    CHECK_OK(pl_alloc(8, &a));
+    CHECK_EQ(pl_alloc(8, &b), PL_ENOMEM);
+    CHECK(b == NULL);
+    CHECK_OK(pl_alloc(8, &b));
+    pl_free(a);
+    pl_free(b);
+    pl_alloc_fail_at(1, true);
+    CHECK_EQ(pl_alloc(8, &a), PL_ENOMEM);
+    CHECK_EQ(pl_calloc(8, &a), PL_ENOMEM);
+    pl_alloc_fail_at(0, false);
+    CHECK_OK(pl_alloc(8, &a));
+    pl_free(a);
+}
+
+// Blocks travel between threads: one allocates, another frees; nothing is lost or handed out twice.
+enum { THREADS = 4, ROUNDS = 3000, SLOTS = 64 };
+static _Atomic(void *) slots[SLOTS];
+
+static void *trade(void *arg) {
+    uint32_t id = (uint32_t)(uintptr_t)arg;
+    for (uint32_t i = 0; i < ROUNDS; i++) {
+        uint32_t r[4];
+        pl_philox(id, i, 0, r);
+        uint32_t *p;
+        void *v;
+        size_t n = 8 + (r[0] % 16 == 0 ? r[1] % 300000 : r[1] % 2000);
+        if (pl_alloc(n, &v) != PL_OK) return "no memory";
+        p = v;
+        p[0] = id;
+        p[n / 4 - 1] = id;
+        if (p[0] != id) return "block shared";
+        pl_free(atomic_exchange(&slots[r[2] % SLOTS], v));
+    }
+    return NULL;
+}
+
+TEST(blocks_may_be_freed_by_another_thread) {
+    pthread_t t[THREADS];
+    for (uintptr_t i = 0; i < THREADS; i++) {
+        CHECK_EQ(pthread_create(&t[i], NULL, trade, (void *)i), 0);
+    }
+    for (int i = 0; i < THREADS; i++) {
+        void *error;
+        CHECK_EQ(pthread_join(t[i], &error), 0);
+        if (error) TEST_FAIL("thread %d: %s", i, (char *)error);
+    }
+    for (int i = 0; i < SLOTS; i++) pl_free(atomic_load(&slots[i]));
+    CHECK_EQ(pl_alloc_in_use(), 0);
+}
+
+TEST(a_forked_child_can_allocate) {
+    void *p;
+    CHECK_OK(pl_alloc(1 << 20, &p));
+    pid_t pid = fork();
+    if (pid == 0) {
+        void *q;
+        if (pl_alloc(1 << 20, &q) != PL_OK) _exit(1);
+        pl_free(q);
+        pl_free(p);
+        _exit(0);
+    }
+    int status;
+    CHECK_EQ(waitpid(pid, &status, 0), pid);
+    CHECK_EQ(status, 0);
+    pl_free(p);
+}
