@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// Scaled dot-product attention: q (B, H, T, D), k and v (B, H, S, D). Views of a packed projection
+// are taken as they are; only the output and one number a row are kept beside them.
+#include "ops/ops.h"
+
+static pl_status check(const pl_tensor *q, const pl_tensor *k, const pl_tensor *v) {
+    char a[128], b[128], c[128];
+    bool fits = q->ndim == 4 && k->ndim == 4 && v->ndim == 4 && q->shape[3] == k->shape[3] &&
+                q->shape[3] == v->shape[3] && k->shape[2] == v->shape[2];
+    for (int d = 0; fits && d < 2; d++) {
+        fits = q->shape[d] == k->shape[d] && k->shape[d] == v->shape[d];
+    }
+    if (!fits) {
+        return pl_fail(PL_ERUNTIME,
+                       "[attention] expected query (B, H, T, D), key and value (B, H, S, D): got "
+                       "%s, %s and %s",
+                       pl_shape_text(q->ndim, q->shape, a, sizeof a),
+                       pl_shape_text(k->ndim, k->shape, b, sizeof b),
+                       pl_shape_text(v->ndim, v->shape, c, sizeof c));
+    }
+    if (q->dtype != k->dtype || q->dtype != v->dtype || !pl_dtype_is_float(q->dtype)) {
+        return pl_fail(PL_ERUNTIME,
+                       "[attention] query, key and value must have one floating dtype: got %s, %s "
+                       "and %s",
+                       pl_dtype_name(q->dtype), pl_dtype_name(k->dtype), pl_dtype_name(v->dtype));
+    }
+    return PL_OK;
+}
+
+// Kernels want the head dimension dense.
+static pl_status dense(pl_tensor *t, pl_tensor **out) {
+    if (t->strides[3] == 1 || t->shape[3] == 1) {
+        *out = pl_tensor_retain(t);
+        return PL_OK;
+    }
+    return pl_contiguous(t, out);
+}
+
+static pl_attention_args args_of(const pl_attrs *a, const pl_tensor *mask) {
+    return (pl_attention_args){.scale = a->f[0],
+                               .causal = a->i[0] != 0,
+                               .mask = mask,
+                               .dropout_p = a->f[1],
+                               .seed = (uint64_t)a->i[1],
+                               .offset = (uint64_t)a->i[2]};
+}
+
+// (B, T, H, D) memory seen as (B, H, T, D): merging the heads afterwards is then a view.
+static pl_status heads_last(pl_dtype dt, const int64_t *shape, pl_tensor **out) {
+    int64_t memory[4] = {shape[0], shape[2], shape[1], shape[3]};
+    pl_tensor *t = NULL;
+    PL_TRY(pl_tensor_empty(dt, 4, memory, &t));
+    pl_status st = pl_tensor_transpose(t, 1, 2, out);
+    pl_tensor_release(t);
+    return st;
+}
+
+static pl_status attention_forward(pl_op_call *c) {
+    pl_tensor *q = NULL, *k = NULL, *v = NULL, *mask = NULL, *lse = NULL;
+    PL_TRY(check(c->in[0], c->in[1], c->in[2]));
+    const int64_t *qs = c->in[0]->shape;
+    int64_t mask_shape[4] = {qs[0], qs[1], qs[2], c->in[1]->shape[2]};
+    pl_status st = dense(c->in[0], &q);
+    if (st == PL_OK) st = dense(c->in[1], &k);
+    if (st == PL_OK) st = dense(c->in[2], &v);
+    if (st == PL_OK && c->in[3]) st = pl_tensor_expand(c->in[3], 4, mask_shape, &mask);
+    if (st == PL_OK) st = heads_last(q->dtype, qs, &c->out);
+    if (st == PL_OK) st = pl_tensor_empty(q->dtype == PL_F64 ? PL_F64 : PL_F32, 3, qs, &lse);
+    if (st == PL_OK) {
+        pl_attention_args args = args_of(&c->attrs, mask);
+        st = pl_k()->attention(q, k, v, &args, c->out, lse);
+    }
+    pl_tensor *keep[] = {q, k, v, c->out, lse, mask};
+    for (int i = 0; i < 6; i++) {
+        if (st == PL_OK) st = pl_op_save(c, i, keep[i]);
+        if (keep[i] != c->out) pl_tensor_release(keep[i]);
+    }
+    return st;
+}
+
+static pl_status attention_backward(const pl_op_back *b) {
+    pl_tensor *const *s = b->saved;
+    pl_tensor *g = NULL, *cast = NULL, *d[3] = {0};
+    pl_status st = pl_cast(b->grad, s[0]->dtype, &cast);
+    if (st == PL_OK) st = dense(cast, &g);
+    for (int i = 0; i < 3; i++) {
+        if (st == PL_OK) st = heads_last(s[i]->dtype, s[i]->shape, &d[i]);
+    }
+    if (st == PL_OK) {
+        pl_attention_args args = args_of(b->attrs, s[5]);
+        st = pl_k()->attention_grad(g, s[0], s[1], s[2], s[3], s[4], &args, d[0], d[1], d[2]);
+    }
+    pl_tensor_release(cast);
+    pl_tensor_release(g);
+    for (int i = 0; i < 3; i++) {
+        if (st == PL_OK && b->needs[i]) {
+            b->out[i] = d[i];
+        } else {
+            pl_tensor_release(d[i]);
+        }
+    }
+    if (st == PL_OK && b->n_in > 3 && b->needs[3]) {
+        return pl_fail(PL_ENOSUP, "[attention] no gradient for attn_mask yet: pass mask.detach()");
+    }
+    return st;
+}
+
+const pl_op pl_op_attention = {"attention", PL_AMP_LOW, 0, attention_forward, attention_backward,
+                               false};
