@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// Autocast's policy: see amp.h. fp64 is never cast: who asks for it means it.
+#include "amp/amp.h"
+
+#define MAX_CAST 4  // operators with a policy have at most this many inputs
+
+static _Thread_local int mode = -1;
+
+int pl_amp_get(void) { return mode; }
+
+pl_status pl_amp_set(int dtype, int *before) {
+    if (dtype != -1 && dtype != PL_BF16) {
+        return pl_fail(PL_ENOSUP,
+                       "[autocast] only bfloat16 is built: got %s; float16 comes with gradient "
+                       "scaling",
+                       dtype >= 0 && dtype < PL_DTYPE_COUNT ? pl_dtype_name((pl_dtype)dtype)
+                                                            : "an unknown dtype");
+    }
+    *before = mode;
+    mode = dtype;
+    return PL_OK;
+}
+
+static bool wants_cast(pl_amp_policy policy, const pl_tensor *t, pl_dtype low) {
+    if (!t || !pl_dtype_is_float(t->dtype) || t->dtype == PL_F64) return false;
+    return policy == PL_AMP_LOW ? t->dtype != low : t->dtype != PL_F32;
+}
+
+pl_status pl_amp_apply(const pl_op *op, int n_in, pl_tensor *const *in, const pl_attrs *attrs,
+                       pl_tensor **out) {
+    pl_tensor *cast[MAX_CAST] = {NULL};
+    bool any = false;
+    if (mode < 0 || op->amp == PL_AMP_KEEP || n_in > MAX_CAST) {
+        return pl_autograd_apply(op, n_in, in, NULL, attrs, out);
+    }
+    for (int i = 0; i < n_in; i++) any |= wants_cast(op->amp, in[i], (pl_dtype)mode);
+    if (!any) return pl_autograd_apply(op, n_in, in, NULL, attrs, out);
+    pl_status st = PL_OK;
+    for (int i = 0; i < n_in && st == PL_OK; i++) {
+        if (!wants_cast(op->amp, in[i], (pl_dtype)mode)) {
+            cast[i] = in[i] ? pl_tensor_retain(in[i]) : NULL;
+        } else if (op->amp == PL_AMP_LOW) {
+            st = pl_autograd_low(in[i], (pl_dtype)mode, &cast[i]);
+        } else {
+            st = pl_cast(in[i], PL_F32, &cast[i]);
+        }
+    }
+    if (st == PL_OK) st = pl_autograd_apply(op, n_in, cast, in, attrs, out);
+    for (int i = 0; i < n_in; i++) pl_tensor_release(cast[i]);
+    return st;
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// Private to autograd: nodes, edges and a tensor's gradient state.
+#ifndef PL_AUTOGRAD_GRAPH_H
+#define PL_AUTOGRAD_GRAPH_H
+
+#include "autograd/autograd.h"
+
+typedef struct pl_node pl_node;
+
+typedef struct pl_edge {
+    pl_node *node;    // retained: the call that made the input, or NULL
+    pl_tensor *leaf;  // retained: the input itself where it is a leaf, or NULL
+} pl_edge;
+
+// One recorded call. The graph points backwards only: a node holds its inputs' nodes and its saved
+// tensors, never its output, so reference counts free it.
+struct pl_node {
+    int32_t refs;
+    const pl_op *op;
+    uint64_t seq;  // creation order on this process: inputs always have lower numbers
+    pl_attrs attrs;
+    pl_in_meta out;  // shape and dtype of the result
+    pl_tensor *saved[PL_OP_MAX_SAVED];
+    uint32_t versions[PL_OP_MAX_SAVED];
+    bool released;      // a backward pass has freed what was saved
+    uint64_t pass;      // the pass that last reached this node
+    pl_tensor *grad;    // the sum under way in that pass
+    pl_node *next_free;  // links nodes on their way out
+    int n_in;
+    pl_edge *edges;  // [n_in]
+    pl_in_meta *in;  // [n_in]
+};
+
+struct pl_grad_meta {
+    bool requires_grad;
+    bool is_view;
+    pl_node *node;         // retained; NULL for a leaf
+    pl_tensor *grad;       // leaf: the gradient, or NULL
+    pl_tensor *grad_view;  // leaf: where a gradient lives, or NULL
+    pl_leaf_hook hook;
+    pl_tensor *low;  // autocast's copy
+    const void *low_of;
+    uint32_t low_version;
+    uint64_t pass;    // the pass that last counted this leaf
+    int64_t pending;  // contributions still to come in it
+};
+
+pl_status pl__meta_ensure(pl_tensor *t);
+void pl__node_retain(pl_node *n);
+void pl__node_release(pl_node *n);
+void pl__node_drop_saved(pl_node *n);
+// Adds g (taken over) to *sum (NULL: none yet), in place where one of both is nobody else's.
+pl_status pl__sum_into(pl_tensor **sum, pl_tensor *g);
+bool pl__exclusive(const pl_tensor *t);
+// Adds g (taken over) to the leaf's gradient.
+pl_status pl__leaf_accumulate(pl_tensor *leaf, pl_tensor *g);
+
+#endif

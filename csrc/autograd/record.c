@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+// Running operators and recording them. One allocation a call: node, edges and metas together.
+#include <string.h>
+
+#include "autograd/graph.h"
+
+static uint64_t next_seq;  // atomic
+
+static bool wanted(const pl_op *op, int n_in, pl_tensor *const *edges) {
+    if (!op->backward || !pl_grad_enabled()) return false;
+    for (int i = 0; i < n_in; i++) {
+        if (edges[i] && pl_requires_grad(edges[i])) return true;
+    }
+    return false;
+}
+
+static void meta_of(const pl_tensor *t, pl_in_meta *m) {
+    m->dtype = t->dtype;
+    m->ndim = t->ndim;
+    memcpy(m->shape, t->shape, sizeof m->shape);
+}
+
+static pl_status node_new(pl_op_call *call, pl_tensor *const *edges, pl_node **out) {
+    size_t n = (size_t)call->n_in;
+    size_t head = (sizeof(pl_node) + 15) & ~(size_t)15;
+    char *block = NULL;
+    PL_TRY(pl_alloc(head + n * (sizeof(pl_edge) + sizeof(pl_in_meta)), (void **)&block));
+    pl_node *node = (pl_node *)(void *)block;
+    *node = (pl_node){.refs = 1, .op = call->op, .attrs = call->attrs, .n_in = call->n_in};
+    node->seq = __atomic_add_fetch(&next_seq, 1, __ATOMIC_RELAXED);
+    node->edges = (pl_edge *)(void *)(block + head);
+    node->in = (pl_in_meta *)(void *)(block + head + n * sizeof(pl_edge));
+    meta_of(call->out, &node->out);
+    for (int i = 0; i < call->n_in; i++) {
+        pl_tensor *t = edges[i];
+        node->edges[i] = (pl_edge){NULL, NULL};
+        if (!t) continue;
+        meta_of(t, &node->in[i]);
+        if (!pl_requires_grad(t)) continue;
+        if (t->meta->node) {
+            node->edges[i].node = t->meta->node;
+            pl__node_retain(t->meta->node);
+        } else {
+            node->edges[i].leaf = pl_tensor_retain(t);
+        }
+    }
+    for (int i = 0; i < PL_OP_MAX_SAVED; i++) {
+        node->saved[i] = call->saved[i];
+        if (call->saved[i]) node->versions[i] = pl_storage_version(call->saved[i]->storage);
+    }
+    pl_live_add(PL_KIND_NODE, 1);
+    *out = node;
+    return PL_OK;
+}
+
+static void call_drop(pl_op_call *call) {
+    for (int i = 0; i < PL_OP_MAX_SAVED; i++) pl_tensor_release(call->saved[i]);
+    pl_tensor_release(call->out);
+}
+
+// Runs the call; *node is set where it is to be recorded. On failure nothing is left behind.
+static pl_status run(const pl_op *op, int n_in, pl_tensor *const *in, pl_tensor *const *edges,
+                     const pl_attrs *attrs, pl_tensor **out, pl_node **node) {
+    pl_op_call call = {.op = op, .n_in = n_in, .in = in, .track = wanted(op, n_in, edges)};
+    if (attrs) call.attrs = *attrs;
+    *node = NULL;
+    pl_status st = op->forward(&call);
+    if (st == PL_OK && call.track) st = node_new(&call, edges, node);
+    if (st != PL_OK) {
+        call_drop(&call);
+        return st;
+    }
+    *out = call.out;
+    return PL_OK;
+}
+
+static void set_history(pl_tensor *t, pl_node *node, bool is_view) {
+    pl_node *old = t->meta->node;
+    t->meta->node = node;  // takes the reference over
+    t->meta->requires_grad = true;
+    t->meta->is_view = is_view;
+    pl__node_release(old);
+}
+
+pl_status pl_autograd_apply(const pl_op *op, int n_in, pl_tensor *const *in,
+                            pl_tensor *const *edges, const pl_attrs *attrs, pl_tensor **out) {
+    pl_tensor *t = NULL;
+    pl_node *node = NULL;
+    PL_TRY(run(op, n_in, in, edges ? edges : in, attrs, &t, &node));
+    if (node && t->meta) {
+        // The operator gave an input back (to_dtype to the dtype it has): record on an alias.
+        pl_tensor *alias = NULL;
+        pl_status st = pl_detach(t, &alias);
+        pl_tensor_release(t);
+        t = alias;
+        if (st != PL_OK) {
+            pl__node_release(node);
+            return st;
+        }
+    }
+    if (node) {
+        pl_status st = pl__meta_ensure(t);
+        if (st != PL_OK) {
+            pl__node_release(node);
+            pl_tensor_release(t);
+            return st;
+        }
+        set_history(t, node, op->is_view);
+    }
+    *out = t;
+    return PL_OK;
+}
+
+pl_status pl_autograd_will_write(const char *op, pl_tensor *x, const pl_tensor *src) {
+    if (pl_grad_enabled()) {
+        if (pl_is_leaf(x) && pl_requires_grad(x)) {
+            return pl_fail(PL_ERUNTIME,
+                           "[%s] a leaf that requires grad cannot be changed in place: wrap the "
+                           "change in no_grad(), or write to x.data",
+                           op);
+        }
+        bool tracked = pl_requires_grad(x) || (src && pl_requires_grad(src));
+        bool shared = __atomic_load_n(&x->storage->refs, __ATOMIC_RELAXED) > 1;
+        if (tracked && (shared || (x->meta && x->meta->is_view))) {
+            return pl_fail(PL_ENOSUP,
+                           "[%s] in-place change of a view is not tracked by autograd here: use "
+                           "the operator that gives a new tensor, or detach() first",
+                           op);
+        }
+    }
+    pl_storage_bump(x->storage);
+    return PL_OK;
+}
+
+// Without history: straight into x where the kernel can, else through a result that is copied.
+static pl_status write_plain(const pl_op *op, int n_in, pl_tensor *const *in,
+                             const pl_attrs *attrs) {
+    pl_tensor *x = in[0], *r = NULL;
+    bool binary = n_in == 2 && (op == &pl_op_add || op == &pl_op_sub || op == &pl_op_mul ||
+                                op == &pl_op_div);
+    if (binary && in[1]->dtype == x->dtype && (pl_dtype_is_float(x->dtype) || op != &pl_op_div) &&
+        pl_shape_equal(x->ndim, x->shape, in[1]->ndim, in[1]->shape)) {
+        return pl_k()->binary((pl_binary)op->kind, x, in[1], x);
+    }
+    pl_op_call call = {.op = op, .n_in = n_in, .in = in};
+    if (attrs) call.attrs = *attrs;
+    pl_status st = op->forward(&call);
+    r = call.out;
+    char a[128], b[128];
+    if (st == PL_OK && !pl_shape_equal(r->ndim, r->shape, x->ndim, x->shape)) {
+        st = pl_fail(PL_ERUNTIME, "[%s_] the result has shape %s, which does not fit in place in %s",
+                     op->name, pl_shape_text(r->ndim, r->shape, a, sizeof a),
+                     pl_shape_text(x->ndim, x->shape, b, sizeof b));
+    }
+    if (st == PL_OK && pl_dtype_is_float(r->dtype) && !pl_dtype_is_float(x->dtype)) {
+        st = pl_fail(PL_ERUNTIME, "[%s_] result type %s cannot be cast to the tensor's type %s",
+                     op->name, pl_dtype_name(r->dtype), pl_dtype_name(x->dtype));
+    }
+    if (st == PL_OK) st = pl_k()->copy(r, x);
+    call_drop(&call);
+    return st;
+}
+
+pl_status pl_autograd_apply_inplace(const pl_op *op, int n_in, pl_tensor *const *in,
+                                    const pl_attrs *attrs) {
+    pl_tensor *x = in[0], *old = NULL, *r = NULL;
+    pl_node *node = NULL;
+    const pl_tensor *src = n_in > 1 ? in[1] : NULL;
+    PL_TRY(pl_autograd_will_write(op->name, x, src));
+    if (!wanted(op, n_in, in)) return write_plain(op, n_in, in, attrs);
+    // The graph keeps the value from before, so the gradient of what follows stays right.
+    pl_tensor *args[4] = {NULL};
+    PL_ASSERT(n_in <= 4);
+    PL_TRY(pl_copy_new(x, x->dtype, &old));
+    for (int i = 1; i < n_in; i++) args[i] = in[i];
+    args[0] = old;
+    pl_status st = run(op, n_in, args, in, attrs, &r, &node);
+    pl_tensor_release(old);
+    PL_TRY(st);
+    if (r->dtype != x->dtype || !pl_shape_equal(r->ndim, r->shape, x->ndim, x->shape)) {
+        st = pl_fail(PL_ERUNTIME, "[%s_] the result's shape or dtype does not fit in place",
+                     op->name);
+    }
+    if (st == PL_OK) st = pl__meta_ensure(x);
+    if (st == PL_OK) st = pl_k()->copy(r, x);
+    pl_tensor_release(r);
+    if (st != PL_OK) {
+        pl__node_release(node);
+        return st;
+    }
+    if (node) set_history(x, node, false);
+    return PL_OK;
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+// See optim.h. A "run" is a stretch of consecutive tensors whose memory is consecutive in every
+// list, so that one kernel call passes over all of them.
+#include "optim/optim.h"
+
+#include <math.h>
+
+#include "ops/ops.h"
+
+static pl_status check_pair(const char *op, const char *what, int i, const pl_tensor *p,
+                            const pl_tensor *t) {
+    char a[128], b[128];
+    if (p->dtype != t->dtype || !pl_shape_equal(p->ndim, p->shape, t->ndim, t->shape)) {
+        return pl_fail(PL_ERUNTIME,
+                       "[%s] %s %d does not fit its parameter: got %s of %s, expected %s of %s", op,
+                       what, i, pl_shape_text(t->ndim, t->shape, a, sizeof a),
+                       pl_dtype_name(t->dtype), pl_shape_text(p->ndim, p->shape, b, sizeof b),
+                       pl_dtype_name(p->dtype));
+    }
+    if (!pl_tensor_is_contiguous(t) || !pl_tensor_is_contiguous(p)) {
+        return pl_fail(PL_ERUNTIME, "[%s] parameter %d or its %s is not contiguous", op, i, what);
+    }
+    return PL_OK;
+}
+
+static bool follows(const pl_tensor *a, const pl_tensor *b) {
+    return a->storage == b->storage && (char *)a->data + pl_tensor_nbytes(a) == (char *)b->data;
+}
+
+// How many tensors from i on make one run in all lists (NULL lists are ignored).
+static int run_length(int i, int n, int n_lists, pl_tensor *const *const *lists, int64_t *numel) {
+    int len = 1;
+    *numel = lists[0][i]->numel;
+    for (; i + len < n; len++) {
+        for (int k = 0; k < n_lists; k++) {
+            if (!lists[k]) continue;
+            const pl_tensor *a = lists[k][i + len - 1], *b = lists[k][i + len];
+            if (a->dtype != b->dtype || !follows(a, b)) return len;
+        }
+        *numel += lists[0][i + len]->numel;
+    }
+    return len;
+}
+
+pl_status pl_optim_adam(const pl_adam_args *args, int n, pl_tensor *const *params,
+                        pl_tensor *const *grads, pl_tensor *const *exp_avgs,
+                        pl_tensor *const *exp_avg_sqs) {
+    pl_tensor *const *lists[] = {params, grads, exp_avgs, exp_avg_sqs};
+    static const char *const names[] = {"parameter", "gradient", "exp_avg", "exp_avg_sq"};
+    for (int i = 0; i < n; i++) {
+        for (int k = 1; k < 4; k++) {
+            PL_TRY(check_pair("adam", names[k], i, params[i], lists[k][i]));
+        }
+    }
+    for (int i = 0; i < n;) {
+        int64_t numel;
+        int len = run_length(i, n, 4, lists, &numel);
+        PL_TRY(pl_k()->adam(args, params[i]->dtype, numel, params[i]->data, grads[i]->data,
+                            exp_avgs[i]->data, exp_avg_sqs[i]->data));
+        for (int k = i; k < i + len; k++) pl_storage_bump(params[k]->storage);
+        i += len;
+    }
+    return PL_OK;
+}
+
+pl_status pl_optim_sgd(const pl_sgd_args *args, int n, pl_tensor *const *params,
+                       pl_tensor *const *grads, pl_tensor *const *momenta) {
+    pl_tensor *const *lists[] = {params, grads, momenta};
+    for (int i = 0; i < n; i++) {
+        PL_TRY(check_pair("sgd", "gradient", i, params[i], grads[i]));
+        if (momenta) PL_TRY(check_pair("sgd", "momentum buffer", i, params[i], momenta[i]));
+    }
+    for (int i = 0; i < n;) {
+        int64_t numel;
+        int len = run_length(i, n, 3, lists, &numel);
+        PL_TRY(pl_k()->sgd(args, params[i]->dtype, numel, params[i]->data, grads[i]->data,
+                           momenta ? momenta[i]->data : NULL));
+        for (int k = i; k < i + len; k++) pl_storage_bump(params[k]->storage);
+        i += len;
+    }
+    return PL_OK;
+}
+
+static pl_status read_scalar(pl_tensor *t, double *out) {
+    pl_tensor *d = NULL;
+    PL_TRY(pl_cast(t, PL_F64, &d));
+    *out = *(const double *)d->data;
+    pl_tensor_release(d);
+    return PL_OK;
+}
+
+// Largest magnitude; NaN wins, as in every reduction.
+static pl_status max_abs(pl_tensor *t, double *out) {
+    pl_tensor *a = NULL, *m = NULL;
+    *out = 0;
+    if (t->numel == 0) return PL_OK;
+    PL_TRY(pl_unary_new(PL_UNARY_ABS, t, &a));
+    pl_status st = pl_reduce_new(PL_REDUCE_MAX, a, (1u << t->ndim) - 1u, false, &m);
+    if (st == PL_OK) st = read_scalar(m, out);
+    pl_tensor_release(a);
+    pl_tensor_release(m);
+    return st;
+}
+
+pl_status pl_optim_norm(int n, pl_tensor *const *grads, bool inf, double *out) {
+    double total = 0;
+    for (int i = 0; i < n; i++) {
+        double x = 0;
+        if (inf) {
+            PL_TRY(max_abs(grads[i], &x));
+            if (x > total || isnan(x)) total = x;
+            if (isnan(total)) break;
+            continue;
+        }
+        pl_tensor *c = NULL;
+        PL_TRY(pl_contiguous(grads[i], &c));
+        pl_status st = pl_k()->sum_squares(c, &x);
+        pl_tensor_release(c);
+        PL_TRY(st);
+        total += x;
+    }
+    *out = inf ? total : sqrt(total);
+    return PL_OK;
+}
+
+pl_status pl_optim_scale(int n, pl_tensor *const *tensors, double factor) {
+    for (int i = 0; i < n; i++) {
+        pl_tensor *t = tensors[i], *k = NULL, *wide = NULL;
+        PL_TRY(pl_scalar(t->dtype, factor, &k));
+        pl_status st = pl_tensor_expand(k, t->ndim, t->shape, &wide);
+        if (st == PL_OK) st = pl_k()->binary(PL_BINARY_MUL, t, wide, t);
+        pl_storage_bump(t->storage);
+        pl_tensor_release(k);
+        pl_tensor_release(wide);
+        PL_TRY(st);
+    }
+    return PL_OK;
+}
