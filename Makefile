@@ -3,10 +3,11 @@
 #   PYTHON=...   the interpreter (default: .venv/bin/python if there is one, else python3)
 PYTHON ?= $(firstword $(wildcard .venv/bin/python) python3)
 # cmake, ninja, ruff and the others come from PyPI: found beside the interpreter.
-export PATH := $(dir $(shell command -v $(PYTHON))):$(PATH)
+EXECUTABLE := $(shell $(PYTHON) -c 'import sys; print(sys.executable)')
+export PATH := $(patsubst %/,%,$(dir $(EXECUTABLE))):$(PATH)
 export PYTHONPATH := $(CURDIR)/python$(if $(PYTHONPATH),:$(PYTHONPATH))
 
-CONFIGURE = cmake -S . -G Ninja -DPython_EXECUTABLE="$(shell command -v $(PYTHON))"
+CONFIGURE = cmake -S . -G Ninja -DPython_EXECUTABLE="$(EXECUTABLE)"
 # One build at a time in a folder, also when two terminals ask.
 LOCKED = mkdir -p build && flock build/.lock
 C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings that all tests share: Hypothesis is derandomised, so that a red run can be repeated."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile(
+    "paceline",
+    derandomize=True,
+    deadline=None,  # the machine is shared: a slow example says nothing
+    database=None,
+    max_examples=60,
+)
+hypothesis.settings.load_profile("paceline")
+
+
+@pytest.fixture()
+def no_leaks() -> Iterator[None]:
+    """Fail the test if objects of the C core that it made are still alive at its end."""
+    from paceline import _C
+
+    gc.collect()
+    before = _C.live_objects()
+    yield
+    gc.collect()
+    after = _C.live_objects()
+    grown = {kind: after[kind] - before[kind] for kind in after if after[kind] > before[kind]}
+    assert not grown, f"live objects at the end of the test, expected none: {grown}"
