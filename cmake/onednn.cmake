@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-# oneDNN: only its header is needed to build; the library is opened at run time, never linked.
+# oneDNN: only its header is needed to build; the library is opened at run time, never linked. Only
+# kernels/cpu sees either, so that another value of the switch compiles one folder again.
+add_library(paceline_onednn INTERFACE)
 if(PACELINE_ONEDNN)
     execute_process(COMMAND "${Python_EXECUTABLE}" "${CMAKE_CURRENT_LIST_DIR}/dnnl_include.py"
                     OUTPUT_VARIABLE dnnl_include OUTPUT_STRIP_TRAILING_WHITESPACE
@@ -9,10 +11,10 @@ if(PACELINE_ONEDNN)
                 "`pip install onednn-devel-cpu-gomp` brings it (Linux x86-64), or build with "
                 "PACELINE_ONEDNN=0 for plain loops, which are slower")
     endif()
-    target_include_directories(paceline_flags SYSTEM INTERFACE "${dnnl_include}")
-    target_compile_definitions(paceline_flags INTERFACE PACELINE_ONEDNN=1)
+    target_include_directories(paceline_onednn SYSTEM INTERFACE "${dnnl_include}")
+    target_compile_definitions(paceline_onednn INTERFACE PACELINE_ONEDNN=1)
 else()
-    target_compile_definitions(paceline_flags INTERFACE PACELINE_ONEDNN=0)
+    target_compile_definitions(paceline_onednn INTERFACE PACELINE_ONEDNN=0)
 endif()
 
 # A part that is not built is a stub file, not an #ifdef: where X_none.c stands beside X.c, the build
