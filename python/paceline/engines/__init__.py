@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one seam between the Accelerator and a tensor library.
+
+``Accelerator``, the loaders and the wrappers speak to an ``Engine`` only; ``native.py`` fills it
+in for paceline's own tensors, and the bridge will do so for PyTorch's. An engine knows neither
+the Accelerator nor the launcher.
+
+Which engine serves an object is asked of the engines in turn; an engine whose library the program
+has not imported is never asked, so nothing is imported to find out.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ..distributed import ProcessGroup
+    from ..utils.dataclasses import DistributedDataParallelKwargs
+
+__all__ = [
+    "Engine",
+    "GradientSync",
+    "LoaderParts",
+    "default_engine",
+    "engine_of",
+    "engine_of_tensor",
+    "is_tensor",
+]
+
+Order = Literal["sequential", "shuffled", "distributed", "custom", "stream"]
+
+
+@dataclass(frozen=True)
+class LoaderParts:
+    """What sharding needs to know of a data loader.
+
+    Attributes
+    ----------
+    dataset, sampler, batch_sampler : object
+        As the loader has them; None where it has none.
+    batch_size : int or None
+        None if the loader does not batch, or batches by a sampler that does not say.
+    drop_last : bool
+        Whether a shorter last batch is left out.
+    order : str
+        ``"sequential"``, ``"shuffled"`` (a plain permutation per epoch), ``"distributed"`` (the
+        sampler shares out already), ``"custom"`` (any other sampler), ``"stream"`` (iterable).
+    own_batches : bool
+        Whether the batches are formed by a sampler of the user's.
+    seed : int or None
+        Seed of the loader's own random generator, if it has one.
+    """
+
+    dataset: Any
+    sampler: Any
+    batch_sampler: Any
+    batch_size: int | None
+    drop_last: bool
+    order: Order
+    own_batches: bool = False
+    seed: int | None = None
+
+
+class GradientSync(Protocol):
+    """Keeps one model's gradients equal on all ranks."""
+
+    def set_sync(self, on: bool) -> None:
+        """Reduce, or only accumulate, in the backward passes from now on."""
+
+    def close(self) -> None:
+        """Stop watching the model."""
+
+
+class Engine(Protocol):
+    """What a tensor library must offer. Tensors, models and the like are opaque outside.
+
+    What works on a collective takes its group; none of the tensors given is changed, unless its
+    method says so.
+    """
+
+    name: str
+
+    def is_tensor(self, obj: object) -> bool:
+        """Tell whether ``obj`` is this library's tensor."""
+
+    def is_model(self, obj: object) -> bool:
+        """Tell whether ``obj`` is a module with parameters."""
+
+    def is_optimizer(self, obj: object) -> bool:
+        """Tell whether ``obj`` is an optimizer."""
+
+    def is_data_loader(self, obj: object) -> bool:
+        """Tell whether ``obj`` is a data loader."""
+
+    def is_scheduler(self, obj: object) -> bool:
+        """Tell whether ``obj`` is a learning-rate scheduler."""
+
+    # Devices and precision.
+
+    def device(self, local_rank: int, cpu: bool) -> Any:
+        """Give the device of a process."""
+
+    def move(self, tensor: Any, device: Any, non_blocking: bool) -> Any:
+        """Give the tensor on a device; the same one where it is there already."""
+
+    def move_model(self, model: Any, device: Any) -> None:
+        """Move a model's parameters and buffers, keeping the objects."""
+
+    def autocast(self, precision: str) -> AbstractContextManager[Any]:
+        """Make a context that computes in ``"bf16"``."""
+
+    def to_float(self, tensor: Any) -> Any:
+        """Give a half-precision tensor in fp32, any other as it is."""
+
+    # Models and training.
+
+    def signature(self, model: Any) -> list[tuple[str, tuple[int, ...], str, bool]]:
+        """Give name, shape, dtype and whether trained, of parameters and then buffers."""
+
+    def copy_from_rank_zero(self, model: Any, group: ProcessGroup) -> None:
+        """Make parameters and buffers equal to rank 0's, in place."""
+
+    def has_float_buffers(self, model: Any) -> bool:
+        """Tell whether there is a buffer that training may change differently on each rank."""
+
+    def copy_buffers_from_rank_zero(self, model: Any, group: ProcessGroup) -> None:
+        """Make floating-point buffers equal to rank 0's, in place."""
+
+    def gradient_sync(
+        self, model: Any, group: ProcessGroup, options: DistributedDataParallelKwargs
+    ) -> GradientSync | None:
+        """Start synchronising a model's gradients; None if it has nothing to train."""
+
+    def backward(self, loss: Any, divisor: int, **kwargs: Any) -> None:
+        """Run the backward pass of ``loss / divisor``."""
+
+    def clip_grad_norm_(
+        self, parameters: Any, max_norm: float, norm_type: float, clip: bool
+    ) -> Any:
+        """Give the total norm of the gradients, and scale them if ``clip`` and it is above."""
+
+    def clip_grad_value_(self, parameters: Any, clip_value: float) -> None:
+        """Limit each element of the gradients."""
+
+    def save(self, obj: Any, path: Any) -> None:
+        """Write an object to a file."""
+
+    # Random numbers.
+
+    def initial_seed(self) -> int:
+        """Give the seed of the default generator."""
+
+    def draw_seed(self) -> int:
+        """Draw a seed from the default generator."""
+
+    def permutation(self, n: int, seed: int) -> Any:
+        """Give the permutation of 0..n-1 that belongs to a seed, as an int64 core tensor."""
+
+    # Data loaders.
+
+    def loader_parts(self, loader: Any) -> LoaderParts:
+        """Take a loader apart for sharding."""
+
+    def with_batches(self, loader: Any, batches: Iterable[list[Any]]) -> Any:
+        """Make a loader like this one over other batches of indices."""
+
+    def with_samples(self, loader: Any, samples: Iterable[Any]) -> Any:
+        """Make a loader like this one, which does not batch, over other samples."""
+
+    # Tensors in collectives.
+
+    def shape(self, tensor: Any) -> tuple[int, ...]:
+        """Give the sizes."""
+
+    def at_least_1d(self, tensor: Any) -> Any:
+        """Give a 0-d tensor as one of one element, any other as it is."""
+
+    def cat(self, tensors: Sequence[Any]) -> Any:
+        """Join along dimension 0."""
+
+    def slice(self, tensor: Any, start: int, stop: int) -> Any:
+        """Take a range of dimension 0."""
+
+    def pad(self, tensor: Any, dim: int, size: int, value: float, first: bool) -> Any:
+        """Pad one dimension to ``size`` with a value."""
+
+    def scale(self, tensor: Any, factor: float) -> Any:
+        """Multiply by a number."""
+
+    def all_gather(self, tensor: Any, group: ProcessGroup) -> Any:
+        """Join all ranks' tensors along dimension 0."""
+
+    def all_reduce(self, tensor: Any, op: str, group: ProcessGroup) -> Any:
+        """Give the ``"sum"``, ``"mean"``, ``"max"`` or ``"min"`` over the ranks."""
+
+    def broadcast(self, tensor: Any, root: int, group: ProcessGroup) -> Any:
+        """Give rank root's tensor."""
+
+
+def default_engine() -> Engine:
+    """Give the engine of paceline's own tensors."""
+    from . import native
+
+    return native.ENGINE
+
+
+def _engines() -> tuple[Engine, ...]:
+    return (default_engine(),)
+
+
+def engine_of(obj: object) -> Engine | None:
+    """Give the engine that knows ``obj`` as a model, optimizer, loader, scheduler or tensor."""
+    for engine in _engines():
+        kinds = (
+            engine.is_tensor,
+            engine.is_model,
+            engine.is_optimizer,
+            engine.is_data_loader,
+            engine.is_scheduler,
+        )
+        if any(is_kind(obj) for is_kind in kinds):
+            return engine
+    return None
+
+
+def is_tensor(obj: object) -> bool:
+    """Tell whether any engine calls ``obj`` a tensor."""
+    return any(engine.is_tensor(obj) for engine in _engines())
+
+
+def engine_of_tensor(tensor: object) -> Engine:
+    """Give the engine of a tensor.
+
+    Raises
+    ------
+    TypeError
+        When it is no tensor.
+    """
+    for engine in _engines():
+        if engine.is_tensor(tensor):
+            return engine
+    raise TypeError(f"expected a tensor, got {type(tensor).__name__}")

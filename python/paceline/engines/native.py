@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: D102 (what a method does is said once, in the Engine protocol)
+"""The engine of paceline's own tensors: everything native that the Accelerator needs.
+
+Classes are looked up in modules that the program has loaded already: where ``paceline.nn`` was
+never imported, nothing can be a Module.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from paceline import _C, dtypes
+from paceline._device import CPU
+from paceline.random import default_generator, initial_seed
+
+from .._call_site import frames_of_ours
+from . import LoaderParts, Order
+
+if TYPE_CHECKING:
+    from ..distributed import ProcessGroup
+    from ..utils.dataclasses import DistributedDataParallelKwargs
+
+__all__ = ["ENGINE", "NativeEngine", "NativeGradientSync"]
+
+_MIB = 1 << 20
+_OPS = {"sum": "SUM", "mean": "AVG", "max": "MAX", "min": "MIN"}
+_HALF = (dtypes.bfloat16.code, dtypes.float16.code)
+_CLASSES = {
+    "model": (("paceline.nn", "Module"),),
+    "optimizer": (("paceline.optim", "Optimizer"),),
+    "loader": (("paceline.utils.data", "DataLoader"),),
+    "scheduler": (("paceline.optim.lr_scheduler", "LRScheduler"),),
+}
+
+
+def _classes(kind: str) -> tuple[type, ...]:
+    loaded = ((sys.modules.get(module), name) for module, name in _CLASSES[kind])
+    return tuple(getattr(module, name) for module, name in loaded if module is not None)
+
+
+class NativeGradientSync:
+    """Gradients of one model, reduced bucket by bucket while the backward pass goes on.
+
+    The buckets take the parameters in reverse order of registration, which is about the order in
+    which their gradients come; the first is small, so that reducing starts early.
+    """
+
+    def __init__(
+        self, named: Sequence[tuple[str, Any]], group: ProcessGroup, bucket_cap_mb: float
+    ) -> None:
+        from paceline.distributed import ReduceOp
+
+        bucket = max(1, int(bucket_cap_mb * _MIB))
+        self._reducer: _C.Reducer | None = _C.Reducer(
+            group.native,
+            [parameter for _, parameter in named],
+            [name for name, _ in named],
+            min(_MIB, bucket),
+            bucket,
+            ReduceOp.AVG,
+        )
+
+    def set_sync(self, on: bool) -> None:
+        """Reduce, or only accumulate, in the backward passes from now on."""
+        if self._reducer is not None:
+            self._reducer.set_sync(on)
+
+    def close(self) -> None:
+        """Give the gradients memory of their own again."""
+        if self._reducer is not None:
+            self._reducer.finalize()
+            self._reducer = None
+
+
+class NativeEngine:
+    """See ``Engine``; the methods are described there by their names."""
+
+    name = "native"
+
+    # --- what is what ---------------------------------------------------------------------------
+
+    def is_tensor(self, obj: object) -> bool:
+        return isinstance(obj, _C.Tensor)
+
+    def is_model(self, obj: object) -> bool:
+        return isinstance(obj, _classes("model"))
+
+    def is_optimizer(self, obj: object) -> bool:
+        return isinstance(obj, _classes("optimizer"))
+
+    def is_data_loader(self, obj: object) -> bool:
+        return isinstance(obj, _classes("loader"))
+
+    def is_scheduler(self, obj: object) -> bool:
+        return isinstance(obj, _classes("scheduler"))
+
+    # --- devices and precision ------------------------------------------------------------------
+
+    def device(self, local_rank: int, cpu: bool) -> Any:
+        return CPU  # the only device of this version
+
+    def move(self, tensor: Any, device: Any, non_blocking: bool) -> Any:
+        return tensor.to(device)
+
+    def move_model(self, model: Any, device: Any) -> None:
+        model.to(device)
+
+    def autocast(self, precision: str) -> AbstractContextManager[Any]:
+        from paceline.amp import autocast
+
+        return autocast("cpu", dtype={"bf16": dtypes.bfloat16}[precision])
+
+    def to_float(self, tensor: Any) -> Any:
+        if tensor._dtype not in _HALF:
+            return tensor
+        return _C.to_dtype(tensor, dtypes.float32.code)
+
+    # --- models ---------------------------------------------------------------------------------
+
+    def signature(self, model: Any) -> list[tuple[str, tuple[int, ...], str, bool]]:
+        """Names, shapes, dtypes and whether trained, of parameters and then buffers."""
+        named = [*model.named_parameters(), *model.named_buffers()]
+        return [
+            (name, tuple(t.shape), str(t.dtype).rpartition(".")[2], bool(t.requires_grad))
+            for name, t in named
+        ]
+
+    def copy_from_rank_zero(self, model: Any, group: ProcessGroup) -> None:
+        """Make parameters and buffers equal to rank 0's, in place."""
+        for tensor in [*model.parameters(), *model.buffers()]:
+            _overwrite(tensor, group)
+
+    def has_float_buffers(self, model: Any) -> bool:
+        """Tell whether there is a buffer that training may change differently on each rank."""
+        return any(buffer.is_floating_point() for buffer in model.buffers())
+
+    def copy_buffers_from_rank_zero(self, model: Any, group: ProcessGroup) -> None:
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                _overwrite(buffer, group)
+
+    def gradient_sync(
+        self, model: Any, group: ProcessGroup, options: DistributedDataParallelKwargs
+    ) -> NativeGradientSync | None:
+        """Start synchronising a model's gradients; None if it has nothing to train."""
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        if not named:
+            return None
+        return NativeGradientSync(named, group, options.bucket_cap_mb)
+
+    def backward(self, loss: Any, divisor: int, **kwargs: Any) -> None:
+        (loss if divisor == 1 else loss / divisor).backward(**kwargs)
+
+    def clip_grad_norm_(
+        self, parameters: Any, max_norm: float, norm_type: float, clip: bool
+    ) -> Any:
+        """Clip as ``nn.utils.clip_grad_norm_``; without ``clip`` only give the norm."""
+        from paceline.nn.utils import clip_grad_norm_
+
+        limit = max_norm if clip else float("inf")
+        return clip_grad_norm_(parameters, limit, norm_type)
+
+    def clip_grad_value_(self, parameters: Any, clip_value: float) -> None:
+        from paceline.nn.utils import clip_grad_value_
+
+        clip_grad_value_(parameters, clip_value)
+
+    def save(self, obj: Any, path: Any) -> None:
+        from paceline.serialization import save
+
+        save(obj, path)
+
+    # --- random numbers -------------------------------------------------------------------------
+
+    def initial_seed(self) -> int:
+        return initial_seed()
+
+    def draw_seed(self) -> int:
+        """Draw a seed from the default generator."""
+        return int(_C.randint((), 0, 2**62, dtypes.int64.code, None).item())
+
+    def permutation(self, n: int, seed: int) -> _C.Tensor:
+        """Give the permutation of 0..n-1 that belongs to a seed."""
+        generator = type(default_generator)()
+        generator.seed = seed % 2**64
+        return _C.randperm(n, generator)
+
+    # --- data loaders ---------------------------------------------------------------------------
+
+    def loader_parts(self, loader: Any) -> LoaderParts:
+        from paceline.utils.data import BatchSampler
+
+        batch_sampler = loader.batch_sampler
+        own_batches = batch_sampler is not None and type(batch_sampler) is not BatchSampler
+        sampler = loader.sampler
+        if batch_sampler is not None and not own_batches:
+            sampler = batch_sampler.sampler  # also where the script made the BatchSampler
+        generator = getattr(sampler, "generator", None) or getattr(loader, "generator", None)
+        batch_size = loader.batch_size
+        if batch_size is None and batch_sampler is not None:
+            batch_size = getattr(batch_sampler, "batch_size", None)
+        return LoaderParts(
+            dataset=loader.dataset,
+            sampler=sampler,
+            batch_sampler=batch_sampler,
+            batch_size=batch_size,
+            drop_last=bool(getattr(batch_sampler, "drop_last", False)),
+            order="custom" if own_batches else _order(loader.dataset, sampler),
+            own_batches=own_batches,
+            seed=None if generator is None else generator.initial_seed(),
+        )
+
+    def with_batches(self, loader: Any, batches: Iterable[list[Any]]) -> Any:
+        """Make a loader like this one over other batches."""
+        return type(loader)(loader.dataset, batch_sampler=batches, **_options(loader))
+
+    def with_samples(self, loader: Any, samples: Iterable[Any]) -> Any:
+        """Make a loader like this one, which does not batch, over other samples."""
+        return type(loader)(loader.dataset, batch_size=None, sampler=samples, **_options(loader))
+
+    # --- tensors in collectives -----------------------------------------------------------------
+
+    def shape(self, tensor: Any) -> tuple[int, ...]:
+        return tuple(tensor.shape)
+
+    def at_least_1d(self, tensor: Any) -> Any:
+        return _C.reshape(tensor, (1,)) if tensor.ndim == 0 else tensor
+
+    def cat(self, tensors: Sequence[Any]) -> Any:
+        return _C.cat(list(tensors), 0)
+
+    def slice(self, tensor: Any, start: int, stop: int) -> Any:
+        return _C.slice(tensor, 0, start, stop, 1)
+
+    def pad(self, tensor: Any, dim: int, size: int, value: float, first: bool) -> Any:
+        """Pad one dimension to ``size`` with a value."""
+        shape = list(tensor.shape)
+        shape[dim] = size - shape[dim]
+        filler = _C.full(shape, value, tensor._dtype)
+        return _C.cat([filler, tensor] if first else [tensor, filler], dim)
+
+    def scale(self, tensor: Any, factor: float) -> Any:
+        return tensor * factor
+
+    def all_gather(self, tensor: Any, group: ProcessGroup) -> Any:
+        """Join all ranks' tensors along dimension 0."""
+        own = _C.contiguous(_C.detach(tensor))
+        shape = list(own.shape)
+        out = _C.empty([group.world_size * shape[0], *shape[1:]], own._dtype)
+        group.all_gather(out, own, depth=frames_of_ours())
+        return out
+
+    def all_reduce(self, tensor: Any, op: str, group: ProcessGroup) -> Any:
+        """Give the reduced tensor; the one given is not changed."""
+        from paceline.distributed import ReduceOp
+
+        out = _C.clone(_C.contiguous(_C.detach(tensor)))
+        group.all_reduce(out, ReduceOp[_OPS[op]], depth=frames_of_ours())
+        return out
+
+    def broadcast(self, tensor: Any, root: int, group: ProcessGroup) -> Any:
+        """Give root's tensor; the one given is not changed."""
+        out = _C.clone(_C.contiguous(_C.detach(tensor)))
+        group.broadcast(out, root, depth=frames_of_ours())
+        return out
+
+
+def _overwrite(tensor: Any, group: ProcessGroup) -> None:
+    """Put rank 0's values into a tensor."""
+    plain = _C.detach(tensor)
+    if plain._is_contiguous():
+        group.broadcast(plain, 0, depth=frames_of_ours())
+        return
+    dense = _C.contiguous(plain)
+    group.broadcast(dense, 0, depth=frames_of_ours())
+    _C.copy_(plain, dense)
+
+
+def _order(dataset: Any, sampler: Any) -> Order:
+    from paceline.utils import data
+
+    if isinstance(dataset, data.IterableDataset):
+        return "stream"
+    if isinstance(sampler, data.DistributedSampler):
+        return "distributed"
+    if type(sampler) is data.SequentialSampler:
+        return "sequential"
+    plain = type(sampler) is data.RandomSampler and not sampler.replacement
+    return "shuffled" if plain and len(sampler) == len(dataset) else "custom"
+
+
+_LOADER_OPTIONS = (
+    "num_workers",
+    "collate_fn",
+    "pin_memory",
+    "timeout",
+    "worker_init_fn",
+    "multiprocessing_context",
+    "generator",
+    "prefetch_factor",
+    "persistent_workers",
+)
+
+
+def _options(loader: Any) -> dict[str, Any]:
+    """Give what a new loader over the same data set takes over."""
+    return {name: getattr(loader, name) for name in _LOADER_OPTIONS if hasattr(loader, name)}
+
+
+ENGINE = NativeEngine()

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``prepare`` does to a model: equal weights, synchronised gradients, mixed precision.
+
+The model object itself is given back; its ``forward`` is replaced on the instance where that is
+needed. Knows models through the engine only.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ._call_site import frames_of_ours
+from .errors import CollectiveMismatchError
+from .utils.operations import convert_to_fp32
+
+if TYPE_CHECKING:
+    from .distributed import ProcessGroup
+    from .engines import Engine, GradientSync
+    from .settings import Settings
+    from .state import GradientState
+
+__all__ = ["PreparedForward", "PreparedModels", "unwrap_forward"]
+
+
+class PreparedForward:
+    """A model's ``forward`` in mixed precision, with fp32 results.
+
+    A class and not a closure, so that a prepared model can still be deep-copied: the copy's
+    forward then belongs to the copy, and no longer touches the process group.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[..., Any],
+        precision: str,
+        engine: Engine,
+        before: Callable[[], None] | None = None,
+    ) -> None:
+        self.forward = forward
+        self._precision = precision
+        self._engine = engine
+        self._before = before
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model's own forward."""
+        if self._before is not None:
+            self._before()
+        if self._precision == "no":
+            return self.forward(*args, **kwargs)
+        with self._engine.autocast(self._precision):
+            outputs = self.forward(*args, **kwargs)
+        return convert_to_fp32(outputs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PreparedForward:
+        return PreparedForward(copy.deepcopy(self.forward, memo), self._precision, self._engine)
+
+
+@dataclass
+class _Entry:
+    model: Any
+    engine: Engine
+    sync: GradientSync | None
+
+
+class PreparedModels:
+    """The models of one Accelerator.
+
+    Parameters
+    ----------
+    group : ProcessGroup or None
+        None for one process.
+    settings : Settings
+        Precision and bucket sizes.
+    gradient_state : GradientState
+        Tells whether buffers are worth copying before a forward pass.
+    """
+
+    def __init__(
+        self, group: ProcessGroup | None, settings: Settings, gradient_state: GradientState
+    ) -> None:
+        self._group = group
+        self._settings = settings
+        self._gradient_state = gradient_state
+        self._entries: dict[int, _Entry] = {}
+
+    def add(self, model: Any, engine: Engine, device: Any, evaluation_mode: bool) -> None:
+        """Prepare a model; one that was prepared already is left as it is."""
+        if id(model) in self._entries:
+            return
+        if device is not None:
+            engine.move_model(model, device)
+        sync: GradientSync | None = None
+        before: Callable[[], None] | None = None
+        if self._group is not None:
+            self._compare(model, engine, self._group)
+            engine.copy_from_rank_zero(model, self._group)
+            if not evaluation_mode:
+                sync = engine.gradient_sync(model, self._group, self._settings.ddp)
+                before = self._buffer_copy(model, engine, self._group)
+        self._entries[id(model)] = _Entry(model, engine, sync)
+        precision = str(self._settings.precision) if self._settings.autocast.enabled else "no"
+        if precision != "no" or before is not None:
+            model.forward = PreparedForward(model.forward, precision, engine, before)
+
+    @staticmethod
+    def _compare(model: Any, engine: Engine, group: ProcessGroup) -> None:
+        """Refuse models that differ between the ranks, by the first parameter that differs."""
+        mine = engine.signature(model)
+        all_signatures = group.all_gather_object(mine, depth=frames_of_ours())
+        first = all_signatures[0]
+        for rank, other in enumerate(all_signatures):
+            if other == first:
+                continue
+            at = next(
+                (i for i, (a, b) in enumerate(zip(first, other, strict=False)) if a != b),
+                min(len(first), len(other)),
+            )
+            here, there = (
+                _describe(signature[at]) if at < len(signature) else "nothing"
+                for signature in (first, other)
+            )
+            raise CollectiveMismatchError(
+                f"[prepare] the ranks prepare different models: entry {at} is {here} on rank 0 "
+                f"and {there} on rank {rank} ({len(first)} and {len(other)} entries in all)"
+            )
+
+    def _buffer_copy(
+        self, model: Any, engine: Engine, group: ProcessGroup
+    ) -> Callable[[], None] | None:
+        if not self._settings.ddp.broadcast_buffers or not engine.has_float_buffers(model):
+            return None
+
+        def copy_buffers() -> None:
+            if model.training and self._gradient_state.sync_gradients:
+                engine.copy_buffers_from_rank_zero(model, group)
+
+        return copy_buffers
+
+    @contextmanager
+    def no_sync(self, model: Any) -> Iterator[None]:
+        """Keep the gradients of one model on their rank inside the block."""
+        entry = self._entries.get(id(model))
+        sync = None if entry is None else entry.sync
+        if sync is None:
+            yield
+            return
+        sync.set_sync(False)
+        try:
+            yield
+        finally:
+            sync.set_sync(True)
+
+    def close(self) -> None:
+        """Forget all models and stop synchronising their gradients."""
+        for entry in self._entries.values():
+            if entry.sync is not None:
+                entry.sync.close()
+        self._entries.clear()
+
+
+def unwrap_forward(model: Any) -> None:
+    """Take what ``prepare`` put around a model's ``forward`` off again."""
+    if isinstance(model.__dict__.get("forward"), PreparedForward):
+        del model.forward
+
+
+def _describe(entry: tuple[str, tuple[int, ...], str, bool]) -> str:
+    name, shape, dtype, requires_grad = entry
+    return f"{name} {list(shape)} {dtype}{'' if requires_grad else ' (frozen)'}"

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What training scripts import from ``accelerate.utils``, and ``utils.data``.
+
+Names are loaded when they are first asked for, so importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import data as data
+    from .dataclasses import (
+        AutocastKwargs,
+        DataLoaderConfiguration,
+        DistributedDataParallelKwargs,
+        DistributedType,
+        GradientAccumulationPlugin,
+        InitProcessGroupKwargs,
+        KwargsHandler,
+        PrecisionType,
+    )
+    from .operations import (
+        broadcast,
+        broadcast_object_list,
+        concatenate,
+        convert_outputs_to_fp32,
+        convert_to_fp32,
+        find_batch_size,
+        gather,
+        gather_object,
+        honor_type,
+        is_namedtuple,
+        listify,
+        pad_across_processes,
+        recursively_apply,
+        reduce,
+        send_to_device,
+    )
+    from .other import extract_model_from_parallel, save, wait_for_everyone
+    from .random import set_seed
+    from .tqdm import tqdm
+
+__all__ = [
+    "AutocastKwargs",
+    "DataLoaderConfiguration",
+    "DistributedDataParallelKwargs",
+    "DistributedType",
+    "GradientAccumulationPlugin",
+    "InitProcessGroupKwargs",
+    "KwargsHandler",
+    "PrecisionType",
+    "broadcast",
+    "broadcast_object_list",
+    "concatenate",
+    "convert_outputs_to_fp32",
+    "convert_to_fp32",
+    "extract_model_from_parallel",
+    "find_batch_size",
+    "gather",
+    "gather_object",
+    "honor_type",
+    "is_namedtuple",
+    "listify",
+    "pad_across_processes",
+    "recursively_apply",
+    "reduce",
+    "save",
+    "send_to_device",
+    "set_seed",
+    "tqdm",
+    "wait_for_everyone",
+]
+
+_HOME = {
+    "AutocastKwargs": "dataclasses",
+    "DataLoaderConfiguration": "dataclasses",
+    "DistributedDataParallelKwargs": "dataclasses",
+    "DistributedType": "dataclasses",
+    "GradientAccumulationPlugin": "dataclasses",
+    "InitProcessGroupKwargs": "dataclasses",
+    "KwargsHandler": "dataclasses",
+    "PrecisionType": "dataclasses",
+    "extract_model_from_parallel": "other",
+    "save": "other",
+    "set_seed": "random",
+    "tqdm": "tqdm",
+    "wait_for_everyone": "other",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "data":
+        return importlib.import_module(f"{__name__}.data")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_HOME.get(name, 'operations')}")
+    value = getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "data"])
