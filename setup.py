@@ -24,16 +24,13 @@ ABI3 = os.environ.get("PACELINE_ABI3", "1") != "0" and not sysconfig.get_config_
 def unsupported() -> str | None:
     """Say in one sentence what works on this system instead, or None where paceline builds."""
     system, machine = platform.system(), platform.machine()
-    if system == "Windows":
-        return "paceline runs on Linux x86-64 only so far: on Windows it works inside WSL2."
-    if system == "Darwin":
-        return "paceline runs on Linux x86-64 only so far: on macOS it works in a linux/amd64 container."
-    if system != "Linux" or machine not in ("x86_64", "AMD64"):
-        return (
-            f"paceline runs on Linux x86-64 only so far: {system} {machine} is not supported yet, "
-            "a linux/amd64 container or machine works."
-        )
-    return None
+    if system == "Linux" and machine in ("x86_64", "AMD64"):
+        return None
+    instead = {
+        "Windows": "on Windows it works inside WSL2",
+        "Darwin": "on macOS it works in a linux/amd64 container",
+    }.get(system, f"{system} {machine} is not supported yet, a linux/amd64 container works")
+    return f"paceline builds and runs on Linux x86-64 only so far: {instead}."
 
 
 def tool(name: str) -> str:

@@ -19,7 +19,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("paceline")
 
 
-@pytest.fixture()
+@pytest.fixture
 def no_leaks() -> Iterator[None]:
     """Fail the test if objects of the C core that it made are still alive at its end."""
     from paceline import _C
