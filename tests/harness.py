@@ -16,6 +16,7 @@ import importlib.util
 import inspect
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from typing import Any
 
 TAG = "PACELINE_TEST_TAG"
 _POLL_S = 0.005
+resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 _ABORT_GRACE_S = 2.0
 
 

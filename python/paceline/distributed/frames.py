@@ -89,7 +89,8 @@ def decode(data: bytes) -> dict[str, Any]:
     for name, wanted in fields.items():
         if not _fits(wanted, frame[name]):
             raise FrameError(f"a {kind} frame whose {name} is not of type {wanted}")
-    return frame
+    checked: dict[str, Any] = frame
+    return checked
 
 
 class Descriptors:

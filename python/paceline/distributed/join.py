@@ -10,6 +10,7 @@ import os
 import select
 import socket
 import time
+from typing import Any
 
 from paceline.distributed import frames, linux
 from paceline.distributed.environment import Job
@@ -157,7 +158,7 @@ class Joiner:
             )
         return False
 
-    def _receive(self, *kinds: str) -> tuple[dict[str, object], list[int]] | None:
+    def _receive(self, *kinds: str) -> tuple[dict[str, Any], list[int]] | None:
         """Read a frame of one of `kinds`; None if rank 0 closed before it took us in."""
         assert self._sock is not None
         self._wait_readable()
@@ -213,19 +214,19 @@ class Joiner:
         assert self._sock is not None
         frame, fds = got
         links = Links(str(frame["job"]), -1, [-1] * world, [-1] * world, [])
-        pids = frame["pids"]
-        if not isinstance(pids, list) or len(pids) != world or len(fds) != 1:
+        pids: list[int] = frame["pids"]
+        if len(pids) != world or len(fds) != 1:
             raise failure("[init_process_group] rank 0 sent a welcome for another world")
         links.pids, links.control_fd = pids, fds[0]
         for _ in range(world - 1):
             got = self._receive("link")
             assert got is not None
             frame, fds = got
-            peer = frame["rank"]
-            is_new = isinstance(peer, int) and 0 <= peer < world and peer != rank
-            if not is_new or links.peer_fds[peer] >= 0 or len(fds) != 2:  # type: ignore[index]
+            peer: int = frame["rank"]
+            is_new = 0 <= peer < world and peer != rank and links.peer_fds[peer] < 0
+            if not is_new or len(fds) != 2:
                 raise failure("[init_process_group] rank 0 sent a link for another world")
-            links.peer_fds[peer], links.pidfds[peer] = fds  # type: ignore[index]
+            links.peer_fds[peer], links.pidfds[peer] = fds
         frames.send(self._sock, frames.encode("ready"))
         self._receive("go")
         links.owner, self._own = self._own, Descriptors()

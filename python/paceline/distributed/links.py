@@ -66,9 +66,10 @@ class Links:
     pids: list[int]
     owner: Descriptors = field(default_factory=Descriptors, repr=False)
 
-    def release_all(self) -> None:
-        """Another owner has the descriptors now."""
+    def taken_by_group(self) -> None:
+        """Keep only the control memory: the data plane owns the others now, and has mapped it."""
         self.owner.release_all()
+        self.owner.add(self.control_fd)
 
     def close(self) -> None:
         """Close every descriptor that nobody took."""

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Process groups: the names of ``torch.distributed``, over shared memory on one machine.
+
+``init_process_group`` forms the default group from the environment that ``paceline launch`` or
+torchrun sets; ``ProcessGroup`` is one that stands alone. `Accelerator` does this for you.
+"""
+
+from paceline.distributed.environment import Job, read_job
+from paceline.distributed.functions import (
+    GroupMember,
+    all_gather,
+    all_gather_into_tensor,
+    all_gather_object,
+    all_reduce,
+    barrier,
+    broadcast,
+    broadcast_object_list,
+    default_group,
+    destroy_process_group,
+    gather_object,
+    get_backend,
+    get_global_rank,
+    get_group_rank,
+    get_process_group_ranks,
+    get_rank,
+    get_world_size,
+    init_process_group,
+    is_available,
+    is_initialized,
+    is_torchelastic_launched,
+    new_group,
+    recv,
+    reduce,
+    reduce_scatter,
+    reduce_scatter_tensor,
+    send,
+)
+from paceline.distributed.process_group import ProcessGroup, ReduceOp, Work
+
+__all__ = [
+    "GroupMember",
+    "Job",
+    "ProcessGroup",
+    "ReduceOp",
+    "Work",
+    "all_gather",
+    "all_gather_into_tensor",
+    "all_gather_object",
+    "all_reduce",
+    "barrier",
+    "broadcast",
+    "broadcast_object_list",
+    "default_group",
+    "destroy_process_group",
+    "gather_object",
+    "get_backend",
+    "get_global_rank",
+    "get_group_rank",
+    "get_process_group_ranks",
+    "get_rank",
+    "get_world_size",
+    "init_process_group",
+    "is_available",
+    "is_initialized",
+    "is_torchelastic_launched",
+    "new_group",
+    "read_job",
+    "recv",
+    "reduce",
+    "reduce_scatter",
+    "reduce_scatter_tensor",
+    "send",
+]

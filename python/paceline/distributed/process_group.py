@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process group: the ranks of a job, and the collectives among them.
+
+An object that one can have two of; the default one, and the functions with PyTorch's names, are in
+``functions.py``. It brings the control plane (the rendezvous) and the data plane (``_C.Group``)
+together and holds no algorithm of either.
+
+Every method takes a private `depth`: how many frames of paceline stand between it and the user's
+call, so that the core can name the user's line.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from paceline import _C, _version
+from paceline.distributed import lifecycle, objects
+from paceline.distributed.buffers import Buffer, CopyBack, contiguous
+from paceline.distributed.environment import Job, init_timeout_s, read_job, require_one_machine
+from paceline.distributed.rendezvous import Settings, rendezvous
+
+DEFAULT_TIMEOUT = timedelta(seconds=600)
+
+
+class ReduceOp(enum.IntEnum):
+    """What an all-reduce computes. AVG is the mean over the ranks."""
+
+    SUM = 0
+    AVG = 1
+    MAX = 2
+    MIN = 3
+
+
+class Work:
+    """A collective under way.
+
+    The memory that was passed in must not be touched until `wait` has returned.
+    """
+
+    def __init__(self, native: _C.Work | None, keep: Buffer, copy_back: CopyBack | None) -> None:
+        self._native = native  # None: it was complete from the start
+        self._keep = keep
+        self._copy_back = copy_back
+
+    def wait(self, timeout: timedelta | None = None) -> bool:
+        """Block until the result is there; always True.
+
+        Parameters
+        ----------
+        timeout : timedelta, optional
+            Accepted as PyTorch does; the group's own timeout holds.
+
+        Raises
+        ------
+        PeerLostError, RemoteError, CollectiveMismatchError, CollectiveTimeoutError
+            The collective failed.
+        """
+        if self._native is not None:
+            self._native.wait()
+        if self._copy_back is not None:
+            self._copy_back()
+            self._copy_back = None
+        return True
+
+    def is_completed(self) -> bool:
+        """Whether `wait` would return at once."""
+        return self._native is None or self._native.is_completed()
+
+
+class _Closed:
+    """Stands in for the core's group when it is gone."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, method: str) -> Any:
+        raise RuntimeError(
+            f"[{method}] process group {self._name!r} was destroyed: no call may follow"
+        )
+
+
+class ProcessGroup:
+    """The ranks of a job, and what they can do together.
+
+    Making one is itself collective: every rank of the job makes it, with the same arguments.
+
+    Parameters
+    ----------
+    name : str
+        Tells groups apart, also in messages.
+    timeout : timedelta or float
+        How long a collective may take, a timedelta or seconds.
+    init_timeout : float, optional
+        Seconds to wait for the other ranks; PACELINE_INIT_TIMEOUT or 300 by default.
+    strict_call_sites : bool
+        Whether ranks that make the same call at different lines are an error, not a warning.
+    job : Job, optional
+        Who this process is; read from the environment by default.
+    ranks : sequence of int, optional
+        The rank in the whole job of each member, where the group is a part of one.
+
+    Raises
+    ------
+    RendezvousError
+        The ranks did not come together.
+    NotImplementedError
+        The job spans several machines.
+    """
+
+    def __init__(
+        self,
+        name: str = "default",
+        *,
+        timeout: timedelta | float = DEFAULT_TIMEOUT,
+        init_timeout: float | None = None,
+        strict_call_sites: bool = False,
+        job: Job | None = None,
+        ranks: Sequence[int] | None = None,
+    ) -> None:
+        job = read_job() if job is None else job
+        if ranks is None:
+            require_one_machine(job)
+        timeout_ms = _milliseconds(timeout)
+        settings = Settings(
+            control_bytes=_C.group_control_bytes,
+            version=_version.__version__,
+            config=f"timeout {timeout_ms} ms, strict call sites {strict_call_sites}",
+            timeout_s=init_timeout_s(init_timeout),
+            label=name,
+        )
+        links = rendezvous(job, settings)
+        try:
+            self._native: Any = _C.group_new(
+                name,
+                job.rank,
+                job.world,
+                links.control_fd,
+                links.peer_fds,
+                links.pidfds,
+                links.pids,
+                timeout_ms,
+                strict_call_sites,
+            )
+            links.taken_by_group()
+        finally:
+            links.close()
+        self.name = name
+        self.job_id = links.job_id
+        self.rank = job.rank
+        self.world_size = job.world
+        self.ranks = tuple(range(job.world)) if ranks is None else tuple(ranks)
+        self._timeout_ms = timeout_ms
+        lifecycle.watch_over(self)
+
+    def __repr__(self) -> str:
+        return f"ProcessGroup({self.name!r}, rank={self.rank}, world_size={self.world_size})"
+
+    def size(self) -> int:
+        """Return the number of ranks."""
+        return self.world_size
+
+    @property
+    def native(self) -> _C.Group:
+        """The core's group, for the reducer."""
+        group: _C.Group = self._native
+        return group
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the group was destroyed."""
+        return isinstance(self._native, _Closed)
+
+    def group_rank(self, op: str, rank: int) -> int:
+        """Give the number in this group of a rank of the job."""
+        try:
+            return self.ranks.index(rank)
+        except ValueError:
+            raise ValueError(
+                f"[{op}] rank is not in group {self.name!r}: got {rank}, expected one of "
+                f"{', '.join(map(str, self.ranks))}"
+            ) from None
+
+    # -- collectives ------------------------------------------------------------------------
+
+    def all_reduce(
+        self,
+        tensor: Buffer,
+        op: ReduceOp = ReduceOp.SUM,
+        async_op: bool = False,
+        *,
+        depth: int = 0,
+    ) -> Work | None:
+        """Combine `tensor` over all ranks, in place; every rank gets the same bits.
+
+        Parameters
+        ----------
+        tensor : Tensor or writable buffer
+            Of the same dtype and size on all ranks.
+        op : ReduceOp
+            What to compute.
+        async_op : bool
+            Whether to return at once with a `Work`.
+
+        Raises
+        ------
+        PeerLostError, RemoteError
+            Another rank died, finished or raised.
+        CollectiveMismatchError
+            The ranks do not make the same call; `tensor` is unchanged.
+        CollectiveTimeoutError
+            Not all ranks came in time.
+        """
+        memory, back = contiguous("all_reduce", tensor)
+        if async_op:
+            native = self._native.all_reduce_async(memory, ReduceOp(op), depth + 1)
+            return Work(native, memory, back)
+        self._native.all_reduce(memory, ReduceOp(op), depth + 1)
+        if back is not None:
+            back()
+        return None
+
+    def reduce(
+        self, tensor: Buffer, dst: int, op: ReduceOp = ReduceOp.SUM, *, depth: int = 0
+    ) -> None:
+        """Combine `tensor` over all ranks; only rank `dst` of the job gets the result."""
+        root = self.group_rank("reduce", dst)
+        memory, back = contiguous("reduce", tensor)
+        self._native.reduce(memory, ReduceOp(op), root, depth + 1)
+        if back is not None and root == self.rank:
+            back()
+
+    def reduce_scatter(
+        self, output: Buffer, input: Buffer, op: ReduceOp = ReduceOp.SUM, *, depth: int = 0
+    ) -> None:
+        """Combine `input` over all ranks; rank r gets the r-th of `world_size` equal parts."""
+        source, _ = contiguous("reduce_scatter", input)
+        target, back = contiguous("reduce_scatter", output)
+        self._native.reduce_scatter(source, target, ReduceOp(op), depth + 1)
+        if back is not None:
+            back()
+
+    def all_gather(self, output: Buffer, input: Buffer, *, depth: int = 0) -> None:
+        """Put every rank's `input` into `output`, one after another."""
+        source, _ = contiguous("all_gather", input)
+        target, back = contiguous("all_gather", output)
+        self._native.all_gather(source, target, depth + 1)
+        if back is not None:
+            back()
+
+    def broadcast(self, tensor: Buffer, src: int, *, depth: int = 0) -> None:
+        """Copy `tensor` from rank `src` of the job to all ranks, in place."""
+        root = self.group_rank("broadcast", src)
+        memory, back = contiguous("broadcast", tensor)
+        self._native.broadcast(memory, root, depth + 1)
+        if back is not None and root != self.rank:
+            back()
+
+    def barrier(self, *, depth: int = 0) -> None:
+        """Wait until every rank is here."""
+        self._native.barrier(depth + 1)
+
+    def send(self, tensor: Buffer, dst: int, tag: int = 0, *, depth: int = 0) -> None:
+        """Send to rank `dst` of the job, which calls `recv`."""
+        memory, _ = contiguous("send", tensor)
+        self._native.send(memory, self.group_rank("send", dst), tag, depth + 1)
+
+    def recv(self, tensor: Buffer, src: int, tag: int = 0, *, depth: int = 0) -> None:
+        """Receive what rank `src` of the job sends, of the same dtype and size."""
+        memory, back = contiguous("recv", tensor)
+        self._native.recv(memory, self.group_rank("recv", src), tag, depth + 1)
+        if back is not None:
+            back()
+
+    # -- collectives of Python objects ------------------------------------------------------
+
+    def all_gather_object(self, obj: Any, *, depth: int = 0) -> list[Any]:
+        """Give every rank the list of all ranks' objects, by rank.
+
+        The objects are pickled: the ranks are processes of one user on one machine, which the
+        rendezvous has checked.
+
+        Raises
+        ------
+        RemoteError
+            Another rank's object cannot be pickled; that rank gets pickle's own exception.
+        """
+        return objects.all_gather(self, obj, depth + 1)
+
+    def gather_object(self, obj: Any, dst: int = 0, *, depth: int = 0) -> list[Any] | None:
+        """As `all_gather_object`, but only rank `dst` of the job gets the list, others None."""
+        return objects.gather(self, obj, self.group_rank("gather_object", dst), depth + 1)
+
+    def broadcast_object_list(
+        self, object_list: list[Any], src: int = 0, *, depth: int = 0
+    ) -> None:
+        """Replace the items of `object_list` by those of rank `src` of the job; pickled."""
+        root = self.group_rank("broadcast_object_list", src)
+        objects.broadcast_list(self, object_list, root, depth + 1)
+
+    # -- the end ----------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Leave the group: peers that still wait for this rank get an error at once."""
+        lifecycle.close(self)
+
+    def check(self) -> None:
+        """Raise the group's failure, if it has one."""
+        self._native.check()
+
+    def detach(self) -> Any:
+        """Give the core's group away for closing; later calls raise."""
+        native, self._native = self._native, _Closed(self.name)
+        return native
+
+
+def _milliseconds(timeout: timedelta | float) -> int:
+    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else float(timeout)
+    if not 0.0 < seconds < math.inf:
+        raise ValueError(f"[init_process_group] timeout must be above 0: got {timeout}")
+    return max(1, round(seconds * 1000))
