@@ -26,22 +26,25 @@ typedef struct pl_work pl_work;
 // Where in the user's program a collective was called: hash for comparison, text only for errors.
 typedef struct pl_site {
     uint64_t hash;
-    const char *text;  // "train.py:31 in main"; borrowed, must outlive the group (interned) or be NULL
+    const char
+        *text;  // "train.py:31 in main"; borrowed, must outlive the group (interned) or be NULL
 } pl_site;
 
 typedef struct pl_group_options {
-    const char *name;        // "default"
+    const char *name;  // "default"
     int rank, world;
-    int control_fd;          // memfd of pl_group_control_bytes(world), made by rank 0, zeroed
-    const int *peer_fds;     // [world] connected AF_UNIX SOCK_SEQPACKET, own entry -1; group owns them
-    const int *pidfds;       // [world] own entry -1; group owns them
-    const int *pids;         // [world]
-    int64_t timeout_ms;      // of a collective; default 600000
-    bool strict_sites;       // call sites that differ are an error, not a warning (B2)
+    int control_fd;       // memfd of pl_group_control_bytes(world), made by rank 0, zeroed
+    const int *peer_fds;  // [world] connected AF_UNIX SOCK_SEQPACKET, own entry -1; group owns them
+    const int *pidfds;    // [world] own entry -1; group owns them
+    const int *pids;      // [world]
+    int64_t timeout_ms;   // of a collective; default 600000
+    bool strict_sites;    // call sites that differ are an error, not a warning (B2)
 } pl_group_options;
 
 size_t pl_group_control_bytes(int world);
-pl_status pl_group_new(const pl_group_options *opt, pl_group **out) PL_MUST_USE;  // collective
+// Collective. peer_fds and pidfds are the group's from the call on, also when it fails; control_fd
+// stays the caller's and may be closed afterwards.
+pl_status pl_group_new(const pl_group_options *opt, pl_group **out) PL_MUST_USE;
 void pl_group_free(pl_group *g);  // joins its threads; never blocks on peers; NULL is legal
 int pl_group_rank(const pl_group *g);
 int pl_group_world(const pl_group *g);
@@ -74,7 +77,9 @@ pl_status pl_group_all_gather(pl_group *g, const void *in, void *out, int64_t co
 pl_status pl_group_broadcast(pl_group *g, void *buf, int64_t count, pl_dtype dt, int root,
                              pl_site site) PL_MUST_USE;
 pl_status pl_group_barrier(pl_group *g, pl_site site) PL_MUST_USE;
-// Point to point, matched by (source, tag) in order; a mismatch of count or dtype raises on both.
+// Point to point, matched by source in order: the next message of src must have this tag, dtype and
+// count, else the group fails on both. A send returns when the message is in the mailbox: a short
+// one does not wait for its receiver, and its sender hears of a mismatch at its next call.
 pl_status pl_group_send(pl_group *g, const void *buf, int64_t count, pl_dtype dt, int dst, int tag,
                         pl_site site) PL_MUST_USE;
 pl_status pl_group_recv(pl_group *g, void *buf, int64_t count, pl_dtype dt, int src, int tag,
@@ -82,8 +87,8 @@ pl_status pl_group_recv(pl_group *g, void *buf, int64_t count, pl_dtype dt, int 
 
 // Queued work, run in order by the communication thread. The buffer must live until the work is
 // done. A synchronous collective first lets the queue drain, so that order is the order of calls.
-pl_status pl_group_all_reduce_async(pl_group *g, void *buf, int64_t count, pl_dtype dt,
-                                    pl_redop op, pl_site site, pl_work **out) PL_MUST_USE;
+pl_status pl_group_all_reduce_async(pl_group *g, void *buf, int64_t count, pl_dtype dt, pl_redop op,
+                                    pl_site site, pl_work **out) PL_MUST_USE;
 // One bucket of gradients, in place in shared memory: `count` elements at `offset_bytes` of every
 // rank's part of `seg`. used: n_words words of bits, in: which parameters this rank used; out: the
 // union over ranks. Protocol: publish fingerprint and bits; wait for all; compare; each owner
@@ -94,10 +99,10 @@ typedef struct pl_bucket_call {
     size_t offset_bytes;
     int64_t count;
     pl_dtype dtype;
-    pl_redop op;      // SUM or MEAN
+    pl_redop op;  // SUM or MEAN
     int bucket;
     int n_params;
-    uint64_t *used;   // in and out, (n_params + 63) / 64 words
+    uint64_t *used;  // in and out, (n_params + 63) / 64 words
     bool sync;
 } pl_bucket_call;
 pl_status pl_group_reduce_bucket(pl_group *g, const pl_bucket_call *call, pl_site site,
@@ -112,10 +117,11 @@ pl_status pl_group_check(pl_group *g) PL_MUST_USE;
 typedef struct pl_group_failure {
     pl_status status;
     int n_dead;
-    int dead_ranks[PL_MAX_RANKS];
+    int dead_ranks[PL_MAX_RANKS];  // those to blame: died, finished while waited for, or raised
     uint64_t seq;
     char op[32];
     char site[256];
+    char remote[1024];  // PL_EREMOTE: "ValueError: message" as the peer announced it
     char text[2048];
 } pl_group_failure;
 void pl_group_failure_get(pl_group *g, pl_group_failure *out);

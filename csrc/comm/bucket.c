@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reduction of one bucket of gradients, in place in memory that all ranks see. Runs on the comm
+// thread or, with `sync`, on the caller's.
+//
+// The ranks meet, publishing which parameters each has used, and compare. Then each owner folds
+// its slice of everybody's bucket and writes the result into everybody's bucket: no copy, each
+// element read once and written once per rank. A step ends it: nobody reads before all have
+// written. A rank that fails between the meeting and the end leaves the bucket half reduced:
+// gradients are undefined after a failure (Note [private after failure], segment.c).
+#include <string.h>
+
+#include "comm/internal.h"
+#include "comm/reduce.h"
+
+static void unite_used(pl_group *g, pl__call *call) {
+    uint64_t theirs[PL__SMALL_BYTES / 8];
+    size_t words = ((size_t)call->n_params + 63) / 64;
+    for (int i = 1; i < g->world; i++) {
+        pl__met_payload(g, call, (g->rank + i) % g->world, theirs, words * 8);
+        for (size_t k = 0; k < words; k++) call->used[k] |= theirs[k];
+    }
+}
+
+pl_status pl__bucket_move(pl_group *g, pl__call *call) {
+    size_t size = pl_dtype_size(call->dtype);
+    int64_t line = PL__LINE / (int64_t)size, lines = (call->count + line - 1) / line;
+    int64_t b = lines * g->rank / g->world * line, e = lines * (g->rank + 1) / g->world * line;
+    if (e > call->count) e = call->count;
+    if (e > b) {
+        void *parts[PL_MAX_RANKS];
+        for (int r = 0; r < g->world; r++) {
+            parts[r] = (char *)call->seg->parts[r] + call->offset + (size_t)b * size;
+        }
+        pl__reduce((const void *const *)parts, g->world, parts, g->world, e - b, call->dtype,
+                   call->redop);
+    }
+    PL_TRY(pl__step(g, call));
+    unite_used(g, call);
+    return PL_OK;
+}
+
+static pl_status check(const pl_group *g, const pl_bucket_call *c) {
+    PL_TRY(pl__reduce_check("reduce_bucket", c->dtype, c->op));
+    if (c->op != PL_RED_SUM && c->op != PL_RED_MEAN) {
+        return pl_fail(PL_EINVAL, "[reduce_bucket] wrong reduction: got %s, expected sum or mean",
+                       pl__redop_name(c->op));
+    }
+    size_t size = pl_dtype_size(c->dtype);
+    if (c->count < 0 || c->offset_bytes > c->seg->nbytes || c->offset_bytes % PL__LINE ||
+        (uint64_t)c->count > (c->seg->nbytes - c->offset_bytes) / size) {
+        return pl_fail(PL_EINVAL,
+                       "[reduce_bucket] bucket %d: got %lld elements of %zu bytes at byte %zu, "
+                       "expected a multiple of %d bytes and all of it inside %zu bytes",
+                       c->bucket, (long long)c->count, size, c->offset_bytes, PL__LINE,
+                       c->seg->nbytes);
+    }
+    if (c->n_params < 0 || c->n_params > PL__SMALL_BYTES * 8) {
+        return pl_fail(PL_EINVAL, "[reduce_bucket] bucket %d: got %d parameters, expected 0 to %d",
+                       c->bucket, c->n_params, PL__SMALL_BYTES * 8);
+    }
+    if (c->seg->world != g->world || c->seg->rank != g->rank) {
+        return pl_fail(PL_EINVAL, "[reduce_bucket] the segment belongs to another group");
+    }
+    return PL_OK;
+}
+
+pl_status pl_group_reduce_bucket(pl_group *g, const pl_bucket_call *c, pl_site site,
+                                 pl_work **out) {
+    if (out) *out = NULL;
+    PL_TRY(check(g, c));
+    pl__call call = {
+        .op = PL__OP_BUCKET,
+        .dtype = c->dtype,
+        .redop = c->op,
+        .root = c->bucket,
+        .count = c->count,
+        .extra = (uint32_t)c->n_params,
+        .site = site,
+        .seg = c->seg,
+        .offset = c->offset_bytes,
+        .used = c->used,
+        .n_params = c->n_params,
+    };
+    if (c->sync) return pl__run_sync(g, &call);
+    return pl__queue(g, &call, out);
+}

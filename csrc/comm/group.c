@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+// Birth, death and state of a group. pl_group_new and pl_group_free run on the owner's thread.
+//
+// Birth: map the control block, start the watch thread, meet everyone (the first meeting also
+// compares world and layout), exchange the arenas. From the first step on, a peer's death ends the
+// wait. Death: announce it, end the own threads, unmap; peers are not waited for.
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "comm/internal.h"
+
+size_t pl_group_control_bytes(int world) {
+    if (world < 1 || world > PL_MAX_RANKS) return 0;
+    size_t n = sizeof(pl__control) + (size_t)world * sizeof(pl__slot), page = 4096;
+    return (n + page - 1) / page * page;
+}
+
+static pl_status check_options(const pl_group_options *o) {
+    if (o->world < 1 || o->world > PL_MAX_RANKS) {
+        return pl_fail(PL_EINVAL, "[group_new] wrong world size: got %d, expected 1 to %d",
+                       o->world, PL_MAX_RANKS);
+    }
+    if (o->rank < 0 || o->rank >= o->world) {
+        return pl_fail(PL_EINVAL, "[group_new] wrong rank: got %d, expected 0 to %d", o->rank,
+                       o->world - 1);
+    }
+    if (o->timeout_ms <= 0) {
+        return pl_fail(PL_EINVAL, "[group_new] wrong timeout: got %lld ms, expected more than 0",
+                       (long long)o->timeout_ms);
+    }
+    return PL_OK;
+}
+
+// The control block cannot shrink or lack pages from here on, so touching it never raises SIGBUS.
+static pl_status map_control(pl_group *g, int fd) {
+    struct stat info;
+    g->control_bytes = pl_group_control_bytes(g->world);
+    if (fstat(fd, &info) != 0) {
+        return pl_fail(PL_ESYS, "[group_new] control block: %s", strerror(errno));
+    }
+    if (info.st_size < (off_t)g->control_bytes) {
+        return pl_fail(PL_EINVAL,
+                       "[group_new] control block too small: got %lld bytes, expected %zu",
+                       (long long)info.st_size, g->control_bytes);
+    }
+    // Any rank may be the first to seal; EPERM then means that it is sealed for good.
+    (void)fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK);
+    int seals = fcntl(fd, F_GET_SEALS);
+    if (seals < 0 || !(seals & F_SEAL_SHRINK)) {
+        return pl_fail(PL_EINVAL,
+                       "[group_new] control block can shrink: expected a memfd made with "
+                       "MFD_ALLOW_SEALING");
+    }
+    if (fallocate(fd, 0, 0, (off_t)g->control_bytes) != 0) {
+        return pl_fail(PL_ENOMEM, "[group_new] no shared memory for %zu bytes: %s",
+                       g->control_bytes, strerror(errno));
+    }
+    void *p = mmap(NULL, g->control_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (p == MAP_FAILED) {
+        return pl_fail(PL_ENOMEM, "[group_new] cannot map the control block: %s", strerror(errno));
+    }
+    g->control = p;
+    g->me = &g->control->slots[g->rank];
+    return PL_OK;
+}
+
+// Publishes the processors this rank may use.
+static void publish_affinity(pl_group *g) {
+    uint64_t words[16] = {0};
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) {
+        for (int i = 0; i < 1024 && i < CPU_SETSIZE; i++) {
+            if (CPU_ISSET(i, &set)) words[i / 64] |= UINT64_C(1) << (i % 64);
+        }
+    }
+    pl__shared_put(g->me->affinity, words, sizeof words);
+}
+
+// More ranks than processors among them: spinning would keep the awaited rank from running.
+static bool is_oversubscribed(const pl_group *g) {
+    int processors = 0;
+    for (int i = 0; i < 16; i++) {
+        uint64_t all = 0;
+        for (int r = 0; r < g->world; r++) {
+            all |= atomic_load_explicit(&g->control->slots[r].affinity[i], memory_order_relaxed);
+        }
+        processors += __builtin_popcountll(all);
+    }
+    return g->world > processors;
+}
+
+// The descriptors are the group's from the call on, also when it fails before there is a group.
+static void close_given(const pl_group_options *o) {
+    for (int r = 0; r < o->world && r < PL_MAX_RANKS; r++) {
+        if (r != o->rank && o->peer_fds && o->peer_fds[r] >= 0) close(o->peer_fds[r]);
+        if (r != o->rank && o->pidfds && o->pidfds[r] >= 0) close(o->pidfds[r]);
+    }
+}
+
+// Everything that needs no peer. On failure pl_group_free undoes what was done.
+static pl_status set_up(pl_group *g, const pl_group_options *o) {
+    size_t ints = sizeof(int) * (size_t)g->world;
+    void *p;
+    pl_status st = pl_calloc(5 * ints, &p);
+    if (st != PL_OK) {
+        close_given(o);
+        return st;
+    }
+    g->peer_fds = p;
+    g->pidfds = g->peer_fds + g->world;
+    g->pids = g->pidfds + g->world;
+    g->mail_posted = (uint32_t *)(void *)(g->pids + g->world);
+    g->mail_taken = g->mail_posted + g->world;
+    for (int r = 0; r < g->world; r++) {
+        g->peer_fds[r] = r == g->rank || !o->peer_fds ? -1 : o->peer_fds[r];
+        g->pidfds[r] = r == g->rank || !o->pidfds ? -1 : o->pidfds[r];
+        g->pids[r] = o->pids ? o->pids[r] : 0;
+    }
+    PL_TRY(pl__registry_add(g));
+    g->registered = true;
+    PL_TRY(map_control(g, o->control_fd));
+    g->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (g->stop_fd < 0) return pl_fail(PL_ESYS, "[group_new] eventfd: %s", strerror(errno));
+    return pl__watch_start(g);
+}
+
+static pl_status join(pl_group *g) {
+    pl__call call = {.op = PL__OP_GROUP_NEW,
+                     .dtype = PL_U8,
+                     .root = -1,
+                     .count = (int64_t)pl__arena_bytes(g->world),
+                     .extra = PL__CONTROL_MAGIC + (uint32_t)g->world};
+    atomic_store_explicit(&g->me->pid, (uint32_t)getpid(), memory_order_relaxed);
+    publish_affinity(g);
+    // Release: a peer that sees us running sees our pid.
+    atomic_store_explicit(&g->me->state, PL__RUNNING, memory_order_release);
+    PL_TRY(pl__run(g, &call));
+    g->oversubscribed = is_oversubscribed(g);
+    return pl__segment_make(g, &call, &g->arena);
+}
+
+pl_status pl_group_new(const pl_group_options *opt, pl_group **out) {
+    void *p = NULL;
+    pl_status checked = check_options(opt);
+    if (checked == PL_OK) checked = pl_calloc(sizeof(pl_group), &p);
+    if (checked != PL_OK) {
+        close_given(opt);
+        return checked;
+    }
+    pl_group *g = p;
+    pl_live_add(PL_KIND_GROUP, 1);
+    g->transport = &pl__shm_transport;
+    g->rank = opt->rank;
+    g->world = opt->world;
+    g->timeout_ns = opt->timeout_ms * 1000000;
+    g->strict_sites = opt->strict_sites;
+    g->stop_fd = -1;
+    snprintf(g->name, sizeof g->name, "%s", opt->name ? opt->name : "default");
+    pthread_mutex_init(&g->failure_lock, NULL);
+    pthread_mutex_init(&g->queue_lock, NULL);
+    pthread_cond_init(&g->queue_cond, NULL);
+    pl_status st = set_up(g, opt);
+    if (st == PL_OK) st = join(g);
+    if (st != PL_OK) {
+        char message[2048];
+        snprintf(message, sizeof message, "%s", pl_error_message());
+        if (g->control) pl_group_announce_failed(g, message);
+        pl_group_free(g);
+        return pl_fail(st, "%s", message);
+    }
+    *out = g;
+    return PL_OK;
+}
+
+void pl_group_free(pl_group *g) {
+    if (!g) return;
+    bool forked = atomic_load_explicit(&g->forked, memory_order_relaxed);
+    if (forked) {
+        pl__comm_abandon(g);
+    } else if (g->control) {
+        pl_group_announce_finished(g);
+        atomic_store_explicit(&g->broken, true, memory_order_release);
+        pl__wake_all(g);
+        pl__comm_stop(g);
+        pl__watch_stop(g);
+    }
+    if (g->registered) pl__registry_remove(g);
+    if (g->peer_fds && !forked) pl__group_close_fds(g);
+    pl_segment_release(g->arena);
+    if (g->control) munmap(g->control, g->control_bytes);
+    if (!forked) {
+        pthread_cond_destroy(&g->queue_cond);
+        pthread_mutex_destroy(&g->queue_lock);
+        pthread_mutex_destroy(&g->failure_lock);
+    }
+    pl_free(g->peer_fds);
+    pl_live_add(PL_KIND_GROUP, -1);
+    pl_free(g);
+}
+
+int pl_group_rank(const pl_group *g) { return g->rank; }
+int pl_group_world(const pl_group *g) { return g->world; }
+
+pl_status pl__group_enter(pl_group *g, const pl__call *call) {
+    if (PL_UNLIKELY(atomic_load_explicit(&g->forked, memory_order_relaxed))) {
+        return pl_fail(PL_ERUNTIME,
+                       "[%s] the group belongs to process %u: got a call in process %d, which was "
+                       "forked from it; create a new group or use spawn",
+                       pl__op_name(call->op),
+                       atomic_load_explicit(&g->me->pid, memory_order_relaxed), (int)getpid());
+    }
+    // Acquire: Note [sticky].
+    if (PL_UNLIKELY(atomic_load_explicit(&g->failed, memory_order_acquire))) {
+        return pl__fail_again(g);
+    }
+    if (PL_UNLIKELY(atomic_load_explicit(&g->control->verdict, memory_order_acquire) != 0)) {
+        return pl__fail_verdict(g, call);
+    }
+    return PL_OK;
+}
+
+// A rank leaves once: the first announcement stays.
+static bool leave(pl_group *g, uint32_t state) {
+    uint32_t running = PL__RUNNING;
+    // Release: what belongs to the state (finished_seq, failure) was written before.
+    return atomic_compare_exchange_strong_explicit(&g->me->state, &running, state,
+                                                   memory_order_acq_rel, memory_order_relaxed);
+}
+
+void pl_group_announce_finished(pl_group *g) {
+    if (atomic_load_explicit(&g->forked, memory_order_relaxed)) return;
+    uint64_t seq = atomic_load_explicit(&g->seq, memory_order_relaxed);
+    atomic_store_explicit(&g->me->finished_seq, seq, memory_order_relaxed);
+    if (leave(g, PL__FINISHED)) pl__wake_all(g);
+}
+
+void pl_group_announce_failed(pl_group *g, const char *text) {
+    if (atomic_load_explicit(&g->forked, memory_order_relaxed)) return;
+    char why[PL__TEXT_BYTES + 64];
+    uint64_t self[PL_MAX_RANKS / 64] = {0};
+    self[g->rank / 64] |= UINT64_C(1) << (g->rank % 64);
+    pl__shared_put_text(g->me->failure, PL__TEXT_BYTES, text ? text : "an exception");
+    snprintf(why, sizeof why, "rank %d raised %.1024s", g->rank, text ? text : "an exception");
+    // The verdict first: who sees the state finds it decided.
+    (void)pl__propose(g, PL_EREMOTE, self, why);
+    if (leave(g, PL__FAILED)) pl__wake_all(g);
+}
+
+pl_status pl_group_check(pl_group *g) {
+    pl__call call = {.op = PL__OP_CHECK,
+                     .dtype = PL_U8,
+                     .root = -1,
+                     .seq = atomic_load_explicit(&g->seq, memory_order_relaxed)};
+    return pl__group_enter(g, &call);
+}
+
+void pl_group_failure_get(pl_group *g, pl_group_failure *out) {
+    if (atomic_load_explicit(&g->forked, memory_order_relaxed) ||
+        !atomic_load_explicit(&g->failed, memory_order_acquire)) {
+        memset(out, 0, sizeof *out);
+        return;
+    }
+    *out = g->failure;  // final once `failed` is seen, Note [sticky]
+}
+
+bool pl_group_take_warning(pl_group *g, char *buf, size_t cap) {
+    if (atomic_load_explicit(&g->forked, memory_order_relaxed)) return false;
+    pthread_mutex_lock(&g->failure_lock);
+    bool any = g->warning[0] != 0;
+    if (any) snprintf(buf, cap, "%s", g->warning);
+    g->warning[0] = 0;
+    pthread_mutex_unlock(&g->failure_lock);
+    return any;
+}

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the files of comm share with each other, and nobody else includes.
+//
+// Life of a collective: entry (collectives.c, bucket.c, segment.c) -> order with the queue
+// (work.c) -> meet: publish the fingerprint, wait for all, compare (fingerprint.c) -> the
+// transport moves the data (staged.c, small.c, bucket.c) -> a failure becomes the group's
+// (verdict.c). One thread per rank is inside at a time: the caller, or the comm thread.
+#ifndef PL_COMM_INTERNAL_H
+#define PL_COMM_INTERNAL_H
+
+#include <pthread.h>
+
+#include "comm/control.h"
+
+#define PL__OP_MAP(X)                   \
+    X(GROUP_NEW, "group_new")           \
+    X(SEGMENT, "segment_new")           \
+    X(BARRIER, "barrier")               \
+    X(ALL_REDUCE, "all_reduce")         \
+    X(REDUCE, "reduce")                 \
+    X(REDUCE_SCATTER, "reduce_scatter") \
+    X(ALL_GATHER, "all_gather")         \
+    X(BROADCAST, "broadcast")           \
+    X(BUCKET, "reduce_bucket")          \
+    X(SEND, "send")                     \
+    X(RECV, "recv")                     \
+    X(CHECK, "check")
+
+typedef enum pl__op {
+#define X(name, text) PL__OP_##name,
+    PL__OP_MAP(X)
+#undef X
+        PL__OP_COUNT
+} pl__op;
+const char *pl__op_name(unsigned op);
+const char *pl__redop_name(unsigned op);
+
+// One call, from its entry to its end.
+typedef struct pl__call {
+    pl__op op;
+    pl_dtype dtype;
+    pl_redop redop;
+    int root;       // root; peer of send and recv; bucket number; else -1
+    int tag;        // of send and recv
+    int64_t count;  // elements; bytes for segment_new
+    uint32_t extra;
+    pl_site site;
+    const void *in;
+    void *out;
+    pl_segment *seg;  // bucket
+    size_t offset;    // bucket, bytes
+    uint64_t *used;   // bucket, in and out
+    int n_params;     // bucket
+    bool on_comm;     // runs on the comm thread: never asks for interrupts
+    uint64_t seq;     // set by meet
+} pl__call;
+
+// What moves data between ranks. Shared memory is the only one so far; one over sockets fills in
+// the same table (direct reduce-scatter, owners fold, all-gather) and keeps the tree of
+// reduce.h, so that the bits do not change. A move runs after the ranks have met and agreed.
+typedef struct pl__transport {
+    const char *name;
+    pl_status (*meet)(pl_group *g, pl__call *call);
+    pl_status (*move)(pl_group *g, pl__call *call);
+    pl_status (*send)(pl_group *g, pl__call *call);
+    pl_status (*recv)(pl_group *g, pl__call *call);
+} pl__transport;
+extern const pl__transport pl__shm_transport;
+
+struct pl_segment {
+    _Atomic int refs;
+    pl_group *group;  // NULL once the group is gone or the mapping private; guarded by registry
+    pl_segment *next;
+    int rank, world;
+    size_t nbytes;  // of one part, whole pages
+    void *parts[];  // [world] mappings, NULL where unmapped
+};
+
+struct pl_work {
+    pl_work *next;
+    pl_group *group;
+    pl__call call;
+    _Atomic uint32_t done;  // futex word of this process
+    pl_status status;       // valid once done
+    char message[2048];
+};
+
+struct pl_group {
+    const pl__transport *transport;
+    char name[64];
+    int rank, world;
+    int64_t timeout_ns;
+    bool strict_sites;
+    bool oversubscribed;  // more ranks than processors: do not spin
+    bool sites_warned;
+    const char *site_shown[2];  // texts that stand in the records
+    _Atomic bool forked;        // this is a forked child's copy: nothing may be used
+
+    pl__control *control;
+    size_t control_bytes;
+    pl__slot *me;
+    pl_segment *arena;                   // staging and mailboxes, see Note [arena] in staged.c
+    uint32_t *mail_posted, *mail_taken;  // [world] this rank's count as sender, as receiver
+
+    _Atomic uint64_t seq;  // of the next collective; written by the one thread inside
+    uint32_t step;         // of this rank; likewise
+
+    int *peer_fds, *pidfds, *pids;  // [world]
+    int stop_fd;                    // eventfd: ends the watch thread
+    pthread_t watch_thread;
+    bool watch_started, registered;
+
+    // Guards `failure`, `warning` and proposing. A leaf: nothing is locked inside it.
+    pthread_mutex_t failure_lock;
+    _Atomic bool failed;  // failure is set and final
+    _Atomic bool broken;  // this process gave up (interrupt, close): its waits end
+    bool proposed;
+    pl_group_failure failure;
+    char warning[512];
+
+    // Guards the queue; order: queue_lock before failure_lock.
+    pthread_mutex_t queue_lock;
+    pthread_cond_t queue_cond;
+    pl_work *queue_head, *queue_tail, *running;
+    _Atomic uint32_t pending;  // queued or running; futex word of this process
+    pthread_t comm_thread;
+    bool comm_started, comm_stop;
+
+    pl_group *next;        // guarded by the registry
+    pl_segment *segments;  // likewise
+};
+
+// group.c
+// May this call begin? Not in a forked child, not after a failure, known here or not yet.
+pl_status pl__group_enter(pl_group *g, const pl__call *call) PL_MUST_USE;
+// The process's groups and segments (registry.c). The lock is the outermost of comm.
+void pl__group_close_fds(pl_group *g);
+void pl__registry_lock(void);
+void pl__registry_unlock(void);
+pl_status pl__registry_add(pl_group *g) PL_MUST_USE;
+void pl__registry_remove(pl_group *g);  // also cuts its segments loose
+void pl__registry_add_segment(pl_group *g, pl_segment *s);
+void pl__registry_remove_segment(pl_segment *s);
+
+// wait.c: posting a word of this rank and waiting for one of a peer
+void pl__post(pl_group *g, _Atomic uint32_t *word, uint32_t value);
+// Waits until *word has reached `value` (modulo 2^32). `sleepers` belongs to the slot of the word.
+pl_status pl__wait_word(pl_group *g, pl__call *call, int peer, const _Atomic uint32_t *word,
+                        _Atomic uint32_t *sleepers, uint32_t value) PL_MUST_USE;
+// Everything but the word that can end a wait: this process's failure, the verdict, the peer's
+// state, the deadline, Ctrl-C. PL_OK: go on waiting. `word` may be NULL.
+pl_status pl__look_around(pl_group *g, pl__call *call, int peer, const _Atomic uint32_t *word,
+                          uint32_t value, int64_t deadline) PL_MUST_USE;
+pl_status pl__step(pl_group *g, pl__call *call) PL_MUST_USE;  // post the next step, wait for all
+void pl__wake_all(pl_group *g);                               // everyone who sleeps on any slot
+// A word of this process only: returns when it differs from `seen`, or after the slice.
+void pl__futex_wait(const _Atomic uint32_t *word, uint32_t seen, int64_t timeout_ns, bool shared);
+void pl__futex_wake(const _Atomic uint32_t *word, bool shared);
+
+// verdict.c: the failure of a group
+pl_status pl__propose(pl_group *g, pl_status st, const uint64_t *dead, const char *text);
+// Takes over the verdict (or, with none, this process's own `st` and text) as the group's sticky
+// failure in the words of `call`, makes the segments private, and returns it.
+pl_status pl__fail_verdict(pl_group *g, const pl__call *call);
+pl_status pl__fail_local(pl_group *g, const pl__call *call, pl_status st, const char *text);
+// A failure of this rank alone (out of memory, a system call): tells the peers, with this thread's
+// message, and returns st.
+pl_status pl__fail_here(pl_group *g, const pl__call *call, pl_status st);
+pl_status pl__fail_again(pl_group *g);
+pl_status pl__blame_finished(pl_group *g, const pl__call *call, int peer);
+pl_status pl__blame_failed(pl_group *g, const pl__call *call, int peer);
+pl_status pl__blame_late(pl_group *g, const pl__call *call);
+void pl__blame_dead(pl_group *g);  // called by the watch thread; looks at all pidfds
+void pl__describe_call(const pl_group *g, const pl__call *call, char *buf, size_t cap);
+uint64_t pl__last_seen(const pl_group *g, int rank, char *buf, size_t cap);
+
+// watch.c
+pl_status pl__watch_start(pl_group *g) PL_MUST_USE;
+void pl__watch_stop(pl_group *g);
+pl_status pl__thread_start(pthread_t *t, void *(*main)(void *), void *arg) PL_MUST_USE;
+
+// fingerprint.c
+// Publishes the call with nbytes (<= PL__SMALL_BYTES) of payload, waits for all, compares.
+pl_status pl__meet(pl_group *g, pl__call *call, const void *payload, size_t nbytes) PL_MUST_USE;
+// The payload that `rank` published in this call; nbytes as in meet. Into dst.
+void pl__met_payload(const pl_group *g, const pl__call *call, int rank, void *dst, size_t nbytes);
+
+// small.c, staged.c, bucket.c, p2p.c: the shared-memory transport
+size_t pl__small_bytes(const pl_group *g, const pl__call *call);  // what this rank publishes
+bool pl__is_small(const pl_group *g, const pl__call *call);
+void pl__small_move(pl_group *g, pl__call *call);
+pl_status pl__staged_move(pl_group *g, pl__call *call) PL_MUST_USE;
+pl_status pl__bucket_move(pl_group *g, pl__call *call) PL_MUST_USE;
+pl_status pl__shm_send(pl_group *g, pl__call *call) PL_MUST_USE;
+pl_status pl__shm_recv(pl_group *g, pl__call *call) PL_MUST_USE;
+void pl__mail_wake(pl_group *g);  // everyone who sleeps on a mailbox
+size_t pl__arena_bytes(int world);
+size_t pl__mail_offset(void);  // where the mailboxes begin in an arena
+size_t pl__mail_slot_bytes(int world);
+
+// segment.c
+pl_status pl__segment_make(pl_group *g, pl__call *call, pl_segment **out) PL_MUST_USE;
+void pl__segment_make_private(pl_segment *s);  // registry locked
+
+// work.c
+pl_status pl__run(pl_group *g, pl__call *call) PL_MUST_USE;       // meet and move, here and now
+pl_status pl__run_sync(pl_group *g, pl__call *call) PL_MUST_USE;  // enter, drain the queue, run
+pl_status pl__queue(pl_group *g, const pl__call *call, pl_work **out) PL_MUST_USE;
+void pl__comm_stop(pl_group *g);     // ends the queue and joins the comm thread
+void pl__comm_abandon(pl_group *g);  // the same for a forked child, which has no such thread
+
+#endif

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+// Collectives on ordinary buffers that do not fit beside the fingerprint: staged through the
+// arena in pieces that stay in the cache. Runs on the thread inside the group, after the meeting.
+//
+// Note [arena]: each rank's arena has two `in` areas, one `out` area and the mailboxes (p2p.c).
+// A rank writes only into its own areas. A step is a barrier of the ranks inside the collective.
+// No area is in use when a collective begins: its meeting proves that all have left the last one.
+//
+// One-step collectives (all_gather, broadcast, reduce_scatter, and reductions of two ranks): for
+// piece p, write in[p % 2], step, read everybody's in[p % 2]. A rank writes in[p % 2] again for
+// piece p + 2, after step p + 1, which a peer makes only when it has done reading piece p.
+//
+// Two-step reductions (three ranks and more): write in[0]; step; fold the own slice of everybody's
+// in[0] into out; step; copy every owner's slice of out. in[0] is written again after the second
+// step, when all have folded; out is written again after the next first step, when all have
+// copied. So every element is folded once, by its owner, and two ranks fold half as much each as
+// one would alone.
+//
+// With two ranks each folds the whole piece for itself instead: one step less, and the same bits,
+// since both fold rank 0 and rank 1 in that order with the same loops.
+#include <string.h>
+
+#include "comm/internal.h"
+#include "comm/reduce.h"
+
+#define AREA_BYTES ((size_t)256 * 1024)  // three of them and the user's piece fit a 1 MiB cache
+#define AREAS 3
+
+size_t pl__mail_offset(void) { return AREAS * AREA_BYTES; }
+
+static char *area(const pl_group *g, int rank, int which) {
+    return (char *)g->arena->parts[rank] + (size_t)which * AREA_BYTES;
+}
+
+// The elements of a piece of n that `rank` owns: whole cache lines, but at the end.
+static int64_t slice_begin(const pl_group *g, int64_t n, size_t size, int rank) {
+    int64_t line = PL__LINE / (int64_t)size;
+    int64_t lines = (n + line - 1) / line;
+    int64_t at = lines * rank / g->world * line;
+    return at < n ? at : n;
+}
+
+// dst of `rank`'s fold of m elements that stand `skip` bytes into everybody's area.
+static void fold(const pl_group *g, const pl__call *call, int which, size_t skip, int64_t m,
+                 void *out) {
+    const void *src[PL_MAX_RANKS];
+    void *dst[1] = {out};
+    for (int r = 0; r < g->world; r++) src[r] = area(g, r, which) + skip;
+    pl__reduce(src, g->world, dst, 1, m, call->dtype, call->redop);
+}
+
+static bool wants_result(const pl_group *g, const pl__call *call) {
+    return call->op != PL__OP_REDUCE || call->root == g->rank;
+}
+
+static pl_status reduce_of_two(pl_group *g, pl__call *call) {
+    size_t size = pl_dtype_size(call->dtype);
+    int64_t piece = (int64_t)(AREA_BYTES / size);
+    for (int64_t i = 0, p = 0; i < call->count; i += piece, p++) {
+        int64_t m = call->count - i < piece ? call->count - i : piece;
+        char *user = (char *)call->out + (size_t)i * size;
+        memcpy(area(g, g->rank, (int)(p & 1)), user, (size_t)m * size);
+        PL_TRY(pl__step(g, call));
+        if (wants_result(g, call)) fold(g, call, (int)(p & 1), 0, m, user);
+    }
+    return PL_OK;
+}
+
+static pl_status reduce_of_many(pl_group *g, pl__call *call) {
+    size_t size = pl_dtype_size(call->dtype);
+    int64_t piece = (int64_t)(AREA_BYTES / size);
+    for (int64_t i = 0; i < call->count; i += piece) {
+        int64_t m = call->count - i < piece ? call->count - i : piece;
+        char *user = (char *)call->out + (size_t)i * size;
+        memcpy(area(g, g->rank, 0), user, (size_t)m * size);
+        PL_TRY(pl__step(g, call));
+        int64_t b = slice_begin(g, m, size, g->rank), e = slice_begin(g, m, size, g->rank + 1);
+        size_t skip = (size_t)b * size;
+        if (e > b) fold(g, call, 0, skip, e - b, area(g, g->rank, 2) + skip);
+        PL_TRY(pl__step(g, call));
+        for (int r = 0; r < g->world && wants_result(g, call); r++) {
+            b = slice_begin(g, m, size, r), e = slice_begin(g, m, size, r + 1);
+            skip = (size_t)b * size;
+            memcpy(user + skip, area(g, r, 2) + skip, (size_t)(e - b) * size);
+        }
+    }
+    return PL_OK;
+}
+
+static pl_status reduce_scatter(pl_group *g, pl__call *call) {
+    size_t size = pl_dtype_size(call->dtype), row = (size_t)call->count * size;
+    int64_t piece = (int64_t)(AREA_BYTES / (size_t)g->world / PL__LINE * PL__LINE / size);
+    for (int64_t i = 0, p = 0; i < call->count; i += piece, p++) {
+        int64_t m = call->count - i < piece ? call->count - i : piece;
+        size_t n = (size_t)m * size, at = (size_t)i * size;
+        char *in = area(g, g->rank, (int)(p & 1));
+        for (int r = 0; r < g->world; r++) {
+            memcpy(in + (size_t)r * n, (const char *)call->in + (size_t)r * row + at, n);
+        }
+        PL_TRY(pl__step(g, call));
+        fold(g, call, (int)(p & 1), (size_t)g->rank * n, m, (char *)call->out + at);
+    }
+    return PL_OK;
+}
+
+static pl_status all_gather(pl_group *g, pl__call *call) {
+    size_t row = (size_t)call->count * pl_dtype_size(call->dtype);
+    for (size_t at = 0, p = 0; at < row; at += AREA_BYTES, p++) {
+        size_t n = row - at < AREA_BYTES ? row - at : AREA_BYTES;
+        const char *mine = (const char *)call->in + at;
+        memcpy(area(g, g->rank, (int)(p & 1)), mine, n);
+        PL_TRY(pl__step(g, call));
+        for (int r = 0; r < g->world; r++) {
+            char *to = (char *)call->out + (size_t)r * row + at;
+            const char *from = r == g->rank ? mine : area(g, r, (int)(p & 1));
+            if (to != from) memmove(to, from, n);  // in may be this rank's place in out
+        }
+    }
+    return PL_OK;
+}
+
+static pl_status broadcast(pl_group *g, pl__call *call) {
+    size_t total = (size_t)call->count * pl_dtype_size(call->dtype);
+    for (size_t at = 0, p = 0; at < total; at += AREA_BYTES, p++) {
+        size_t n = total - at < AREA_BYTES ? total - at : AREA_BYTES;
+        char *user = (char *)call->out + at;
+        if (g->rank == call->root) memcpy(area(g, g->rank, (int)(p & 1)), user, n);
+        PL_TRY(pl__step(g, call));
+        if (g->rank != call->root) memcpy(user, area(g, call->root, (int)(p & 1)), n);
+    }
+    return PL_OK;
+}
+
+pl_status pl__staged_move(pl_group *g, pl__call *call) {
+    switch (call->op) {
+        case PL__OP_ALL_REDUCE:
+        case PL__OP_REDUCE:
+            return g->world == 2 ? reduce_of_two(g, call) : reduce_of_many(g, call);
+        case PL__OP_REDUCE_SCATTER:
+            return reduce_scatter(g, call);
+        case PL__OP_ALL_GATHER:
+            return all_gather(g, call);
+        case PL__OP_BROADCAST:
+            return broadcast(g, call);
+        default:
+            return pl_fail(PL_EBUG, "[%s] does not move data", pl__op_name(call->op));
+    }
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+// The order of calls: synchronous ones on the caller, queued ones on the group's comm thread.
+//
+// Collectives must be issued in one order on all ranks, so at most one thread of a process is
+// inside a group. A synchronous call first waits until the queue is empty and the comm thread
+// idle (`pending` is zero); point-to-point messages have their own channels and do not wait. The
+// comm thread starts with the first queued call. It uses no OpenMP, blocks all signals, and is
+// joined in pl_group_free (Note [comm thread stays out of OpenMP], comm.h).
+#include <stdio.h>
+#include <string.h>
+
+#include "comm/internal.h"
+
+#define SLICE_NS 20000000  // between two looks for Ctrl-C
+
+pl_status pl__run(pl_group *g, pl__call *call) {
+    PL_TRY(pl__group_enter(g, call));
+    PL_TRY(g->transport->meet(g, call));
+    return g->transport->move(g, call);
+}
+
+// Waits until *word is `until`; Ctrl-C makes the comm thread give up, which ends the wait.
+static pl_status wait_local(pl_group *g, const pl__call *call, const _Atomic uint32_t *word,
+                            uint32_t until) {
+    pl_status interrupted = PL_OK;
+    for (;;) {
+        // Acquire: sees what the comm thread did before it set the word.
+        uint32_t seen = atomic_load_explicit(word, memory_order_acquire);
+        if (seen == until) return interrupted;
+        pl__futex_wait(word, seen, SLICE_NS, false);
+        if (interrupted != PL_OK) continue;
+        pl_status st = pl_check_interrupt();
+        if (st != PL_OK) interrupted = pl__fail_local(g, call, st, "interrupted");
+    }
+}
+
+pl_status pl__run_sync(pl_group *g, pl__call *call) {
+    PL_TRY(pl__group_enter(g, call));
+    if (PL_UNLIKELY(atomic_load_explicit(&g->pending, memory_order_acquire) != 0)) {
+        PL_TRY(wait_local(g, call, &g->pending, 0));
+    }
+    return pl__run(g, call);
+}
+
+// ---------------------------------------------------------------------------------------------
+// The queue.
+
+static void finish(pl_group *g, pl_work *w, pl_status st) {
+    w->status = st;
+    if (st != PL_OK) snprintf(w->message, sizeof w->message, "%s", pl_error_message());
+    // `pending` before `done`: who has seen the work done finds the queue without it. Release:
+    // pairs with the acquire in wait_local.
+    if (atomic_fetch_sub_explicit(&g->pending, 1, memory_order_release) == 1) {
+        pl__futex_wake(&g->pending, false);
+    }
+    atomic_store_explicit(&w->done, 1, memory_order_release);
+    pl__futex_wake(&w->done, false);  // w may be gone by now: the address is not looked at
+}
+
+static pl_work *next_work(pl_group *g) {
+    pthread_mutex_lock(&g->queue_lock);
+    g->running = NULL;
+    while (!g->queue_head && !g->comm_stop) pthread_cond_wait(&g->queue_cond, &g->queue_lock);
+    pl_work *w = g->queue_head;
+    if (w) {
+        g->queue_head = w->next;
+        if (!g->queue_head) g->queue_tail = NULL;
+        g->running = w;
+    }
+    pthread_mutex_unlock(&g->queue_lock);
+    return w;
+}
+
+static void *comm_main(void *arg) {
+    pl_group *g = arg;
+    pl_work *w;
+    // After a stop the rest of the queue fails at once: the group is broken by then.
+    while ((w = next_work(g)) != NULL) finish(g, w, pl__run(g, &w->call));
+    return NULL;
+}
+
+pl_status pl__queue(pl_group *g, const pl__call *call, pl_work **out) {
+    PL_TRY(pl__group_enter(g, call));
+    void *p;
+    PL_TRY(pl_calloc(sizeof(pl_work), &p));
+    pl_work *w = p;
+    w->group = g;
+    w->call = *call;
+    w->call.on_comm = true;
+    pthread_mutex_lock(&g->queue_lock);
+    pl_status st = PL_OK;
+    if (!g->comm_started) {
+        st = pl__thread_start(&g->comm_thread, comm_main, g);
+        g->comm_started = st == PL_OK;
+    }
+    if (st == PL_OK) {
+        if (g->queue_tail) {
+            g->queue_tail->next = w;
+        } else {
+            g->queue_head = w;
+        }
+        g->queue_tail = w;
+        atomic_fetch_add_explicit(&g->pending, 1, memory_order_relaxed);
+        pthread_cond_signal(&g->queue_cond);
+    }
+    pthread_mutex_unlock(&g->queue_lock);
+    if (st != PL_OK) {
+        pl_free(w);
+        return st;
+    }
+    pl_live_add(PL_KIND_WORK, 1);
+    *out = w;
+    return PL_OK;
+}
+
+void pl__comm_stop(pl_group *g) {
+    if (!g->comm_started) return;
+    pthread_mutex_lock(&g->queue_lock);
+    g->comm_stop = true;
+    pthread_cond_signal(&g->queue_cond);
+    pthread_mutex_unlock(&g->queue_lock);
+    pthread_join(g->comm_thread, NULL);
+    g->comm_started = false;
+}
+
+void pl__comm_abandon(pl_group *g) {
+    // No lock: the thread that may have held it does not exist here.
+    pl_work *w = g->running ? g->running : g->queue_head;
+    while (w) {
+        pl_work *next = w == g->running ? g->queue_head : w->next;
+        w->status = PL_ERUNTIME;
+        snprintf(w->message, sizeof w->message, "the group belongs to the parent process");
+        atomic_store_explicit(&w->done, 1, memory_order_release);
+        w = next;
+    }
+}
+
+pl_status pl_work_wait(pl_work *w) {
+    if (!pl_work_done(w)) {
+        pl_group *g = w->group;
+        if (atomic_load_explicit(&g->forked, memory_order_relaxed)) {
+            return pl__group_enter(g, &w->call);
+        }
+        PL_TRY(wait_local(g, &w->call, &w->done, 1));
+    }
+    return w->status == PL_OK ? PL_OK : pl_fail(w->status, "%s", w->message);
+}
+
+bool pl_work_done(const pl_work *w) {
+    // Acquire: the buffer's new contents are visible to who has seen it done.
+    return atomic_load_explicit(&w->done, memory_order_acquire) != 0;
+}
+
+void pl_work_free(pl_work *w) {
+    if (!w) return;
+    while (!pl_work_done(w) && !atomic_load_explicit(&w->group->forked, memory_order_relaxed)) {
+        pl__futex_wait(&w->done, 0, SLICE_NS, false);
+    }
+    pl_live_add(PL_KIND_WORK, -1);
+    pl_free(w);
+}

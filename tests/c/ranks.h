@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+// ranks: the ranks of a group inside one C test, as threads or as forked processes. Each rank
+// makes its own pl_group over one control block. A test file includes it after test.h.
+//   static void body(pl_group *g, void *ctx) { ... CHECK ... }
+//   run_threads(4, body, NULL);           all ranks as threads; no pidfds, so nobody dies
+//   pid_t pids[4]; start_forks(4, body, NULL, pids); CHECK_EQ(wait_fork(pids[1]), 0);
+#ifndef PL_TEST_RANKS_H
+#define PL_TEST_RANKS_H
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+
+#include "comm/comm.h"
+
+#define RANKS_MAX 8
+#define SITE(text) ((pl_site){pl_test_hash(text), text})
+
+static inline uint64_t pl_test_hash(const char *s) {
+    uint64_t h = 1469598103934665603u;
+    while (*s) h = (h ^ (unsigned char)*s++) * 1099511628211u;
+    return h;
+}
+
+typedef void (*rank_fn)(pl_group *g, void *ctx);
+
+typedef struct ranks {
+    int world, control_fd;
+    int fds[RANKS_MAX][RANKS_MAX];
+    int64_t timeout_ms;
+    bool strict;
+    rank_fn fn;
+    void *ctx;
+} ranks;
+
+static int64_t ranks_timeout_ms = 20000;
+static bool ranks_strict;
+
+static void ranks_open(ranks *rs, int world, rank_fn fn, void *ctx) {
+    *rs = (ranks){.world = world, .timeout_ms = ranks_timeout_ms, .strict = ranks_strict,
+                  .fn = fn, .ctx = ctx};
+    rs->control_fd = memfd_create("control", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    CHECK(rs->control_fd >= 0);
+    CHECK_EQ(ftruncate(rs->control_fd, (off_t)pl_group_control_bytes(world)), 0);
+    for (int a = 0; a < world; a++) {
+        rs->fds[a][a] = -1;
+        for (int b = a + 1; b < world; b++) {
+            int pair[2];
+            CHECK_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+            rs->fds[a][b] = pair[0];
+            rs->fds[b][a] = pair[1];
+        }
+    }
+}
+
+static pl_status ranks_join(const ranks *rs, int rank, const int *pidfds, const int *pids,
+                            pl_group **g) {
+    pl_group_options o = {
+        .name = "test", .rank = rank, .world = rs->world, .control_fd = rs->control_fd,
+        .peer_fds = rs->fds[rank], .pidfds = pidfds, .pids = pids,
+        .timeout_ms = rs->timeout_ms, .strict_sites = rs->strict,
+    };
+    return pl_group_new(&o, g);
+}
+
+typedef struct rank_thread {
+    const ranks *rs;
+    int rank;
+    pthread_t thread;
+} rank_thread;
+
+static void *ranks_thread_main(void *arg) {
+    rank_thread *t = arg;
+    pl_group *g = NULL;
+    CHECK_OK(ranks_join(t->rs, t->rank, NULL, NULL, &g));
+    t->rs->fn(g, t->rs->ctx);
+    pl_group_free(g);
+    return NULL;
+}
+
+__attribute__((unused)) static void run_threads(int world, rank_fn fn, void *ctx) {
+    ranks rs;
+    rank_thread t[RANKS_MAX];
+    ranks_open(&rs, world, fn, ctx);
+    for (int r = 0; r < world; r++) {
+        t[r] = (rank_thread){.rs = &rs, .rank = r};
+        CHECK_EQ(pthread_create(&t[r].thread, NULL, ranks_thread_main, &t[r]), 0);
+    }
+    for (int r = 0; r < world; r++) CHECK_EQ(pthread_join(t[r].thread, NULL), 0);
+    close(rs.control_fd);
+}
+
+// Rank `rank` in its own process: learns the others' pids through `gate`, then joins and runs.
+static void ranks_fork_main(const ranks *rs, int rank, int gate) {
+    int pids[RANKS_MAX], pidfds[RANKS_MAX];
+    CHECK_EQ(read(gate, pids, sizeof pids), (ssize_t)sizeof pids);
+    for (int r = 0; r < rs->world; r++) {
+        pidfds[r] = r == rank ? -1 : (int)syscall(SYS_pidfd_open, pids[r], 0);
+        CHECK(r == rank || pidfds[r] >= 0);
+        for (int b = 0; b < rs->world; b++) {
+            if (r != rank && r != b) close(rs->fds[r][b]);
+        }
+    }
+    pl_group *g = NULL;
+    CHECK_OK(ranks_join(rs, rank, pidfds, pids, &g));
+    rs->fn(g, rs->ctx);
+    pl_group_free(g);
+    close(rs->control_fd);
+    exit(0);
+}
+
+__attribute__((unused)) static void start_forks(int world, rank_fn fn, void *ctx, pid_t *out) {
+    ranks rs;
+    int gates[RANKS_MAX][2], pids[RANKS_MAX] = {0};
+    ranks_open(&rs, world, fn, ctx);
+    fflush(NULL);
+    for (int r = 0; r < world; r++) {
+        CHECK_EQ(pipe2(gates[r], O_CLOEXEC), 0);
+        pids[r] = fork();
+        CHECK(pids[r] >= 0);
+        if (pids[r] == 0) ranks_fork_main(&rs, r, gates[r][0]);
+    }
+    for (int r = 0; r < world; r++) {
+        CHECK_EQ(write(gates[r][1], pids, sizeof pids), (ssize_t)sizeof pids);
+        close(gates[r][0]);
+        close(gates[r][1]);
+        out[r] = pids[r];
+        for (int b = 0; b < world; b++) {
+            if (b != r) close(rs.fds[r][b]);
+        }
+    }
+    close(rs.control_fd);
+}
+
+// Exit code of a rank, or -signal.
+__attribute__((unused)) static int wait_fork(pid_t pid) {
+    int status = pl_test_wait(pid, "rank");
+    return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+#endif
