@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: ``paceline launch``, ``paceline env``.
+
+Only dispatch lives here; a subcommand is imported when it is called, so that ``paceline --help``
+costs nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+_COMMANDS = {
+    "launch": "run a training script on one or several processes",
+    "env": "print what a bug report needs: versions, processor, configuration",
+}
+_LATER = ("config", "test", "plot", "sweep")
+
+
+def _help() -> str:
+    lines = ["usage: paceline COMMAND [options]", "", "commands:"]
+    lines += [f"  {name:<8} {text}" for name, text in _COMMANDS.items()]
+    lines += ["", "`paceline COMMAND --help` tells more; `paceline --version` prints the version."]
+    return "\n".join(lines)
+
+
+def _unknown(name: str) -> str:
+    have = ", ".join(_COMMANDS)
+    if name in _LATER:
+        return f"paceline: `{name}` comes in a later version; this one has: {have}"
+    return f"paceline: there is no command {name!r}: expected one of {have} (later: " + (
+        ", ".join(_LATER) + ")"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments after the program's name; None means those of this process.
+
+    Returns
+    -------
+    int
+        The exit code: 0, 2 for a wrong call, or what the command gave.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0 if args else 2
+    name, rest = args[0], args[1:]
+    try:
+        if name == "launch":
+            from . import launch
+
+            return launch.main(rest)
+        if name == "env":
+            from . import env
+
+            return env.main(rest)
+        if name in ("--version", "-V"):
+            from .env import package_version
+
+            print(package_version())
+            return 0
+    except KeyboardInterrupt:
+        return 130
+    print(_unknown(name), file=sys.stderr)
+    return 2

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A job as its launcher sees it: what to start, and the environment that makes a process a rank.
+
+Shared by ``paceline launch`` and ``notebook_launcher``; knows neither.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = ["PRECISIONS", "Settings", "choose_port", "rank_environment"]
+
+PRECISIONS = ("no", "fp16", "bf16")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to start, every source considered.
+
+    Attributes
+    ----------
+    num_processes : int
+        Ranks, all on this machine.
+    mixed_precision : str
+        ``"no"``, ``"fp16"`` or ``"bf16"``.
+    cpu : bool
+        Keep to the CPU.
+    threads : int or None
+        Threads per rank, None for cores / ranks.
+    port : int
+        MASTER_PORT.
+    gradient_accumulation_steps : int or None
+        For the environment of the ranks, None if not said.
+    debug : bool
+        For the environment of the ranks.
+    """
+
+    num_processes: int = 1
+    mixed_precision: str = "no"
+    cpu: bool = False
+    threads: int | None = None
+    port: int = 0
+    gradient_accumulation_steps: int | None = None
+    debug: bool = False
+
+
+def choose_port(asked: int) -> int:
+    """Give a port of 127.0.0.1 that is free now: the one asked for, else any.
+
+    Between processes of one machine paceline itself does not use it; a script may.
+    """
+    for port in dict.fromkeys((asked, 0)):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    return asked
+
+
+def rank_environment(
+    settings: Settings, rank: int, run_id: str, base: Mapping[str, str]
+) -> dict[str, str]:
+    """Make the environment of one rank: torchrun's variables, Accelerate's, and the run id.
+
+    Parameters
+    ----------
+    settings : Settings
+        What to start.
+    rank : int
+        Which rank.
+    run_id : str
+        Name of the job.
+    base : mapping
+        The environment to begin with.
+
+    Returns
+    -------
+    dict
+        Without OMP_NUM_THREADS, which depends on the cores.
+    """
+    world = str(settings.num_processes)
+    env = dict(base)
+    env |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": world,
+        "LOCAL_WORLD_SIZE": world,
+        "GROUP_RANK": "0",
+        "GROUP_WORLD_SIZE": "1",
+        "ROLE_RANK": str(rank),
+        "ROLE_WORLD_SIZE": world,
+        "ROLE_NAME": "default",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(settings.port),
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "TORCHELASTIC_MAX_RESTARTS": "0",
+        "PACELINE_RUN_ID": run_id,
+        "ACCELERATE_MIXED_PRECISION": settings.mixed_precision,
+    }
+    if settings.cpu:
+        env["ACCELERATE_USE_CPU"] = "true"
+    if settings.debug:
+        env["ACCELERATE_DEBUG_MODE"] = "true"
+    if settings.gradient_accumulation_steps is not None:
+        env["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] = str(settings.gradient_accumulation_steps)
+    env.setdefault("PYTHONFAULTHANDLER", "1")  # a crash in C then tells where
+    return env

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a setting comes from: command line, else environment, else configuration file.
+
+Whatever cannot be done is refused here, before anything is started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from .config_file import ConfigFile, ConfigFileError, default_path, load
+from .job import PRECISIONS, Settings, choose_port
+
+__all__ = ["UsageError", "resolve"]
+
+
+class UsageError(Exception):
+    """What was asked for cannot be done; the text is shown and the exit code is 2."""
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Read the settings that people put into the environment, under Accelerate's names."""
+    found: dict[str, Any] = {}
+    precision = environ.get("ACCELERATE_MIXED_PRECISION", "").strip().lower()
+    if precision:
+        if precision not in PRECISIONS:
+            raise UsageError(
+                f"ACCELERATE_MIXED_PRECISION is wrong: got {precision!r}, "
+                f"expected one of {', '.join(PRECISIONS)}"
+            )
+        found["mixed_precision"] = precision
+    for name in ("cpu", "debug"):
+        variable = {"cpu": "ACCELERATE_USE_CPU", "debug": "ACCELERATE_DEBUG_MODE"}[name]
+        text = environ.get(variable, "").strip().lower()
+        if text:
+            if text not in (
+                "1",
+                "true",
+                "yes",
+                "y",
+                "on",
+                "t",
+                "0",
+                "false",
+                "no",
+                "n",
+                "off",
+                "f",
+            ):
+                raise UsageError(f"{variable} is wrong: got {text!r}, expected true or false")
+            found[name] = text in ("1", "true", "yes", "y", "on", "t")
+    for name, variable in (
+        ("gradient_accumulation_steps", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"),
+        ("threads", "OMP_NUM_THREADS"),
+    ):
+        # OMP_NUM_THREADS may be a list for nested parallelism: its first number counts.
+        text = environ.get(variable, "").split(",")[0].strip()
+        if text:
+            if not text.isdigit() or int(text) < 1:
+                raise UsageError(f"{variable} is wrong: got {text!r}, expected an integer from 1")
+            found[name] = int(text)
+    return found
+
+
+def _from_file(given: str | None, environ: Mapping[str, str]) -> ConfigFile | None:
+    path = given if given is not None else default_path(environ)
+    if given is None and not os.path.isfile(path):
+        return None
+    try:
+        return load(path)
+    except ConfigFileError as error:
+        raise UsageError(str(error)) from None
+    except ImportError:
+        raise UsageError(f"{path} cannot be read without PyYAML: pip install pyyaml") from None
+
+
+def _require_gpus(count: int, asked_by: str) -> None:
+    """Refuse a demand for GPUs that cannot be met."""
+    try:
+        from paceline import cuda
+
+        visible = cuda.device_count() if cuda.is_available() else 0
+        missing = "this build of paceline has no CUDA backend, or there is no GPU"
+    except Exception as error:
+        visible, missing = 0, f"paceline's core cannot be loaded ({error})"
+    if visible == 0:
+        raise UsageError(f"{asked_by} asks for GPUs, but {missing}; use --cpu")
+    if visible < count:
+        raise UsageError(f"{asked_by} asks for {count} GPUs, but only {visible} can be seen")
+
+
+def resolve(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
+    """Make the settings of a job.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        The command line, None or False where it says nothing.
+    environ : mapping
+        The environment.
+
+    Returns
+    -------
+    Settings
+        What to start.
+
+    Raises
+    ------
+    UsageError
+        A value is wrong, or cannot be had on this machine.
+    """
+    file = _from_file(args.config_file, environ)
+    env = _from_environment(environ)
+
+    def pick(name: str, given: Any, default: Any = None, file_key: str | None = None) -> Any:
+        if given not in (None, False):
+            return given
+        if name in env:
+            return env[name]
+        value = file.get(file_key or name) if file is not None else None
+        return default if value is None else value
+
+    if args.cpu and args.multi_gpu:
+        raise UsageError("--cpu and --multi_gpu contradict each other")
+    if (args.num_machines or 1) != 1:
+        raise UsageError(
+            f"--num_machines is wrong: got {args.num_machines}, expected 1: "
+            "several machines come in a later version"
+        )
+    cpu = bool(pick("cpu", args.cpu, False, "use_cpu"))
+    num_processes = pick("num_processes", args.num_processes, 1)
+    if args.multi_gpu:
+        _require_gpus(num_processes, "--multi_gpu")
+    elif file is not None and file.get("distributed_type") == "MULTI_GPU" and not cpu:
+        _require_gpus(
+            num_processes, f"distributed_type: MULTI_GPU ({file.where('distributed_type')})"
+        )
+    threads = args.num_cpu_threads_per_process
+    return Settings(
+        num_processes=num_processes,
+        mixed_precision=pick("mixed_precision", args.mixed_precision, "no"),
+        cpu=cpu,
+        threads=pick("threads", threads, None, "num_cpu_threads_per_process"),
+        port=_port(pick("main_process_port", args.main_process_port, 0)),
+        gradient_accumulation_steps=pick(
+            "gradient_accumulation_steps", args.gradient_accumulation_steps
+        ),
+        debug=bool(pick("debug", args.debug, False)),
+    )
+
+
+def _port(asked: int) -> int:
+    chosen = choose_port(asked)
+    if asked not in (0, chosen):
+        print(f"paceline launch: port {asked} is in use, took {chosen}", file=sys.stderr)
+    return chosen
