@@ -47,9 +47,9 @@ static void fill_row(const pl_tensor *q, const pl_tensor *k, const pl_attention_
     int64_t line = (r->b * q->shape[1] + r->h) * q->shape[2] + r->i;
     for (int64_t j = 0; j < r->keys; j++) {
         r->p[j] = top == -INFINITY ? 0.0 : exp(r->p[j] - top) / sum;
-        bool kept = args->dropout_p <= 0.0 || pl_ref_keep(args->seed, args->offset,
-                                                          (uint64_t)(line * r->keys + j),
-                                                          args->dropout_p);
+        bool kept =
+            args->dropout_p <= 0.0 ||
+            pl_ref_keep(args->seed, args->offset, (uint64_t)(line * r->keys + j), args->dropout_p);
         r->keep[j] = !kept ? 0.0 : args->dropout_p > 0.0 ? 1.0 / (1.0 - args->dropout_p) : 1.0;
     }
 }
@@ -81,9 +81,9 @@ static void add4(double *sums, const pl_tensor *shape, int64_t j, int64_t d, dou
 }
 
 // One query's part: its row of dq, and what it adds to this head's dk and dv.
-static void grad_row(const pl_tensor *g, const pl_tensor *q, const pl_tensor *k,
-                     const pl_tensor *v, const pl_attention_args *args, const row *r,
-                     pl_tensor *dq, double *dk, double *dv) {
+static void grad_row(const pl_tensor *g, const pl_tensor *q, const pl_tensor *k, const pl_tensor *v,
+                     const pl_attention_args *args, const row *r, pl_tensor *dq, double *dk,
+                     double *dv) {
     double dot = 0.0;
     for (int64_t j = 0; j < r->keys; j++) dot += r->p[j] * r->keep[j] * dot4(g, v, r, j);
     for (int64_t d = 0; d < q->shape[3]; d++) {

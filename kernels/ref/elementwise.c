@@ -8,15 +8,24 @@
 #define INV_SQRT_2PI 0.39894228040143267794
 #define SQRT_2_OVER_PI 0.79788456080286535588
 
+// At -infinity the functions are their limit -0 and the slopes 0 (at +infinity 1), not inf * 0.
 static double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
-static double gelu(double x) { return 0.5 * x * erfc(-x * SQRT_HALF); }
+static double silu(double x) { return x == -INFINITY ? -0.0 : x * sigmoid(x); }
+static double silu_slope(double x) {
+    if (isinf(x)) return x > 0.0;
+    return sigmoid(x) * (1.0 + x * (1.0 - sigmoid(x)));
+}
+static double gelu(double x) { return x == -INFINITY ? -0.0 : 0.5 * x * erfc(-x * SQRT_HALF); }
 static double gelu_slope(double x) {
+    if (isinf(x)) return x > 0.0;
     return 0.5 * erfc(-x * SQRT_HALF) + x * INV_SQRT_2PI * exp(-0.5 * x * x);
 }
 static double gelu_tanh(double x) {
+    if (x == -INFINITY) return -0.0;
     return 0.5 * x * (1.0 + tanh(SQRT_2_OVER_PI * (x + 0.044715 * x * x * x)));
 }
 static double gelu_tanh_slope(double x) {
+    if (fabs(x) > 40.0) return x > 0.0;  // x^2 may overflow
     double t = tanh(SQRT_2_OVER_PI * (x + 0.044715 * x * x * x));
     double dt = (1.0 - t * t) * SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044715 * x * x);
     return 0.5 * (1.0 + t) + 0.5 * x * dt;
@@ -24,41 +33,70 @@ static double gelu_tanh_slope(double x) {
 
 double pl_ref_activation(pl_activation act, double x) {
     switch (act) {
-        case PL_ACT_RELU: return x < 0.0 ? 0.0 : x;
-        case PL_ACT_GELU: return gelu(x);
-        case PL_ACT_GELU_TANH: return gelu_tanh(x);
-        case PL_ACT_NONE: break;
+        case PL_ACT_RELU:
+            return x < 0.0 ? 0.0 : x;
+        case PL_ACT_GELU:
+            return gelu(x);
+        case PL_ACT_GELU_TANH:
+            return gelu_tanh(x);
+        case PL_ACT_NONE:
+            break;
     }
     return x;
 }
 
 static double unary_float(pl_unary op, double x) {
     switch (op) {
-        case PL_UNARY_NEG: return -x;
-        case PL_UNARY_ABS: return fabs(x);
-        case PL_UNARY_SIGN: return (double)((x > 0.0) - (x < 0.0));
-        case PL_UNARY_EXP: return exp(x);
-        case PL_UNARY_LOG: return log(x);
-        case PL_UNARY_SQRT: return sqrt(x);
-        case PL_UNARY_RSQRT: return 1.0 / sqrt(x);
-        case PL_UNARY_RECIPROCAL: return 1.0 / x;
-        case PL_UNARY_SQUARE: return x * x;
-        case PL_UNARY_SIN: return sin(x);
-        case PL_UNARY_COS: return cos(x);
-        case PL_UNARY_TANH: return tanh(x);
-        case PL_UNARY_SIGMOID: return sigmoid(x);
-        case PL_UNARY_RELU: return x < 0.0 ? 0.0 : x;
-        case PL_UNARY_GELU: return gelu(x);
-        case PL_UNARY_GELU_TANH: return gelu_tanh(x);
-        case PL_UNARY_SILU: return x * sigmoid(x);
-        case PL_UNARY_ERF: return erf(x);
-        case PL_UNARY_FLOOR: return floor(x);
-        case PL_UNARY_CEIL: return ceil(x);
-        case PL_UNARY_ROUND: return nearbyint(x);
-        case PL_UNARY_LOGICAL_NOT: return x == 0.0;
-        case PL_UNARY_ISNAN: return isnan(x);
-        case PL_UNARY_ISFINITE: return isfinite(x);
-        case PL_UNARY_COUNT: break;
+        case PL_UNARY_NEG:
+            return -x;
+        case PL_UNARY_ABS:
+            return fabs(x);
+        case PL_UNARY_SIGN:
+            return (double)((x > 0.0) - (x < 0.0));
+        case PL_UNARY_EXP:
+            return exp(x);
+        case PL_UNARY_LOG:
+            return log(x);
+        case PL_UNARY_SQRT:
+            return sqrt(x);
+        case PL_UNARY_RSQRT:
+            return 1.0 / sqrt(x);
+        case PL_UNARY_RECIPROCAL:
+            return 1.0 / x;
+        case PL_UNARY_SQUARE:
+            return x * x;
+        case PL_UNARY_SIN:
+            return sin(x);
+        case PL_UNARY_COS:
+            return cos(x);
+        case PL_UNARY_TANH:
+            return tanh(x);
+        case PL_UNARY_SIGMOID:
+            return sigmoid(x);
+        case PL_UNARY_RELU:
+            return x < 0.0 ? 0.0 : x;
+        case PL_UNARY_GELU:
+            return gelu(x);
+        case PL_UNARY_GELU_TANH:
+            return gelu_tanh(x);
+        case PL_UNARY_SILU:
+            return silu(x);
+        case PL_UNARY_ERF:
+            return erf(x);
+        case PL_UNARY_FLOOR:
+            return floor(x);
+        case PL_UNARY_CEIL:
+            return ceil(x);
+        case PL_UNARY_ROUND:
+            return nearbyint(x);
+        case PL_UNARY_LOGICAL_NOT:
+            return x == 0.0;
+        case PL_UNARY_ISNAN:
+            return isnan(x);
+        case PL_UNARY_ISFINITE:
+            return isfinite(x);
+        case PL_UNARY_COUNT:
+            break;
     }
     return NAN;
 }
@@ -66,15 +104,24 @@ static double unary_float(pl_unary op, double x) {
 // Integers. Unsigned arithmetic inside, so that overflow wraps.
 static int64_t unary_int(pl_unary op, int64_t x) {
     switch (op) {
-        case PL_UNARY_NEG: return (int64_t)(0 - (uint64_t)x);
-        case PL_UNARY_ABS: return x < 0 ? (int64_t)(0 - (uint64_t)x) : x;
-        case PL_UNARY_SIGN: return (x > 0) - (x < 0);
-        case PL_UNARY_SQUARE: return (int64_t)((uint64_t)x * (uint64_t)x);
-        case PL_UNARY_RELU: return x > 0 ? x : 0;
-        case PL_UNARY_LOGICAL_NOT: return x == 0;
-        case PL_UNARY_ISNAN: return 0;
-        case PL_UNARY_ISFINITE: return 1;
-        default: return x;  // floor, ceil, round
+        case PL_UNARY_NEG:
+            return (int64_t)(0 - (uint64_t)x);
+        case PL_UNARY_ABS:
+            return x < 0 ? (int64_t)(0 - (uint64_t)x) : x;
+        case PL_UNARY_SIGN:
+            return (x > 0) - (x < 0);
+        case PL_UNARY_SQUARE:
+            return (int64_t)((uint64_t)x * (uint64_t)x);
+        case PL_UNARY_RELU:
+            return x > 0 ? x : 0;
+        case PL_UNARY_LOGICAL_NOT:
+            return x == 0;
+        case PL_UNARY_ISNAN:
+            return 0;
+        case PL_UNARY_ISFINITE:
+            return 1;
+        default:
+            return x;  // floor, ceil, round
     }
 }
 
@@ -90,8 +137,10 @@ static bool unary_takes_int(pl_unary op) {
         case PL_UNARY_ROUND:
         case PL_UNARY_LOGICAL_NOT:
         case PL_UNARY_ISNAN:
-        case PL_UNARY_ISFINITE: return true;
-        default: return false;
+        case PL_UNARY_ISFINITE:
+            return true;
+        default:
+            return false;
     }
 }
 
@@ -129,31 +178,56 @@ static double floor_divide_float(double a, double b) {
 
 static double binary_float(pl_binary op, double a, double b) {
     switch (op) {
-        case PL_BINARY_ADD: return a + b;
-        case PL_BINARY_SUB: return a - b;
-        case PL_BINARY_MUL: return a * b;
-        case PL_BINARY_DIV: return a / b;
-        case PL_BINARY_POW: return pow(a, b);
-        case PL_BINARY_MAXIMUM: return a > b || isnan(a) ? a : b;
-        case PL_BINARY_MINIMUM: return a < b || isnan(a) ? a : b;
-        case PL_BINARY_REMAINDER: return remainder_float(a, b);
-        case PL_BINARY_FLOOR_DIVIDE: return floor_divide_float(a, b);
-        case PL_BINARY_EQ: return a == b;
-        case PL_BINARY_NE: return a != b;
-        case PL_BINARY_LT: return a < b;
-        case PL_BINARY_LE: return a <= b;
-        case PL_BINARY_GT: return a > b;
-        case PL_BINARY_GE: return a >= b;
-        case PL_BINARY_LOGICAL_AND: return a != 0.0 && b != 0.0;
-        case PL_BINARY_LOGICAL_OR: return a != 0.0 || b != 0.0;
-        case PL_BINARY_LOGICAL_XOR: return (a != 0.0) != (b != 0.0);
-        case PL_BINARY_RELU_GRAD: return b <= 0.0 ? 0.0 : a;
-        case PL_BINARY_TANH_GRAD: return a * (1.0 - b * b);
-        case PL_BINARY_SIGMOID_GRAD: return a * b * (1.0 - b);
-        case PL_BINARY_GELU_GRAD: return a * gelu_slope(b);
-        case PL_BINARY_GELU_TANH_GRAD: return a * gelu_tanh_slope(b);
-        case PL_BINARY_SILU_GRAD: return a * sigmoid(b) * (1.0 + b * (1.0 - sigmoid(b)));
-        case PL_BINARY_COUNT: break;
+        case PL_BINARY_ADD:
+            return a + b;
+        case PL_BINARY_SUB:
+            return a - b;
+        case PL_BINARY_MUL:
+            return a * b;
+        case PL_BINARY_DIV:
+            return a / b;
+        case PL_BINARY_POW:
+            return pow(a, b);
+        case PL_BINARY_MAXIMUM:
+            return a > b || isnan(a) ? a : b;
+        case PL_BINARY_MINIMUM:
+            return a < b || isnan(a) ? a : b;
+        case PL_BINARY_REMAINDER:
+            return remainder_float(a, b);
+        case PL_BINARY_FLOOR_DIVIDE:
+            return floor_divide_float(a, b);
+        case PL_BINARY_EQ:
+            return a == b;
+        case PL_BINARY_NE:
+            return a != b;
+        case PL_BINARY_LT:
+            return a < b;
+        case PL_BINARY_LE:
+            return a <= b;
+        case PL_BINARY_GT:
+            return a > b;
+        case PL_BINARY_GE:
+            return a >= b;
+        case PL_BINARY_LOGICAL_AND:
+            return a != 0.0 && b != 0.0;
+        case PL_BINARY_LOGICAL_OR:
+            return a != 0.0 || b != 0.0;
+        case PL_BINARY_LOGICAL_XOR:
+            return (a != 0.0) != (b != 0.0);
+        case PL_BINARY_RELU_GRAD:
+            return b <= 0.0 ? 0.0 : a;
+        case PL_BINARY_TANH_GRAD:
+            return a * (1.0 - b * b);
+        case PL_BINARY_SIGMOID_GRAD:
+            return a * b * (1.0 - b);
+        case PL_BINARY_GELU_GRAD:
+            return a * gelu_slope(b);
+        case PL_BINARY_GELU_TANH_GRAD:
+            return a * gelu_tanh_slope(b);
+        case PL_BINARY_SILU_GRAD:
+            return a * silu_slope(b);
+        case PL_BINARY_COUNT:
+            break;
     }
     return NAN;
 }
@@ -183,26 +257,46 @@ static int64_t remainder_int(int64_t a, int64_t b) {
 
 static int64_t binary_int(pl_binary op, int64_t a, int64_t b) {
     switch (op) {
-        case PL_BINARY_ADD: return (int64_t)((uint64_t)a + (uint64_t)b);
-        case PL_BINARY_SUB: return (int64_t)((uint64_t)a - (uint64_t)b);
-        case PL_BINARY_MUL: return (int64_t)((uint64_t)a * (uint64_t)b);
-        case PL_BINARY_DIV: return b == -1 ? (int64_t)(0 - (uint64_t)a) : a / b;
-        case PL_BINARY_POW: return pow_int(a, b);
-        case PL_BINARY_MAXIMUM: return a > b ? a : b;
-        case PL_BINARY_MINIMUM: return a < b ? a : b;
-        case PL_BINARY_REMAINDER: return remainder_int(a, b);
-        case PL_BINARY_FLOOR_DIVIDE: return floor_divide_int(a, b);
-        case PL_BINARY_EQ: return a == b;
-        case PL_BINARY_NE: return a != b;
-        case PL_BINARY_LT: return a < b;
-        case PL_BINARY_LE: return a <= b;
-        case PL_BINARY_GT: return a > b;
-        case PL_BINARY_GE: return a >= b;
-        case PL_BINARY_LOGICAL_AND: return a != 0 && b != 0;
-        case PL_BINARY_LOGICAL_OR: return a != 0 || b != 0;
-        case PL_BINARY_LOGICAL_XOR: return (a != 0) != (b != 0);
-        case PL_BINARY_RELU_GRAD: return b > 0 ? a : 0;
-        default: return 0;
+        case PL_BINARY_ADD:
+            return (int64_t)((uint64_t)a + (uint64_t)b);
+        case PL_BINARY_SUB:
+            return (int64_t)((uint64_t)a - (uint64_t)b);
+        case PL_BINARY_MUL:
+            return (int64_t)((uint64_t)a * (uint64_t)b);
+        case PL_BINARY_DIV:
+            return b == -1 ? (int64_t)(0 - (uint64_t)a) : a / b;
+        case PL_BINARY_POW:
+            return pow_int(a, b);
+        case PL_BINARY_MAXIMUM:
+            return a > b ? a : b;
+        case PL_BINARY_MINIMUM:
+            return a < b ? a : b;
+        case PL_BINARY_REMAINDER:
+            return remainder_int(a, b);
+        case PL_BINARY_FLOOR_DIVIDE:
+            return floor_divide_int(a, b);
+        case PL_BINARY_EQ:
+            return a == b;
+        case PL_BINARY_NE:
+            return a != b;
+        case PL_BINARY_LT:
+            return a < b;
+        case PL_BINARY_LE:
+            return a <= b;
+        case PL_BINARY_GT:
+            return a > b;
+        case PL_BINARY_GE:
+            return a >= b;
+        case PL_BINARY_LOGICAL_AND:
+            return a != 0 && b != 0;
+        case PL_BINARY_LOGICAL_OR:
+            return a != 0 || b != 0;
+        case PL_BINARY_LOGICAL_XOR:
+            return (a != 0) != (b != 0);
+        case PL_BINARY_RELU_GRAD:
+            return b > 0 ? a : 0;
+        default:
+            return 0;
     }
 }
 

@@ -73,7 +73,7 @@ static pl_status picked_offset(const char *op, const pl_tensor *t, const int64_t
 
 pl_status pl_ref_gather(const pl_tensor *x, int dim, const pl_tensor *index, pl_tensor *out) {
     if (index->numel == 0) return PL_OK;
-    int64_t at[PL_MAX_DIMS] = {0}, from;
+    int64_t at[PL_MAX_DIMS] = {0}, from = 0;
     do {
         int64_t pick = ref_get_int(index, ref_offset(index, at));
         PL_TRY(picked_offset("gather", x, at, dim, pick, &from));
@@ -84,7 +84,7 @@ pl_status pl_ref_gather(const pl_tensor *x, int dim, const pl_tensor *index, pl_
 
 pl_status pl_ref_scatter_add(const pl_tensor *g, int dim, const pl_tensor *index, pl_tensor *dx) {
     if (index->numel == 0) return PL_OK;
-    int64_t at[PL_MAX_DIMS] = {0}, to;
+    int64_t at[PL_MAX_DIMS] = {0}, to = 0;
     do {
         int64_t pick = ref_get_int(index, ref_offset(index, at));
         PL_TRY(picked_offset("scatter_add", dx, at, dim, pick, &to));

@@ -41,9 +41,9 @@ pl_status pl_ref_sgd(const pl_sgd_args *args, pl_dtype dt, int64_t n, void *p, c
         if (args->maximize) grad = -grad;
         grad += args->weight_decay * param;
         if (args->momentum != 0.0) {
-            double buf = args->first ? grad
-                                     : args->momentum * ref_get(&tb, i) +
-                                           (1.0 - args->dampening) * grad;
+            double buf = args->first
+                             ? grad
+                             : args->momentum * ref_get(&tb, i) + (1.0 - args->dampening) * grad;
             ref_set(&tb, i, buf);
             grad = args->nesterov ? grad + args->momentum * buf : buf;
         }

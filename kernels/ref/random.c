@@ -113,7 +113,8 @@ pl_status pl_ref_randint(pl_tensor *out, int64_t lo, int64_t hi, uint64_t seed, 
 pl_status pl_ref_dropout(const pl_tensor *x, double p, uint64_t seed, uint64_t offset,
                          pl_tensor *out) {
     for (int64_t i = 0; i < x->numel; i++) {
-        ref_set(out, i, pl_ref_keep(seed, offset, (uint64_t)i, p) ? ref_get(x, i) / (1.0 - p) : 0.0);
+        ref_set(out, i,
+                pl_ref_keep(seed, offset, (uint64_t)i, p) ? ref_get(x, i) / (1.0 - p) : 0.0);
     }
     return PL_OK;
 }

@@ -15,15 +15,20 @@ static void add_float(pl_reduce op, accumulator *acc, double v) {
     bool first = acc->count == 0;
     switch (op) {
         case PL_REDUCE_SUM:
-        case PL_REDUCE_MEAN: acc->f = first ? v : acc->f + v; break;
-        case PL_REDUCE_PROD: acc->f = first ? v : acc->f * v; break;
+        case PL_REDUCE_MEAN:
+            acc->f = first ? v : acc->f + v;
+            break;
+        case PL_REDUCE_PROD:
+            acc->f = first ? v : acc->f * v;
+            break;
         case PL_REDUCE_MAX:
             if (first || v > acc->f || (isnan(v) && !isnan(acc->f))) acc->f = v;
             break;
         case PL_REDUCE_MIN:
             if (first || v < acc->f || (isnan(v) && !isnan(acc->f))) acc->f = v;
             break;
-        default: break;
+        default:
+            break;
     }
     acc->any = acc->any || v != 0.0;
     acc->all = acc->all && v != 0.0;
@@ -34,13 +39,20 @@ static void add_int(pl_reduce op, accumulator *acc, int64_t v) {
     bool first = acc->count == 0;
     switch (op) {
         case PL_REDUCE_SUM:
-        case PL_REDUCE_MEAN: acc->i = (int64_t)((uint64_t)acc->i + (uint64_t)v); break;
+        case PL_REDUCE_MEAN:
+            acc->i = (int64_t)((uint64_t)acc->i + (uint64_t)v);
+            break;
         case PL_REDUCE_PROD:
             acc->i = first ? v : (int64_t)((uint64_t)acc->i * (uint64_t)v);
             break;
-        case PL_REDUCE_MAX: acc->i = first || v > acc->i ? v : acc->i; break;
-        case PL_REDUCE_MIN: acc->i = first || v < acc->i ? v : acc->i; break;
-        default: break;
+        case PL_REDUCE_MAX:
+            acc->i = first || v > acc->i ? v : acc->i;
+            break;
+        case PL_REDUCE_MIN:
+            acc->i = first || v < acc->i ? v : acc->i;
+            break;
+        default:
+            break;
     }
     acc->any = acc->any || v != 0;
     acc->all = acc->all && v != 0;

@@ -32,58 +32,103 @@ static inline int64_t ref_double_to_int(double v) {
 
 static inline double ref_get(const pl_tensor *t, int64_t offset) {
     switch (t->dtype) {
-        case PL_BOOL: return ((const uint8_t *)t->data)[offset] != 0;
-        case PL_U8: return ((const uint8_t *)t->data)[offset];
-        case PL_I32: return ((const int32_t *)t->data)[offset];
-        case PL_I64: return (double)((const int64_t *)t->data)[offset];
-        case PL_F16: return (double)pl_f16_to_f32(((const pl_f16 *)t->data)[offset]);
-        case PL_BF16: return (double)pl_bf16_to_f32(((const pl_bf16 *)t->data)[offset]);
-        case PL_F32: return (double)((const float *)t->data)[offset];
-        case PL_F64: return ((const double *)t->data)[offset];
-        case PL_DTYPE_COUNT: break;
+        case PL_BOOL:
+            return ((const uint8_t *)t->data)[offset] != 0;
+        case PL_U8:
+            return ((const uint8_t *)t->data)[offset];
+        case PL_I32:
+            return ((const int32_t *)t->data)[offset];
+        case PL_I64:
+            return (double)((const int64_t *)t->data)[offset];
+        case PL_F16:
+            return (double)pl_f16_to_f32(((const pl_f16 *)t->data)[offset]);
+        case PL_BF16:
+            return (double)pl_bf16_to_f32(((const pl_bf16 *)t->data)[offset]);
+        case PL_F32:
+            return (double)((const float *)t->data)[offset];
+        case PL_F64:
+            return ((const double *)t->data)[offset];
+        case PL_DTYPE_COUNT:
+            break;
     }
     return NAN;
 }
 
 static inline int64_t ref_get_int(const pl_tensor *t, int64_t offset) {
     switch (t->dtype) {
-        case PL_BOOL: return ((const uint8_t *)t->data)[offset] != 0;
-        case PL_U8: return ((const uint8_t *)t->data)[offset];
-        case PL_I32: return ((const int32_t *)t->data)[offset];
-        case PL_I64: return ((const int64_t *)t->data)[offset];
-        default: return ref_double_to_int(ref_get(t, offset));
+        case PL_BOOL:
+            return ((const uint8_t *)t->data)[offset] != 0;
+        case PL_U8:
+            return ((const uint8_t *)t->data)[offset];
+        case PL_I32:
+            return ((const int32_t *)t->data)[offset];
+        case PL_I64:
+            return ((const int64_t *)t->data)[offset];
+        default:
+            return ref_double_to_int(ref_get(t, offset));
     }
 }
 
 static inline void ref_set(pl_tensor *t, int64_t offset, double v) {
     switch (t->dtype) {
-        case PL_BOOL: ((uint8_t *)t->data)[offset] = v != 0.0; break;
-        case PL_U8: ((uint8_t *)t->data)[offset] = (uint8_t)(uint64_t)ref_double_to_int(v); break;
-        case PL_I32:
-            ((int32_t *)t->data)[offset] =
-                v > -0x1p31 - 1.0 && v < 0x1p31 ? (int32_t)v : INT32_MIN;
+        case PL_BOOL:
+            ((uint8_t *)t->data)[offset] = v != 0.0;
             break;
-        case PL_I64: ((int64_t *)t->data)[offset] = ref_double_to_int(v); break;
-        case PL_F16: ((pl_f16 *)t->data)[offset] = pl_f32_to_f16((float)v); break;
-        case PL_BF16: ((pl_bf16 *)t->data)[offset] = pl_f32_to_bf16((float)v); break;
-        case PL_F32: ((float *)t->data)[offset] = (float)v; break;
-        case PL_F64: ((double *)t->data)[offset] = v; break;
-        case PL_DTYPE_COUNT: break;
+        case PL_U8:
+            ((uint8_t *)t->data)[offset] = (uint8_t)(uint64_t)ref_double_to_int(v);
+            break;
+        case PL_I32:
+            ((int32_t *)t->data)[offset] = v > -0x1p31 - 1.0 && v < 0x1p31 ? (int32_t)v : INT32_MIN;
+            break;
+        case PL_I64:
+            ((int64_t *)t->data)[offset] = ref_double_to_int(v);
+            break;
+        case PL_F16:
+            ((pl_f16 *)t->data)[offset] = pl_f32_to_f16((float)v);
+            break;
+        case PL_BF16:
+            ((pl_bf16 *)t->data)[offset] = pl_f32_to_bf16((float)v);
+            break;
+        case PL_F32:
+            ((float *)t->data)[offset] = (float)v;
+            break;
+        case PL_F64:
+            ((double *)t->data)[offset] = v;
+            break;
+        case PL_DTYPE_COUNT:
+            break;
     }
 }
 
 // Integers wrap as two's complement; floats are rounded once from the integer.
 static inline void ref_set_int(pl_tensor *t, int64_t offset, int64_t v) {
     switch (t->dtype) {
-        case PL_BOOL: ((uint8_t *)t->data)[offset] = v != 0; break;
-        case PL_U8: ((uint8_t *)t->data)[offset] = (uint8_t)(uint64_t)v; break;
-        case PL_I32: ((int32_t *)t->data)[offset] = (int32_t)(uint32_t)(uint64_t)v; break;
-        case PL_I64: ((int64_t *)t->data)[offset] = v; break;
-        case PL_F16: ((pl_f16 *)t->data)[offset] = pl_f32_to_f16((float)v); break;
-        case PL_BF16: ((pl_bf16 *)t->data)[offset] = pl_f32_to_bf16((float)v); break;
-        case PL_F32: ((float *)t->data)[offset] = (float)v; break;
-        case PL_F64: ((double *)t->data)[offset] = (double)v; break;
-        case PL_DTYPE_COUNT: break;
+        case PL_BOOL:
+            ((uint8_t *)t->data)[offset] = v != 0;
+            break;
+        case PL_U8:
+            ((uint8_t *)t->data)[offset] = (uint8_t)(uint64_t)v;
+            break;
+        case PL_I32:
+            ((int32_t *)t->data)[offset] = (int32_t)(uint32_t)(uint64_t)v;
+            break;
+        case PL_I64:
+            ((int64_t *)t->data)[offset] = v;
+            break;
+        case PL_F16:
+            ((pl_f16 *)t->data)[offset] = pl_f32_to_f16((float)v);
+            break;
+        case PL_BF16:
+            ((pl_bf16 *)t->data)[offset] = pl_f32_to_bf16((float)v);
+            break;
+        case PL_F32:
+            ((float *)t->data)[offset] = (float)v;
+            break;
+        case PL_F64:
+            ((double *)t->data)[offset] = (double)v;
+            break;
+        case PL_DTYPE_COUNT:
+            break;
     }
 }
 
