@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What pip and a reader of README see."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from meta import tree
+
+PROJECT = tomllib.loads((tree.ROOT / "pyproject.toml").read_text())["project"]
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "part"),
+    [
+        ("Linux", "x86_64", None),
+        ("Linux", "aarch64", "Linux aarch64 is not supported yet, a linux/amd64 container works"),
+        ("Darwin", "arm64", "on macOS it works in a linux/amd64 container"),
+        ("Windows", "AMD64", "on Windows it works inside WSL2"),
+    ],
+)
+def test_other_systems_get_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, system: str, machine: str, part: str | None
+) -> None:
+    # setup.py cannot be imported (it would build), so its one function is taken out.
+    parsed = ast.parse((tree.ROOT / "setup.py").read_text())
+    parsed.body = [
+        node
+        for node in parsed.body
+        if isinstance(node, ast.FunctionDef) and node.name == "unsupported"
+    ]
+    scope = {"platform": platform}
+    exec(compile(parsed, "setup.py", "exec"), scope)
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    sentence = scope["unsupported"]()  # type: ignore[operator]
+    assert (sentence is None) == (part is None)
+    if part is not None:
+        assert part in sentence
+        assert "\n" not in sentence
+        assert sentence.count(". ") == 0
+
+
+def test_setup_only_delegates() -> None:
+    assert len((tree.ROOT / "setup.py").read_text().splitlines()) <= 150
+
+
+def test_the_version_stands_in_one_place() -> None:
+    from paceline import __version__
+
+    assert "version" in PROJECT["dynamic"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+)?", __version__)
+    try:
+        assert importlib.metadata.version("paceline") == __version__
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("paceline is not installed: run from a checkout")
+
+
+def test_neither_torch_nor_numpy_is_needed() -> None:
+    assert not [item for item in PROJECT["dependencies"] if item.startswith(("torch", "numpy"))]
+
+
+def test_readme_has_the_two_commands() -> None:
+    commands = re.findall(r"^python3 -m venv .*$", (tree.ROOT / "README.md").read_text(), re.M)
+    assert len(commands) == 2
+    run, check = commands
+    assert "--num_processes 2" in run
+    assert "examples/train_gpt.py" in run
+    assert check.endswith("-m pytest -q")
+    extras = set(re.findall(r"\.\[(\w+)\]", run + check))
+    assert extras <= set(PROJECT["optional-dependencies"])
+
+
+def test_every_dependency_has_its_reason() -> None:
+    page = (tree.ROOT / "docs" / "dependencies.md").read_text()
+    for item in PROJECT["dependencies"]:
+        name = re.split(r"[<>=;\[ ]", item)[0]
+        assert f"`{name}`" in page, name
+
+
+def test_cuda_is_refused_until_it_is_written(tmp_path: Path) -> None:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    cmake = shutil.which("cmake", path=path)
+    assert cmake is not None
+    command = [cmake, "-S", tree.ROOT, "-B", tmp_path, "-G", "Ninja", "-DPACELINE_CUDA=1"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path})
+    assert done.returncode != 0
+    assert "not written yet" in " ".join(done.stderr.split())
