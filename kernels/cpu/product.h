@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// product: one batch of matrix products in the form that oneDNN and the blocked loops both take,
+// made from tensors by matmul.c. Private to kernels/cpu.
+#ifndef PL_KERNELS_CPU_PRODUCT_H
+#define PL_KERNELS_CPU_PRODUCT_H
+
+#include "kernels.h"
+
+// out (m, n) = a (m, k) b (k, n), for each index of the batch. Strides in elements. Of a's two
+// strides one is 1 and the other covers a whole row or column, and so for b; out's columns are
+// adjacent. Batch dimensions of size 1 are gone, neighbours that can be are merged, and a batch
+// over which b does not change is folded into m.
+typedef struct pl_product {
+    int nbatch;
+    int64_t batch[PL_MAX_DIMS];
+    int64_t a_batch[PL_MAX_DIMS], b_batch[PL_MAX_DIMS], out_batch[PL_MAX_DIMS];
+    int64_t m, n, k;
+    int64_t a_row, a_col, b_row, b_col, out_row;
+    pl_dtype ab, out;
+} pl_product;
+
+// What is done with a sum before it is rounded and stored.
+typedef struct pl_epilogue {
+    bool accumulate;    // out += a b
+    bool relu;
+    const void *bias;   // (n) adjacent, or NULL; not together with accumulate
+    pl_dtype bias_dtype;
+} pl_epilogue;
+
+// out = epilogue(a b) for tensors as kernels.h's matmul takes them.
+pl_status pl__product_tensors(const pl_tensor *a, const pl_tensor *b, const pl_epilogue *e,
+                              pl_tensor *out) PL_MUST_USE;
+// m, n, k and the batch are not empty. Picks oneDNN, oneDNN by way of fp32, or the blocked loops.
+pl_status pl__product_run(const pl_product *p, const pl_epilogue *e, const void *a, const void *b,
+                          void *out) PL_MUST_USE;
+// This project's own loops: every floating dtype, any strides of a and b, k may be 0.
+pl_status pl__product_blocked(const pl_product *p, const pl_epilogue *e, const void *a,
+                              const void *b, void *out) PL_MUST_USE;
+
+#endif

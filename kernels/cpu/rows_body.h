@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// All inner loops at one PL_SIMD_LEVEL, for float and for double, and the table of them. Included
+// once by each rows_*.c.
+#include "rows.h"
+#include "simd.h"
+
+#define PL_REAL_IS_DOUBLE 0
+#include "simd_real.h"
+#include "tile_body.h"
+#include "norm_body.h"
+#include "softmax_body.h"
+#include "loss_body.h"
+#include "dropout_body.h"
+#undef PL_REAL_IS_DOUBLE
+#define PL_REAL_IS_DOUBLE 1
+#include "simd_real.h"
+#include "tile_body.h"
+#include "norm_body.h"
+#include "softmax_body.h"
+#include "loss_body.h"
+#include "dropout_body.h"
+
+PL_SIMD_END
+
+static const pl_rows table = {
+    .name = PL_SIMD_LEVEL == 3 ? "avx512" : PL_SIMD_LEVEL == 2 ? "avx2" : "any",
+    .tile_cols = {2 * VF, 2 * VD},
+    .tile = {tile_f32, tile_f64},
+    .layer_norm = {layer_norm_f32, layer_norm_f64},
+    .layer_norm_grad = {layer_norm_grad_f32, layer_norm_grad_f64},
+    .sum_columns = {sum_columns_f32, sum_columns_f64},
+    .softmax = {softmax_f32, softmax_f64},
+    .softmax_grad = {softmax_grad_f32, softmax_grad_f64},
+    .cross_entropy = {cross_entropy_f32, cross_entropy_f64},
+    .cross_entropy_grad = {cross_entropy_grad_f32, cross_entropy_grad_f64},
+    .dropout = {dropout_f32, dropout_f64},
+};

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// The tile product C += A B that the blocked matmul and attention are made of: 8 rows by two
+// vectors of sums stay in registers while k runs; A's numbers are broadcast from where they lie,
+// so only B must have its columns adjacent. For float and for double (simd_real.h).
+
+PL_INLINE void FN(tile_rows)(int rows, int64_t k, const R *a, int64_t lda, const R *b, int64_t ldb,
+                             R *c, int64_t ldc) {
+    VR lo[8], hi[8];
+    PL_UNROLL
+    for (int i = 0; i < rows; i++) {
+        lo[i] = V(load)(c + i * ldc);
+        hi[i] = V(load)(c + i * ldc + VN);
+    }
+    for (int64_t p = 0; p < k; p++) {
+        VR b0 = V(load)(b + p * ldb), b1 = V(load)(b + p * ldb + VN);
+        PL_UNROLL
+        for (int i = 0; i < rows; i++) {
+            VR x = V(set1)(a[i * lda + p]);
+            lo[i] = V(fma)(x, b0, lo[i]);
+            hi[i] = V(fma)(x, b1, hi[i]);
+        }
+    }
+    PL_UNROLL
+    for (int i = 0; i < rows; i++) {
+        V(store)(c + i * ldc, lo[i]);
+        V(store)(c + i * ldc + VN, hi[i]);
+    }
+}
+
+PL_INLINE void FN(tile_typed)(int64_t m, int64_t n, int64_t k, const R *a, int64_t lda, const R *b,
+                              int64_t ldb, R *c, int64_t ldc) {
+    for (int64_t j = 0; j < n; j += 2 * VN) {
+        int64_t i = 0;
+        for (; i + 8 <= m; i += 8) {
+            FN(tile_rows)(8, k, a + i * lda, lda, b + j, ldb, c + i * ldc + j, ldc);
+        }
+        if (m - i >= 4) {
+            FN(tile_rows)(4, k, a + i * lda, lda, b + j, ldb, c + i * ldc + j, ldc);
+            i += 4;
+        }
+        for (; i < m; i++) {
+            FN(tile_rows)(1, k, a + i * lda, lda, b + j, ldb, c + i * ldc + j, ldc);
+        }
+    }
+}
+
+static void FN(tile)(int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *b,
+                     int64_t ldb, void *c, int64_t ldc) {
+    FN(tile_typed)(m, n, k, a, lda, b, ldb, c, ldc);
+}
