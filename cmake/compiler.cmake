@@ -22,6 +22,8 @@ target_include_directories(paceline_flags INTERFACE "${CMAKE_CURRENT_SOURCE_DIR}
 target_compile_definitions(paceline_flags INTERFACE _GNU_SOURCE)
 target_compile_options(paceline_flags INTERFACE
     -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
+    -Werror=implicit-function-declaration -Werror=int-conversion
+    -Werror=incompatible-pointer-types
     # errno and the floating-point exception flags are never read; the values stay IEEE's.
     -ffp-contract=off -fno-math-errno -fno-trapping-math
     -ffunction-sections -fdata-sections)
