@@ -81,6 +81,7 @@ def parse_arguments():
     add("--sample", type=int, default=300, help="bytes to generate at the end")
     add("--seed", type=int, help="repeat a run")
     add("--out", type=Path, default=Path("gpt-out"))
+    add("--stop-after", type=int, help="leave early at this step, to go on with --resume")
     add("--resume", action="store_true", help="go on from the checkpoint in --out")
     return parser.parse_args()
 
@@ -197,10 +198,11 @@ def train(run, train_loader, validation_loader):
     """Run to the last step, with a bar that tells how it goes."""
     accelerator, args = run.accelerator, run.args
     tokens = args.batch_size * args.context * accelerator.num_processes  # of a batch
-    bar = tqdm(total=args.steps, initial=run.step, unit="step")
+    end = args.steps if args.stop_after is None else min(args.steps, args.stop_after)
+    bar = tqdm(total=end, initial=run.step, unit="step")
     began, batches_before = time.perf_counter(), run.batches
     for inputs, targets in endless(train_loader, run.batches):
-        if run.step >= args.steps:
+        if run.step >= end:
             break
         loss = run.update(inputs, targets)
         if not accelerator.sync_gradients:
@@ -209,10 +211,10 @@ def train(run, train_loader, validation_loader):
         speed = tokens * (run.batches - batches_before) / (time.perf_counter() - began)
         bar.set_postfix_str(f"loss {bits:.3f} bits/byte, {speed:,.0f} tokens/s", refresh=False)
         bar.update(1)
-        if run.step % args.validate_every == 0 or run.step == args.steps:
+        if run.step % args.validate_every == 0 or run.step == end:
             bits = run.record("validation", run.validate(validation_loader))
             bar.write(f"step {run.step}: validation loss {bits:.3f} bits per byte")
-        if run.step % args.checkpoint_every == 0 or run.step == args.steps:
+        if run.step % args.checkpoint_every == 0 or run.step == end:
             run.save()
     bar.close()
 

@@ -126,16 +126,17 @@ class PartialState:
 
     def __new__(cls, cpu: bool = False, *, timeout: timedelta | None = None) -> PartialState:
         """Give the default state, made at the first call."""
-        if cls._default is None:
-            state = super().__new__(cls)
-            state._form(read_environment(), cpu, timeout)
-            PartialState._default = state
-        elif timeout is not None and timeout != cls._default._timeout:
+        default = cls._default
+        if default is None:
+            default = super().__new__(cls)
+            default._form(read_environment(), cpu, timeout)
+            PartialState._default = default
+        elif timeout is not None and timeout != default._timeout:
             raise ValueError(
                 "[PartialState] the process group exists already, so its timeout cannot be set: "
                 f"got {timeout}; pass InitProcessGroupKwargs to the first Accelerator()"
             )
-        return cls._default
+        return default
 
     def _form(self, env: Environment, cpu: bool, timeout: timedelta | None) -> None:
         from .engines import default_engine

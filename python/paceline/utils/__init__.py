@@ -39,8 +39,8 @@ if TYPE_CHECKING:
         send_to_device,
     )
     from .other import extract_model_from_parallel, save, wait_for_everyone
+    from .progress import tqdm
     from .random import set_seed
-    from .tqdm import tqdm
 
 __all__ = [
     "AutocastKwargs",
@@ -85,7 +85,7 @@ _HOME = {
     "extract_model_from_parallel": "other",
     "save": "other",
     "set_seed": "random",
-    "tqdm": "tqdm",
+    "tqdm": "progress",
     "wait_for_everyone": "other",
 }
 

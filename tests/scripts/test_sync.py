@@ -1,0 +1,372 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accelerator on two and three processes: gradients, accumulation, gathering, loaders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import harness
+
+EXAMPLES = str(Path(__file__).parents[2] / "examples")
+
+PRELUDE = """\
+import paceline as torch
+import paceline.nn.functional as F
+from paceline import Accelerator
+from paceline.utils import *
+from paceline.utils.data import DataLoader, DistributedSampler, Sampler, TensorDataset
+from rankside import RANK, WORLD, out, failing
+
+def ranges(n, **options):
+    return DataLoader(TensorDataset(torch.arange(n)), **options)
+"""
+
+
+def _run(n: int, text: str, **options: object) -> list[list[object]]:
+    return [rank.outs for rank in harness.run_ranks(n, PRELUDE + text, **options)]
+
+
+def _same(n: int, text: str) -> list[object]:
+    outs = _run(n, text)
+    assert all(other == outs[0] for other in outs)
+    return outs[0]
+
+
+# --- prepare ----------------------------------------------------------------------------------
+
+
+def test_rank_zeros_parameters_buffers_and_shuffle_win() -> None:
+    text = """\
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(3, 3)
+        self.register_buffer("offset", torch.randn(2))
+    def forward(self, x):
+        return self.inner(x)
+accelerator = Accelerator()
+torch.manual_seed(RANK)
+model = Model()
+mine = [p.tolist() for p in model.parameters()] + [model.offset.tolist()]
+model, loader = accelerator.prepare(model, ranges(12, batch_size=2, shuffle=True))
+now = [p.tolist() for p in model.parameters()] + [model.offset.tolist()]
+assert (now == mine) == (RANK == 0)
+order = [accelerator.gather(batch[0]).tolist() for batch in loader]
+assert sorted(sum(order, [])) == list(range(12))
+out([now, order])
+"""
+    _same(3, text)
+
+
+def test_models_that_differ_are_named_on_all_ranks() -> None:
+    text = """\
+with failing():
+    Accelerator().prepare(torch.nn.Linear(3, 3 + RANK))
+"""
+    for rank in harness.run_ranks(2, PRELUDE + text):
+        assert rank.exception["type"] == "CollectiveMismatchError"
+        assert "weight [3, 3] float32 on rank 0" in rank.exception["text"]
+        assert "weight [4, 3] float32 on rank 1" in rank.exception["text"]
+
+
+def test_who_is_who() -> None:
+    text = """\
+a = Accelerator()
+out([a.process_index, a.local_process_index, a.num_processes, a.is_main_process,
+     a.is_last_process, str(a.distributed_type), str(a.device)])
+with a.main_process_first():
+    pass
+with a.split_between_processes(list(range(5))) as mine:
+    out(mine)
+a.print("once")
+"""
+    outs = _run(2, text)
+    assert outs[0] == [[0, 0, 2, True, False, "MULTI_CPU", "cpu"], [0, 1, 2]]
+    assert outs[1] == [[1, 1, 2, False, True, "MULTI_CPU", "cpu"], [3, 4]]
+
+
+# --- gradients --------------------------------------------------------------------------------
+
+
+def test_gradients_are_the_mean_and_the_same_bits() -> None:
+    text = """\
+accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(bucket_cap_mb=0.01)])
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 8))
+xs = torch.randn(WORLD, 5, 64)
+model(xs.view(-1, 64)).square().mean().backward()
+whole = [p.grad.clone() for p in model.parameters()]
+model.zero_grad()
+model = accelerator.prepare(model)
+accelerator.backward(model(xs[RANK]).square().mean())
+for p, w in zip(model.parameters(), whole):
+    assert (p.grad - w).abs().max().item() <= 1e-5 * w.abs().max().item()
+out([p.grad.tolist() for p in model.parameters()])
+"""
+    _same(2, text)
+    _same(3, text)
+
+
+def test_no_sync_accumulates_here_and_reduces_with_the_next_pass() -> None:
+    text = """\
+accelerator = Accelerator()
+model = accelerator.prepare(torch.nn.Linear(1, 1, bias=False))
+one = torch.tensor([[1.0 + RANK]])
+with accelerator.no_sync(model):
+    accelerator.backward(model(one).sum())
+out(model.weight.grad.item())
+accelerator.backward(model(10 * one).sum())
+out(model.weight.grad.item())
+"""
+    outs = _run(2, text)
+    assert [o[0] for o in outs] == [1.0, 2.0]
+    assert [o[1] for o in outs] == [16.5, 16.5]
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+def test_parameters_that_were_not_used_never_hang(explicit: bool) -> None:
+    text = f"""\
+handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)] if {explicit} else None
+accelerator = Accelerator(kwargs_handlers=handlers)
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.used = torch.nn.Linear(1, 1, bias=False)
+        self.sometimes = torch.nn.Linear(1, 1, bias=False)
+        self.never = torch.nn.Linear(1, 1, bias=False)
+    def forward(self, x, both):
+        y = self.used(x)
+        return y + self.sometimes(x) if both else y
+model = accelerator.prepare(Model())
+x = torch.ones(1, 1)
+def grads():
+    return [p.grad if p.grad is None else p.grad.item() for p in model.parameters()]
+for both in (RANK == 0, False, True):
+    accelerator.backward(model(x, both).sum())
+    out(grads())
+    model.zero_grad()
+"""
+    assert _same(2, text) == [[1.0, 0.5, None], [1.0, None, None], [1.0, 1.0, None]]
+
+
+def test_accumulation_equals_the_big_batch() -> None:
+    text = """\
+def train(batch, steps):
+    torch.manual_seed(1)
+    accelerator = Accelerator(gradient_accumulation_steps=steps)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.GELU(), torch.nn.Linear(16, 1))
+    model = model.double()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    x = torch.randn(48, 6).double()
+    data = DataLoader(TensorDataset(x, x.square().sum(1, keepdim=True)), batch_size=batch)
+    model, optimizer, data = accelerator.prepare(model, optimizer, data)
+    for x, y in data:
+        with accelerator.accumulate(model):
+            accelerator.backward(F.mse_loss(model(x), y))
+            accelerator.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+    return [p.detach().clone() for p in model.parameters()]
+for a, b in zip(train(2, 4), train(8, 1)):
+    assert (a - b).abs().max().item() <= 1e-12 * b.abs().max().item() + 1e-15
+"""
+    for n in (1, 2):
+        _run(n, text)
+
+
+def test_two_models_and_two_optimizers() -> None:
+    text = """\
+accelerator = Accelerator(gradient_accumulation_steps=2)
+one, two = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
+o1, o2 = (torch.optim.SGD(m.parameters(), lr=0.1) for m in (one, two))
+one, two, o1, o2 = accelerator.prepare(one, two, o1, o2)
+for i in range(4):
+    with accelerator.accumulate(one, two):
+        accelerator.backward((one(torch.ones(1, 1)) + two(torch.full((1, 1), 2.0 + RANK))).sum())
+        if accelerator.sync_gradients:
+            out([one.weight.grad.item(), two.weight.grad.item()])
+        for o in (o1, o2):
+            o.step()
+            o.zero_grad()
+out([one.weight.item(), two.weight.item()])
+"""
+    assert _same(2, text)[:2] == [[1.0, 2.5], [1.0, 2.5]]
+
+
+# --- gather and reduce ------------------------------------------------------------------------
+
+
+def test_gather_and_reduce() -> None:
+    text = """\
+a = Accelerator()
+nested = {"x": [torch.full((1, 2), RANK)], "y": (torch.tensor(RANK + 0.5),)}
+got = a.gather(nested)
+out([got["x"][0].tolist(), got["y"][0].tolist()])
+out(a.gather(torch.tensor([RANK == 0])).tolist())
+t = torch.tensor([float(RANK), 1.0])
+results = a.reduce(t), a.reduce(t, "mean"), reduce(t), a.reduce(t, "max")
+out([r.tolist() for r in results])
+assert t.tolist() == [RANK, 1.0]
+out(a.pad_across_processes(torch.ones(RANK + 1), pad_index=-1).tolist())
+out(broadcast(torch.tensor([RANK]), from_process=1).tolist())
+out([gather_object(["a", RANK]), gather_object("ab"), gather_object({"k": RANK})])
+box = [RANK, "x"]
+broadcast_object_list(box, 1)
+out(box)
+"""
+    outs = _run(2, text)
+    pads = [o.pop(3) for o in outs]
+    assert pads == [[1.0, -1.0], [1.0, 1.0]]
+    assert outs[0] == outs[1]
+    assert outs[0] == [
+        [[[0, 0], [1, 1]], [0.5, 1.5]],
+        [True, False],
+        [[1.0, 2.0], [0.5, 1.0], [0.5, 1.0], [1.0, 1.0]],
+        [1],
+        [["a", 0, "a", 1], ["ab", "ab"], [{"k": 0}, {"k": 1}]],
+        [1, "x"],
+    ]
+
+
+def test_gather_of_unequal_shapes_is_an_error_and_no_hang() -> None:
+    text = """\
+a = Accelerator()
+with failing():
+    a.gather(torch.ones(RANK + 1))
+"""
+    for rank in harness.run_ranks(2, PRELUDE + text):
+        assert rank.exception["type"] == "CollectiveMismatchError"
+        assert "script.py" in rank.exception["text"], "the user's line, not ours"
+
+
+# --- loaders ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n", "options", "config", "expected"),
+    [
+        (10, "batch_size=4", "", [[0, 1, 2, 3, 4, 5, 6, 7], [8, 9]]),
+        (3, "batch_size=4", "", [[0, 1, 2]]),
+        (9, "batch_size=2, drop_last=True", "", [[0, 1, 2, 3], [4, 5, 6, 7]]),
+        (10, "batch_size=4", "split_batches=True", [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]),
+        (5, "batch_size=2", "shard='samples'", [[0, 2, 1, 3], [4]]),
+        (7, "batch_size=2", "even_batches=False", [[0, 1, 2, 3], [4, 5, 6]]),
+    ],
+)
+def test_gather_for_metrics_gives_each_sample_once(
+    n: int, options: str, config: str, expected: list[list[int]]
+) -> None:
+    text = f"""\
+a = Accelerator(dataloader_config=DataLoaderConfiguration({config}))
+loader = a.prepare(ranges({n}, {options}))
+for batch in loader:
+    out(a.gather_for_metrics(batch[0]).tolist())
+assert len(loader) == {len(expected)}
+"""
+    assert _same(2, text) == expected
+
+
+def test_gather_for_metrics_of_scalars_and_objects() -> None:
+    text = """\
+a = Accelerator()
+for batch in a.prepare(ranges(9, batch_size=4)):
+    out([a.gather_for_metrics(batch[0].float().mean()).tolist(),
+         a.gather_for_metrics([f"s{i}" for i in batch[0].tolist()])])
+"""
+    # The last round holds one real sample, on rank 0: the other rank's scalar is all repeats.
+    assert _same(2, text) == [
+        [[1.5, 5.5], [f"s{i}" for i in range(8)]],
+        [[pytest.approx(3.5 - 0.75)], ["s8"]],
+    ]
+
+
+def test_distributed_sampler_is_not_shared_out_twice() -> None:
+    text = """\
+a = Accelerator()
+data = TensorDataset(torch.arange(10))
+sampler = DistributedSampler(data, num_replicas=WORLD, rank=RANK, shuffle=False)
+loader = a.prepare(DataLoader(data, batch_size=2, sampler=sampler))
+out([batch[0].tolist() for batch in loader])
+seen = sum((a.gather_for_metrics(batch[0]).tolist() for batch in loader), [])
+assert sorted(seen) == list(range(10))
+"""
+    outs = _run(2, text)
+    assert outs == [[[[0, 2], [4, 6], [8]]], [[[1, 3], [5, 7], [9]]]]
+
+
+def test_sampler_of_ones_own_is_drawn_on_rank_zero() -> None:
+    text = """\
+import random
+class Mine(Sampler):
+    def __init__(self): pass
+    def __iter__(self): return iter(random.sample(range(12), 8))
+    def __len__(self): return 8
+a = Accelerator()
+loader = a.prepare(ranges(12, batch_size=2, sampler=Mine()))
+seen = [a.gather(batch[0]).tolist() for batch in loader]
+assert len(set(sum(seen, []))) == 8
+out(seen)
+"""
+    _same(2, text)
+
+
+def test_last_batch_ends_the_window_on_all_ranks() -> None:
+    text = """\
+a = Accelerator(gradient_accumulation_steps=4)
+model, loader = a.prepare(torch.nn.Linear(1, 1), ranges(12, batch_size=1, shuffle=True))
+for epoch in range(2):
+    for batch in loader:
+        with a.accumulate(model):
+            a.backward(model(batch[0].float().view(1, 1)).sum())
+            out(a.sync_gradients)
+"""
+    assert _same(2, text) == [False, False, False, True, False, True] * 2
+
+
+# --- whole runs -------------------------------------------------------------------------------
+
+PARITY = """\
+import hashlib, sys
+from rankside import ARGS
+sys.path.insert(0, ARGS["examples"])
+from gpt import GPT, GPTConfig, language_loss
+set_seed(0)
+config = GPTConfig(layers=2, heads=2, width=32, context=16, vocab=64)
+model = GPT(config)
+data = torch.randint(0, 64, (64, 17))
+if ARGS["dtype"] == "float64":
+    model = model.double()
+accelerator = Accelerator()
+optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+loader = DataLoader(TensorDataset(data), batch_size=8 // WORLD, shuffle=True)
+model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+assert model.training
+step = 0
+while step < ARGS["steps"]:
+    for (batch,) in loader:
+        loss = language_loss(model(batch[:, :-1]), batch[:, 1:])
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        bits = hashlib.sha256()
+        for p in model.parameters():
+            bits.update(p.detach().numpy().tobytes())
+        out([accelerator.reduce(loss.detach(), "mean").item(), bits.hexdigest()])
+        step += 1
+"""
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-10), ("float32", 1e-5)])
+def test_one_process_and_two_train_the_same_model(dtype: str, bound: float) -> None:
+    # lr 3e-4 with clipping: beyond that training is chaotic, and rounding alone shows.
+    args = {"dtype": dtype, "steps": 50, "examples": EXAMPLES}
+    alone = harness.run_ranks(1, PRELUDE + PARITY, args=args, timeout=90)[0].outs
+    pair = harness.run_ranks(2, PRELUDE + PARITY, args=args, timeout=90)
+    assert len(alone) == 50
+    assert pair[0].outs == pair[1].outs, "the same bits on both ranks after every step"
+    for (one, _), (two, _) in zip(alone, pair[0].outs, strict=True):
+        assert abs(one - two) <= bound * abs(one)
+    assert alone[-1][0] < alone[0][0]
