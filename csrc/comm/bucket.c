@@ -13,11 +13,14 @@
 #include "comm/reduce.h"
 
 static void unite_used(pl_group *g, pl__call *call) {
-    uint64_t theirs[PL__SMALL_BYTES / 8];
     size_t words = ((size_t)call->n_params + 63) / 64;
     for (int i = 1; i < g->world; i++) {
-        pl__met_payload(g, call, (g->rank + i) % g->world, theirs, words * 8);
-        for (size_t k = 0; k < words; k++) call->used[k] |= theirs[k];
+        const char *theirs = pl__met_payload(g, call, (g->rank + i) % g->world, words * 8);
+        for (size_t k = 0; k < words; k++) {
+            uint64_t word;
+            memcpy(&word, theirs + 8 * k, sizeof word);
+            call->used[k] |= word;
+        }
     }
 }
 

@@ -42,8 +42,8 @@ typedef struct pl_group_options {
 } pl_group_options;
 
 size_t pl_group_control_bytes(int world);
-// Collective. peer_fds and pidfds are the group's from the call on, also when it fails; control_fd
-// stays the caller's and may be closed afterwards.
+// Collective. On success peer_fds and pidfds are the group's, on failure they stay the caller's;
+// control_fd stays the caller's and may be closed afterwards.
 pl_status pl_group_new(const pl_group_options *opt, pl_group **out) PL_MUST_USE;
 void pl_group_free(pl_group *g);  // joins its threads; never blocks on peers; NULL is legal
 int pl_group_rank(const pl_group *g);

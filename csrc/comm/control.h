@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The layout of the control block: the memory that all ranks of a group on one machine share for
 // everything but bulk data. It is a memfd, zeroed at birth; nothing here is ever a pointer.
-// Every field is an atomic: any peer may die between any two stores, and a rank reads the others'
-// fields at any time. Who may write a field is said beside it; all others only read it.
+// Every field but the payloads is an atomic: any peer may die between any two stores, and a rank
+// reads the others' fields at any time. Who may write a field is said beside it; all others only
+// read it.
 //
 // Note [no locks in shared memory]: a process-shared mutex stays locked when its holder is killed.
 // So ranks agree through words that have one writer each, and one word (`verdict`) that is set once
@@ -48,7 +49,7 @@ typedef struct pl__record {
     _Alignas(PL__LINE) _Atomic uint32_t arrived;  // low half of seq + 1, stored last (release)
     uint32_t unused;
     _Atomic uint64_t fingerprint[4];
-    _Atomic uint64_t inlined[PL__INLINE_BYTES / 8];
+    unsigned char inlined[PL__INLINE_BYTES];  // a payload that fits; else it is in `payload`
 } pl__record;
 _Static_assert(sizeof(pl__record) == PL__LINE, "a record is one cache line");
 
@@ -77,7 +78,7 @@ typedef struct pl__slot {
     _Atomic uint64_t affinity[16];                 // processors it may run on, at joining
     _Atomic uint64_t failure[PL__TEXT_BYTES / 8];  // valid once state is PL__FAILED
     pl__proposal proposal;
-    _Alignas(PL__LINE) _Atomic uint64_t payload[2][PL__SMALL_BYTES / 8];  // by parity, as record
+    _Alignas(PL__LINE) unsigned char payload[2][PL__SMALL_BYTES];  // by parity, as record
 } pl__slot;
 
 typedef struct pl__control {

@@ -177,6 +177,7 @@ static void warn_sites(pl_group *g, const pl__call *call, int peer) {
                  call->site.text ? call->site.text : "unknown place", g->rank,
                  site[0] ? site : "unknown place", peer);
     }
+    atomic_store_explicit(&g->warned, true, memory_order_relaxed);  // the lock orders it
     pthread_mutex_unlock(&g->failure_lock);
 }
 
@@ -197,9 +198,8 @@ static void publish(pl_group *g, const pl__call *call, const pl__fingerprint *fp
     int at = (int)(call->seq & 1);
     pl__record *rec = &g->me->record[at];
     pl__shared_put(rec->fingerprint, fp, sizeof *fp);
-    size_t n = nbytes < PL__INLINE_BYTES ? nbytes : PL__INLINE_BYTES;
-    pl__shared_put(rec->inlined, payload, n);
-    pl__shared_put(g->me->payload[at], (const char *)payload + n, nbytes - n);
+    if (nbytes)
+        memcpy(nbytes <= PL__INLINE_BYTES ? rec->inlined : g->me->payload[at], payload, nbytes);
     if (g->site_shown[at] != call->site.text) {
         pl__shared_put_text(g->me->site[at], PL__SITE_BYTES, call->site.text);
         g->site_shown[at] = call->site.text;
@@ -211,7 +211,7 @@ pl_status pl__meet(pl_group *g, pl__call *call, const void *payload, size_t nbyt
     // Relaxed: only the thread inside writes it; an announcement reads it for a message.
     call->seq = atomic_fetch_add_explicit(&g->seq, 1, memory_order_relaxed);
     pl__fingerprint mine = fingerprint_of(call);
-    publish(g, call, &mine, payload ? payload : "", nbytes);
+    publish(g, call, &mine, payload, nbytes);
     for (int i = 1; i < g->world; i++) {
         int peer = (g->rank + i) % g->world;
         pl__slot *s = &g->control->slots[peer];
@@ -222,10 +222,8 @@ pl_status pl__meet(pl_group *g, pl__call *call, const void *payload, size_t nbyt
     return PL_OK;
 }
 
-void pl__met_payload(const pl_group *g, const pl__call *call, int rank, void *dst, size_t nbytes) {
+const void *pl__met_payload(const pl_group *g, const pl__call *call, int rank, size_t nbytes) {
     const pl__slot *s = &g->control->slots[rank];
     int at = (int)(call->seq & 1);
-    size_t n = nbytes < PL__INLINE_BYTES ? nbytes : PL__INLINE_BYTES;
-    pl__shared_get(dst, s->record[at].inlined, n);
-    pl__shared_get((char *)dst + n, s->payload[at], nbytes - n);
+    return nbytes <= PL__INLINE_BYTES ? s->record[at].inlined : s->payload[at];
 }

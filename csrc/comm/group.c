@@ -96,23 +96,11 @@ static bool is_oversubscribed(const pl_group *g) {
     return g->world > processors;
 }
 
-// The descriptors are the group's from the call on, also when it fails before there is a group.
-static void close_given(const pl_group_options *o) {
-    for (int r = 0; r < o->world && r < PL_MAX_RANKS; r++) {
-        if (r != o->rank && o->peer_fds && o->peer_fds[r] >= 0) close(o->peer_fds[r]);
-        if (r != o->rank && o->pidfds && o->pidfds[r] >= 0) close(o->pidfds[r]);
-    }
-}
-
 // Everything that needs no peer. On failure pl_group_free undoes what was done.
 static pl_status set_up(pl_group *g, const pl_group_options *o) {
     size_t ints = sizeof(int) * (size_t)g->world;
     void *p;
-    pl_status st = pl_calloc(5 * ints, &p);
-    if (st != PL_OK) {
-        close_given(o);
-        return st;
-    }
+    PL_TRY(pl_calloc(5 * ints, &p));
     g->peer_fds = p;
     g->pidfds = g->peer_fds + g->world;
     g->pids = g->pidfds + g->world;
@@ -147,13 +135,9 @@ static pl_status join(pl_group *g) {
 }
 
 pl_status pl_group_new(const pl_group_options *opt, pl_group **out) {
-    void *p = NULL;
-    pl_status checked = check_options(opt);
-    if (checked == PL_OK) checked = pl_calloc(sizeof(pl_group), &p);
-    if (checked != PL_OK) {
-        close_given(opt);
-        return checked;
-    }
+    void *p;
+    PL_TRY(check_options(opt));
+    PL_TRY(pl_calloc(sizeof(pl_group), &p));
     pl_group *g = p;
     pl_live_add(PL_KIND_GROUP, 1);
     g->transport = &pl__shm_transport;
@@ -172,6 +156,9 @@ pl_status pl_group_new(const pl_group_options *opt, pl_group **out) {
         char message[2048];
         snprintf(message, sizeof message, "%s", pl_error_message());
         if (g->control) pl_group_announce_failed(g, message);
+        pl__watch_stop(g);
+        // The descriptors stay the caller's.
+        for (int r = 0; g->peer_fds && r < g->world; r++) g->peer_fds[r] = g->pidfds[r] = -1;
         pl_group_free(g);
         return pl_fail(st, "%s", message);
     }
@@ -271,8 +258,10 @@ void pl_group_failure_get(pl_group *g, pl_group_failure *out) {
 }
 
 bool pl_group_take_warning(pl_group *g, char *buf, size_t cap) {
+    if (!atomic_load_explicit(&g->warned, memory_order_relaxed)) return false;
     if (atomic_load_explicit(&g->forked, memory_order_relaxed)) return false;
     pthread_mutex_lock(&g->failure_lock);
+    atomic_store_explicit(&g->warned, false, memory_order_relaxed);
     bool any = g->warning[0] != 0;
     if (any) snprintf(buf, cap, "%s", g->warning);
     g->warning[0] = 0;

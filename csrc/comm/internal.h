@@ -117,6 +117,7 @@ struct pl_group {
     bool proposed;
     pl_group_failure failure;
     char warning[512];
+    _Atomic bool warned;  // there is a warning; a look without the lock
 
     // Guards the queue; order: queue_lock before failure_lock.
     pthread_mutex_t queue_lock;
@@ -182,8 +183,8 @@ pl_status pl__thread_start(pthread_t *t, void *(*main)(void *), void *arg) PL_MU
 // fingerprint.c
 // Publishes the call with nbytes (<= PL__SMALL_BYTES) of payload, waits for all, compares.
 pl_status pl__meet(pl_group *g, pl__call *call, const void *payload, size_t nbytes) PL_MUST_USE;
-// The payload that `rank` published in this call; nbytes as in meet. Into dst.
-void pl__met_payload(const pl_group *g, const pl__call *call, int rank, void *dst, size_t nbytes);
+// The payload of nbytes that `rank` published in this call; stays until this rank's next meeting.
+const void *pl__met_payload(const pl_group *g, const pl__call *call, int rank, size_t nbytes);
 
 // small.c, staged.c, bucket.c, p2p.c: the shared-memory transport
 size_t pl__small_bytes(const pl_group *g, const pl__call *call);  // what this rank publishes

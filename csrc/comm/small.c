@@ -7,8 +7,6 @@
 #include "comm/internal.h"
 #include "comm/reduce.h"
 
-#define FOLD_BYTES (64 * 1024)  // all ranks' payloads in one go; more ranks fold in pieces
-
 // Bytes that one rank contributes to the collective.
 static size_t contribution(const pl_group *g, const pl__call *call) {
     size_t n = (size_t)call->count * pl_dtype_size(call->dtype);
@@ -28,25 +26,12 @@ size_t pl__small_bytes(const pl_group *g, const pl__call *call) {
 
 // Folds `count` elements that stand `skip` bytes into every rank's payload, into out.
 static void fold(pl_group *g, pl__call *call, size_t skip, void *out) {
-    _Alignas(64) unsigned char all[FOLD_BYTES];
     const void *src[PL_MAX_RANKS];
-    size_t size = pl_dtype_size(call->dtype), total = (size_t)call->count * size;
-    size_t room = FOLD_BYTES / (size_t)g->world / 64 * 64;  // >= 256 bytes at 256 ranks
-    unsigned char whole[PL__SMALL_BYTES];
-    for (size_t at = 0; at < total; at += room) {
-        size_t n = total - at < room ? total - at : room;
-        for (int r = 0; r < g->world; r++) {
-            src[r] = all + (size_t)r * room;
-            if (skip + at == 0) {
-                pl__met_payload(g, call, r, all + (size_t)r * room, n);
-            } else {
-                pl__met_payload(g, call, r, whole, skip + at + n);
-                memcpy(all + (size_t)r * room, whole + skip + at, n);
-            }
-        }
-        void *dst[1] = {(char *)out + at};
-        pl__reduce(src, g->world, dst, 1, (int64_t)(n / size), call->dtype, call->redop);
+    size_t nbytes = contribution(g, call);
+    for (int r = 0; r < g->world; r++) {
+        src[r] = (const char *)pl__met_payload(g, call, r, nbytes) + skip;
     }
+    pl__reduce(src, g->world, &out, 1, call->count, call->dtype, call->redop);
 }
 
 void pl__small_move(pl_group *g, pl__call *call) {
@@ -64,11 +49,13 @@ void pl__small_move(pl_group *g, pl__call *call) {
             return;
         case PL__OP_ALL_GATHER:
             for (int r = 0; r < g->world; r++) {
-                pl__met_payload(g, call, r, (char *)call->out + n * (size_t)r, n);
+                memcpy((char *)call->out + n * (size_t)r, pl__met_payload(g, call, r, n), n);
             }
             return;
         case PL__OP_BROADCAST:
-            if (call->root != g->rank) pl__met_payload(g, call, call->root, call->out, n);
+            if (call->root != g->rank) {
+                memcpy(call->out, pl__met_payload(g, call, call->root, n), n);
+            }
             return;
         default:
             return;

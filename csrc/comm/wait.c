@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -22,7 +23,8 @@
 #define SLICE_NS 20000000     // longest sleep without a look around
 #define SPIN_CALLER_NS 20000  // about two futex wakeups: the price of sleeping too early
 #define SPIN_COMM_NS 2000     // the comm thread shares its core with the backward pass
-#define SPINS_PER_LOOK 32     // pauses between looks at the clock
+#define YIELDS 8  // with more ranks than processors; halves the latency of a small call there
+#define SPINS_PER_LOOK 32  // pauses between looks at the clock
 
 static inline void cpu_pause(void) {
 #if defined(__x86_64__)
@@ -57,7 +59,14 @@ static inline bool reached(const _Atomic uint32_t *word, uint32_t value) {
 }
 
 static bool spin(pl_group *g, const pl__call *call, const _Atomic uint32_t *word, uint32_t value) {
-    if (g->oversubscribed) return reached(word, value);
+    if (g->oversubscribed) {
+        // The awaited rank may be waiting for this processor: hand it over before sleeping.
+        for (int i = 0; i < YIELDS; i++) {
+            (void)sched_yield();
+            if (reached(word, value)) return true;
+        }
+        return false;
+    }
     int64_t end = 0, limit = call->on_comm ? SPIN_COMM_NS : SPIN_CALLER_NS;
     for (;;) {
         for (int i = 0; i < SPINS_PER_LOOK; i++) {

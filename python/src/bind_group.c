@@ -1,0 +1,474 @@
+// SPDX-License-Identifier: Apache-2.0
+// _C.Group and _C.Work: process groups. Buffers are Tensors or contiguous buffer-protocol objects.
+//
+// Needs the GIL; it is released around everything that waits. While it is released no Py* function
+// is called and the group cannot be closed: `busy` counts the calls inside. A group takes one call
+// at a time (comm.h); a second thread gets an error, not a corrupted group.
+#include "bind_group.h"
+#include "bind.h"
+#include "bind_site.h"
+#include "comm/comm.h"
+
+#include <string.h>
+
+static PyTypeObject *group_type;
+
+// ---- errors and warnings ----------------------------------------------------------------------
+
+static void set_attribute(PyObject *exc, const char *name, PyObject *value) {
+    if (!value || PyObject_SetAttrString(exc, name, value) != 0) PyErr_Clear();
+    Py_XDECREF(value);
+}
+
+static void describe_remote(PyObject *exc, const pl_group_failure *f) {
+    const char *colon = strstr(f->remote, ": ");
+    size_t n = colon ? (size_t)(colon - f->remote) : strlen(f->remote);
+    set_attribute(exc, "rank", PyLong_FromLong(f->n_dead ? f->dead_ranks[0] : -1));
+    set_attribute(exc, "remote_type", PyUnicode_DecodeUTF8(f->remote, (Py_ssize_t)n, "replace"));
+    const char *rest = colon ? colon + 2 : "";
+    set_attribute(exc, "remote_message",
+                  PyUnicode_DecodeUTF8(rest, (Py_ssize_t)strlen(rest), "replace"));
+}
+
+// The exception of st, with the details of the group's failure as attributes. Gives NULL.
+PyObject *pl_raise_group(pl_group *g, pl_status st) {
+    pl_raise(NULL, st);
+    if (st != PL_EPEER && st != PL_EREMOTE && st != PL_EMISMATCH && st != PL_ETIME) return NULL;
+    PyObject *type, *exc, *tb;
+    PyErr_Fetch(&type, &exc, &tb);
+    PyErr_NormalizeException(&type, &exc, &tb);
+    pl_group_failure f;
+    pl_group_failure_get(g, &f);
+    if (exc && f.status == st) {
+        PyObject *dead = PyTuple_New(f.n_dead);
+        for (int i = 0; dead && i < f.n_dead; i++) {
+            PyTuple_SetItem(dead, i, PyLong_FromLong(f.dead_ranks[i]));
+        }
+        set_attribute(exc, "dead_ranks", dead);
+        set_attribute(exc, "op", PyUnicode_FromString(f.op));
+        set_attribute(exc, "seq", PyLong_FromUnsignedLongLong(f.seq));
+        set_attribute(exc, "call_site",
+                      PyUnicode_DecodeUTF8(f.site, (Py_ssize_t)strlen(f.site), "replace"));
+        if (st == PL_EREMOTE) describe_remote(exc, &f);
+    }
+    PyErr_Restore(type, exc, tb);
+    return NULL;
+}
+
+// The end of every call: the exception, or a pending warning, or None.
+PyObject *pl_group_result(pl_group_object *self, pl_status st) {
+    char text[512];
+    if (st != PL_OK) return pl_raise_group(self->g, st);
+    if (pl_group_take_warning(self->g, text, sizeof text) &&
+        PyErr_WarnEx(PyExc_RuntimeWarning, text, 2) != 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+// Whether a call may begin; 0, or -1 with an exception.
+int pl_group_begin(pl_group_object *self, const char *op) {
+    if (!self->g || self->closed) {
+        PyErr_Format(PyExc_RuntimeError, "[%s] the process group is closed", op);
+        return -1;
+    }
+    if (self->busy) {
+        PyErr_Format(PyExc_RuntimeError,
+                     "[%s] the process group is in use by another thread: got a second call, "
+                     "expected one at a time (make another group for it)",
+                     op);
+        return -1;
+    }
+    return 0;
+}
+
+pl_group *pl_group_of(PyObject *obj, const char *op) {
+    if (!PyObject_TypeCheck(obj, group_type)) {
+        PyErr_Format(PyExc_TypeError, "[%s] expected a Group, got %R", op,
+                     (PyObject *)Py_TYPE(obj));
+        return NULL;
+    }
+    pl_group_object *self = (pl_group_object *)obj;
+    return pl_group_begin(self, op) ? NULL : self->g;
+}
+
+pl_group *pl_group_hold(PyObject *obj, const char *op) {
+    pl_group *g = pl_group_of(obj, op);
+    if (g) ((pl_group_object *)Py_NewRef(obj))->held++;
+    return g;
+}
+
+void pl_group_unhold(PyObject *obj) {
+    ((pl_group_object *)obj)->held--;
+    Py_DECREF(obj);
+}
+
+// ---- arguments --------------------------------------------------------------------------------
+
+static int int_arg(PyObject *obj, const char *what, int *out) {
+    int64_t v;
+    if (pl_arg_int64(obj, what, &v)) return -1;
+    if (v < INT32_MIN || v > INT32_MAX) {
+        PyErr_Format(PyExc_ValueError, "%s is out of range: got %lld", what, (long long)v);
+        return -1;
+    }
+    *out = (int)v;
+    return 0;
+}
+
+// The n trailing integers of a call, the last of which is the depth of the call site.
+int pl_int_args(const char *fn, PyObject *const *args, Py_ssize_t n, int *out) {
+    for (Py_ssize_t i = 0; i < n; i++) {
+        if (int_arg(args[i], fn, &out[i])) return -1;
+    }
+    return 0;
+}
+
+// A collective wrote into obj: a tensor that a backward pass has saved must notice.
+void pl_group_wrote(PyObject *obj) {
+    if (!PyObject_TypeCheck(obj, pl_tensor_type())) return;
+    pl_tensor *t = pl_tensor_of(obj, "collective");
+    if (t) pl_storage_bump(t->storage);
+}
+
+static int two_buffers(PyObject *const *args, bool scatter, int world, const char *op,
+                       pl_buffer *in, pl_buffer *out) {
+    if (pl_buffer_from(args[0], false, in)) return -1;
+    if (pl_buffer_from(args[1], true, out)) {
+        pl_buffer_release(in);
+        return -1;
+    }
+    int64_t large = scatter ? in->count : out->count, small = scatter ? out->count : in->count;
+    if (in->dtype == out->dtype && large == small * world) return 0;
+    PyErr_Format(PyExc_ValueError,
+                 "[%s] buffers do not fit: got %lld %s in, %lld %s out, expected one dtype and "
+                 "%s to hold %d times the elements of the other",
+                 op, (long long)in->count, pl_dtype_name(in->dtype), (long long)out->count,
+                 pl_dtype_name(out->dtype), scatter ? "in" : "out", world);
+    pl_buffer_release(in);
+    pl_buffer_release(out);
+    return -1;
+}
+
+// ---- collectives ------------------------------------------------------------------------------
+
+static PyObject *all_reduce(PyObject *obj, PyObject *const *args, Py_ssize_t n) {
+    pl_group_object *self = (pl_group_object *)obj;
+    int a[2];
+    pl_buffer b;
+    if (pl_arg_count("all_reduce", n, 3) || pl_int_args("all_reduce", args + 1, 2, a)) return NULL;
+    if (pl_group_begin(self, "all_reduce") || pl_buffer_from(args[0], true, &b)) return NULL;
+    pl_site site = pl_call_site(a[1]);
+    pl_status st;
+    WITHOUT_GIL(self, st,
+                pl_group_all_reduce(self->g, b.data, b.count, b.dtype, (pl_redop)a[0], site));
+    pl_group_wrote(args[0]);
+    pl_buffer_release(&b);
+    return pl_group_result(self, st);
+}
+
+static PyObject *reduce(PyObject *obj, PyObject *const *args, Py_ssize_t n) {
+    pl_group_object *self = (pl_group_object *)obj;
+    int a[3];
+    pl_buffer b;
+    if (pl_arg_count("reduce", n, 4) || pl_int_args("reduce", args + 1, 3, a)) return NULL;
+    if (pl_group_begin(self, "reduce") || pl_buffer_from(args[0], true, &b)) return NULL;
+    pl_site site = pl_call_site(a[2]);
+    pl_status st;
+    WITHOUT_GIL(self, st,
+                pl_group_reduce(self->g, b.data, b.count, b.dtype, (pl_redop)a[0], a[1], site));
+    if (a[1] == self->rank) pl_group_wrote(args[0]);
+    pl_buffer_release(&b);
+    return pl_group_result(self, st);
+}
+
+static PyObject *reduce_scatter(PyObject *obj, PyObject *const *args, Py_ssize_t n) {
+    pl_group_object *self = (pl_group_object *)obj;
+    int a[2];
+    pl_buffer in, out;
+    if (pl_arg_count("reduce_scatter", n, 4) || pl_int_args("reduce_scatter", args + 2, 2, a)) {
+        return NULL;
+    }
+    if (pl_group_begin(self, "reduce_scatter") ||
+        two_buffers(args, true, self->world, "reduce_scatter", &in, &out)) {
+        return NULL;
+    }
+    pl_site site = pl_call_site(a[1]);
+    pl_status st;
+    WITHOUT_GIL(self, st,
+                pl_group_reduce_scatter(self->g, in.data, out.data, out.count, in.dtype,
+                                        (pl_redop)a[0], site));
+    pl_group_wrote(args[1]);
+    pl_buffer_release(&in);
+    pl_buffer_release(&out);
+    return pl_group_result(self, st);
+}
+
+static PyObject *all_gather(PyObject *obj, PyObject *const *args, Py_ssize_t n) {
+    pl_group_object *self = (pl_group_object *)obj;
+    int depth;
+    pl_buffer in, out;
+    if (pl_arg_count("all_gather", n, 3) || pl_int_args("all_gather", args + 2, 1, &depth)) {
+        return NULL;
+    }
+    if (pl_group_begin(self, "all_gather") ||
+        two_buffers(args, false, self->world, "all_gather", &in, &out)) {
+        return NULL;
+    }
+    pl_site site = pl_call_site(depth);
+    pl_status st;
+    WITHOUT_GIL(self, st,
+                pl_group_all_gather(self->g, in.data, out.data, in.count, in.dtype, site));
+    pl_group_wrote(args[1]);
+    pl_buffer_release(&in);
+    pl_buffer_release(&out);
+    return pl_group_result(self, st);
+}
+
+static PyObject *broadcast(PyObject *obj, PyObject *const *args, Py_ssize_t n) {
+    pl_group_object *self = (pl_group_object *)obj;
+    int a[2];
+    pl_buffer b;
+    if (pl_arg_count("broadcast", n, 3) || pl_int_args("broadcast", args + 1, 2, a)) return NULL;
+    bool root = a[0] == self->rank;  // the root's buffer is only read
+    if (pl_group_begin(self, "broadcast") || pl_buffer_from(args[0], !root, &b)) return NULL;
+    pl_site site = pl_call_site(a[1]);
+    pl_status st;
+    WITHOUT_GIL(self, st, pl_group_broadcast(self->g, b.data, b.count, b.dtype, a[0], site));
+    if (!root) pl_group_wrote(args[0]);
+    pl_buffer_release(&b);
+    return pl_group_result(self, st);
+}
+
+static PyObject *barrier(PyObject *obj, PyObject *const *args, Py_ssize_t n) {
+    pl_group_object *self = (pl_group_object *)obj;
+    int depth;
+    if (pl_arg_count("barrier", n, 1) || pl_int_args("barrier", args, 1, &depth)) return NULL;
+    if (pl_group_begin(self, "barrier")) return NULL;
+    pl_site site = pl_call_site(depth);
+    pl_status st;
+    WITHOUT_GIL(self, st, pl_group_barrier(self->g, site));
+    return pl_group_result(self, st);
+}
+
+static PyObject *message(pl_group_object *self, PyObject *const *args, Py_ssize_t n, bool sends) {
+    const char *op = sends ? "send" : "recv";
+    int a[3];
+    pl_buffer b;
+    if (pl_arg_count(op, n, 4) || pl_int_args(op, args + 1, 3, a)) return NULL;
+    if (pl_group_begin(self, op) || pl_buffer_from(args[0], !sends, &b)) return NULL;
+    pl_site site = pl_call_site(a[2]);
+    pl_status st;
+    WITHOUT_GIL(self, st,
+                sends ? pl_group_send(self->g, b.data, b.count, b.dtype, a[0], a[1], site)
+                      : pl_group_recv(self->g, b.data, b.count, b.dtype, a[0], a[1], site));
+    if (!sends) pl_group_wrote(args[0]);
+    pl_buffer_release(&b);
+    return pl_group_result(self, st);
+}
+
+static PyObject *group_send(PyObject *obj, PyObject *const *args, Py_ssize_t n) {
+    return message((pl_group_object *)obj, args, n, true);
+}
+
+static PyObject *group_recv(PyObject *obj, PyObject *const *args, Py_ssize_t n) {
+    return message((pl_group_object *)obj, args, n, false);
+}
+
+// ---- the rest of Group ------------------------------------------------------------------------
+
+static PyObject *announce_finished(PyObject *obj, PyObject *unused) {
+    (void)unused;
+    pl_group_object *self = (pl_group_object *)obj;
+    if (self->g) pl_group_announce_finished(self->g);
+    Py_RETURN_NONE;
+}
+
+static PyObject *announce_failed(PyObject *obj, PyObject *text) {
+    pl_group_object *self = (pl_group_object *)obj;
+    PyObject *bytes = PyUnicode_AsEncodedString(text, "utf-8", "replace");
+    if (!bytes) return NULL;
+    if (self->g) pl_group_announce_failed(self->g, PyBytes_AsString(bytes));
+    Py_DECREF(bytes);
+    Py_RETURN_NONE;
+}
+
+static PyObject *group_check(PyObject *obj, PyObject *unused) {
+    (void)unused;
+    pl_group_object *self = (pl_group_object *)obj;
+    if (!self->g) {
+        PyErr_SetString(PyExc_RuntimeError, "[check] the process group is closed");
+        return NULL;
+    }
+    return pl_group_result(self, pl_group_check(self->g));
+}
+
+static PyObject *group_close(PyObject *obj, PyObject *unused) {
+    (void)unused;
+    pl_group_object *self = (pl_group_object *)obj;
+    if (!self->g) Py_RETURN_NONE;
+    if (self->busy) {
+        PyErr_SetString(PyExc_RuntimeError, "[close] another thread is inside the process group");
+        return NULL;
+    }
+    if (self->held) {
+        pl_group_announce_finished(self->g);  // a reducer still points at it: freed with that
+        self->closed = true;
+        Py_RETURN_NONE;
+    }
+    pl_group *g = self->g;
+    self->g = NULL;
+    Py_BEGIN_ALLOW_THREADS
+    pl_group_free(g);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyObject *get_int(PyObject *obj, void *which) {
+    pl_group_object *self = (pl_group_object *)obj;
+    return PyLong_FromLong(which ? self->world : self->rank);
+}
+
+static void group_dealloc(PyObject *obj) {
+    pl_group_object *self = (pl_group_object *)obj;
+    PyTypeObject *type = Py_TYPE(obj);
+    pl_group *g = self->g;
+    self->g = NULL;
+    Py_BEGIN_ALLOW_THREADS
+    pl_group_free(g);  // joins its threads, which never take the GIL
+    Py_END_ALLOW_THREADS
+    PyObject_Free(obj);
+    Py_DECREF(type);
+}
+
+#define FAST(fn) ((PyCFunction)(void (*)(void))(fn))
+
+static PyMethodDef group_methods[] = {
+    {"all_reduce", FAST(all_reduce), METH_FASTCALL, NULL},
+    {"all_reduce_async", FAST(pl_group_all_reduce_async_py), METH_FASTCALL, NULL},
+    {"reduce", FAST(reduce), METH_FASTCALL, NULL},
+    {"reduce_scatter", FAST(reduce_scatter), METH_FASTCALL, NULL},
+    {"all_gather", FAST(all_gather), METH_FASTCALL, NULL},
+    {"broadcast", FAST(broadcast), METH_FASTCALL, NULL},
+    {"barrier", FAST(barrier), METH_FASTCALL, NULL},
+    {"send", FAST(group_send), METH_FASTCALL, NULL},
+    {"recv", FAST(group_recv), METH_FASTCALL, NULL},
+    {"announce_finished", announce_finished, METH_NOARGS, NULL},
+    {"announce_failed", announce_failed, METH_O, NULL},
+    {"check", group_check, METH_NOARGS, NULL},
+    {"close", group_close, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef group_getset[] = {
+    {"rank", get_int, NULL, NULL, NULL},
+    {"world", get_int, NULL, NULL, (void *)1},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot group_slots[] = {
+    {Py_tp_dealloc, (void *)(uintptr_t)group_dealloc},
+    {Py_tp_methods, group_methods},
+    {Py_tp_getset, group_getset},
+    {0, NULL},
+};
+
+static PyType_Spec group_spec = {
+    .name = "paceline._C.Group",
+    .basicsize = sizeof(pl_group_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = group_slots,
+};
+
+// ---- module functions -------------------------------------------------------------------------
+
+static PyObject *group_control_bytes(PyObject *module, PyObject *world) {
+    (void)module;
+    int w;
+    if (int_arg(world, "world", &w)) return NULL;
+    size_t n = pl_group_control_bytes(w);
+    if (n) return PyLong_FromSize_t(n);
+    PyErr_Format(PyExc_ValueError,
+                 "[group_control_bytes] wrong world size: got %d, expected 1 to %d", w,
+                 PL_MAX_RANKS);
+    return NULL;
+}
+
+// A sequence of exactly `world` integers.
+static int int_list(PyObject *seq, const char *what, int world, int *out) {
+    Py_ssize_t n = PySequence_Size(seq);
+    if (n < 0) return -1;
+    if (n != world) {
+        PyErr_Format(PyExc_ValueError, "[group_new] %s: got %zd entries, expected %d", what, n,
+                     world);
+        return -1;
+    }
+    for (int i = 0; i < world; i++) {
+        PyObject *item = PySequence_GetItem(seq, i);
+        int bad = !item || int_arg(item, what, &out[i]);
+        Py_XDECREF(item);
+        if (bad) return -1;
+    }
+    return 0;
+}
+
+static PyObject *group_new(PyObject *module, PyObject *const *args, Py_ssize_t n) {
+    (void)module;
+    int fds[PL_MAX_RANKS], pidfds[PL_MAX_RANKS], pids[PL_MAX_RANKS], a[3];
+    int64_t timeout_ms;
+    pl_group *g = NULL;
+    if (pl_arg_count("group_new", n, 9) || pl_int_args("group_new", args + 1, 3, a)) return NULL;
+    if (a[1] < 1 || a[1] > PL_MAX_RANKS) {
+        PyErr_Format(PyExc_ValueError, "[group_new] wrong world size: got %d, expected 1 to %d",
+                     a[1], PL_MAX_RANKS);
+        return NULL;
+    }
+    if (int_list(args[4], "peer_fds", a[1], fds) || int_list(args[5], "pidfds", a[1], pidfds) ||
+        int_list(args[6], "pids", a[1], pids) || pl_arg_int64(args[7], "timeout_ms", &timeout_ms)) {
+        return NULL;
+    }
+    int strict = PyObject_IsTrue(args[8]);
+    PyObject *name = PyUnicode_AsUTF8String(args[0]);
+    pl_group_object *self =
+        strict < 0 || !name ? NULL : (pl_group_object *)PyType_GenericAlloc(group_type, 0);
+    if (!self) {
+        Py_XDECREF(name);
+        return NULL;
+    }
+    self->rank = a[0];
+    self->world = a[1];
+    pl_group_options o = {
+        .name = PyBytes_AsString(name),
+        .rank = a[0],
+        .world = a[1],
+        .control_fd = a[2],
+        .peer_fds = fds,
+        .pidfds = pidfds,
+        .pids = pids,
+        .timeout_ms = timeout_ms,
+        .strict_sites = strict != 0,
+    };
+    pl_status st;
+    WITHOUT_GIL(self, st, pl_group_new(&o, &g));
+    Py_DECREF(name);
+    if (st == PL_OK) {
+        self->g = g;
+        return (PyObject *)self;
+    }
+    Py_DECREF(self);
+    return pl_raise(NULL, st);
+}
+
+static PyMethodDef functions[] = {
+    {"group_control_bytes", group_control_bytes, METH_O, NULL},
+    {"group_new", FAST(group_new), METH_FASTCALL, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+int pl_bind_group(PyObject *module) {
+    group_type = (PyTypeObject *)PyType_FromSpec(&group_spec);
+    if (!group_type) return -1;
+    if (PyModule_AddObjectRef(module, "Group", (PyObject *)group_type)) return -1;
+    if (pl_bind_work(module)) return -1;
+    return PyModule_AddFunctions(module, functions);
+}
