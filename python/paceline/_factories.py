@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Making tensors from data, from sizes and like others."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from paceline import _C, _device, dtypes
+from paceline._shape import as_shape
+from paceline.dtypes import ALL, dtype, float_code, to_code
+
+if TYPE_CHECKING:
+    from paceline._tensor import Tensor
+
+Where = str | int | _device.device | None
+
+
+def finish(op: str, t: Tensor, device: Where, requires_grad: bool) -> Tensor:
+    """`t` after the arguments that all makers share."""
+    if device is not None:
+        _device.check(op, device)
+    if requires_grad:
+        t.requires_grad = True
+    return t
+
+
+# -- from data --------------------------------------------------------------------------------
+
+
+def tensor(
+    data: Any,
+    *,
+    dtype: dtype | None = None,
+    device: Where = None,
+    requires_grad: bool = False,
+    pin_memory: bool = False,
+) -> Tensor:
+    """A tensor with a copy of `data`.
+
+    Parameters
+    ----------
+    data : number, nested sequence, array or Tensor
+        Integers become int64, floats the default dtype, arrays keep their dtype.
+    dtype : dtype, optional
+        Overrides that.
+    device : device, optional
+        Where to put it.
+    requires_grad : bool
+        Whether operations on it are recorded.
+    pin_memory : bool
+        Accepted; has no effect without a GPU.
+
+    Examples
+    --------
+    >>> tensor([[1, 2], [3, 4]]).sum()
+    tensor(10)
+    """
+    code = to_code(dtype)
+    if isinstance(data, _C.Tensor):
+        t = _C.clone(_C.to_dtype(_C.detach(data), data._dtype if code < 0 else code))
+    elif isinstance(data, (bool, int, float, list, tuple)):
+        t = _from_sequence(data, code)
+    else:
+        t = _C.clone(_share(data, code))
+    return finish("tensor", t, device, requires_grad)
+
+
+def as_tensor(data: Any, dtype: dtype | None = None, device: Where = None) -> Tensor:
+    """`data` as a tensor, over the same memory where that is possible."""
+    code = to_code(dtype)
+    _device.check("as_tensor", device)
+    if isinstance(data, _C.Tensor):
+        same: Any = data
+        return same if code < 0 else _C.to_dtype(data, code)
+    if isinstance(data, (bool, int, float, list, tuple)):
+        return _from_sequence(data, code)
+    return _share(data, code)
+
+
+def from_numpy(array: Any) -> Tensor:
+    """A tensor over the memory of a NumPy array.
+
+    Raises
+    ------
+    TypeError
+        If `array` is no array, or its dtype has no like here.
+    """
+    if not hasattr(array, "__array_interface__") or not hasattr(array, "strides"):
+        raise TypeError(f"[from_numpy] got {type(array).__name__}, expected a NumPy array")
+    return _C.from_buffer(array, -1)
+
+
+def frombuffer(buffer: Any, *, dtype: dtype, count: int = -1, offset: int = 0) -> Tensor:
+    """A 1-d tensor over the memory of an object with the buffer protocol."""
+    view = memoryview(buffer).cast("B")[offset:]
+    size = dtype.itemsize
+    if count >= 0:
+        if count * size > len(view):
+            raise ValueError(
+                f"[frombuffer] bytes: got {len(view)}, expected at least {count * size}"
+            )
+        view = view[: count * size]
+    if len(view) % size:
+        raise ValueError(f"[frombuffer] bytes: got {len(view)}, expected a multiple of {size}")
+    return _C.from_buffer(view, dtype.code)
+
+
+def _from_sequence(data: Any, code: int) -> Tensor:
+    try:
+        t = _C.from_data(data, code)
+    except TypeError:
+        plain = _plain(data)
+        if plain is data:
+            raise
+        t = _C.from_data(plain, code)
+    if code < 0 and ALL[t._dtype].is_floating_point and t._dtype != float_code(None):
+        return _C.from_data(_plain(data), float_code(None))
+    return t
+
+
+def _plain(data: Any) -> Any:
+    # Arrays and tensors inside lists as numbers and lists.
+    if isinstance(data, (list, tuple)):
+        return [_plain(d) for d in data]
+    return data.tolist() if hasattr(data, "tolist") else data
+
+
+def _share(data: Any, code: int) -> Tensor:
+    if hasattr(data, "__array__") and not hasattr(data, "__array_interface__"):
+        data = data.__array__()
+    try:
+        t = _C.from_buffer(data, -1)
+    except (TypeError, BufferError) as error:
+        if hasattr(data, "tolist"):  # an array whose layout or dtype cannot be shared
+            return _C.from_data(data.tolist(), code)
+        raise TypeError(
+            f"[tensor] data: got {type(data).__name__}, expected numbers, sequences or arrays"
+        ) from error
+    return t if code < 0 else _C.to_dtype(t, code)
+
+
+# -- from sizes -------------------------------------------------------------------------------
+
+
+def full(
+    size: Any,
+    fill_value: bool | int | float,
+    *,
+    dtype: dtype | None = None,
+    device: Where = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """A tensor with one value everywhere; its type decides the dtype where none is given."""
+    if dtype is not None:
+        code = to_code(dtype)
+    elif isinstance(fill_value, bool):
+        code = dtypes.bool_.code
+    elif isinstance(fill_value, int):
+        code = dtypes.int64.code
+    else:
+        code = float_code(None)
+    t = _C.full(as_shape("full", (size,)), fill_value, code)
+    return finish("full", t, device, requires_grad)
+
+
+def zeros(
+    *size: Any, dtype: dtype | None = None, device: Where = None, requires_grad: bool = False
+) -> Tensor:
+    """A tensor of zeros: ``zeros(2, 3)`` or ``zeros((2, 3))``."""
+    t = _C.full(as_shape("zeros", size), 0, float_code(dtype))
+    return finish("zeros", t, device, requires_grad)
+
+
+def ones(
+    *size: Any, dtype: dtype | None = None, device: Where = None, requires_grad: bool = False
+) -> Tensor:
+    """A tensor of ones: ``ones(2, 3)`` or ``ones((2, 3))``."""
+    t = _C.full(as_shape("ones", size), 1, float_code(dtype))
+    return finish("ones", t, device, requires_grad)
+
+
+def empty(
+    *size: Any,
+    dtype: dtype | None = None,
+    device: Where = None,
+    requires_grad: bool = False,
+    pin_memory: bool = False,
+) -> Tensor:
+    """A tensor whose contents are whatever the memory held."""
+    t = _C.empty(as_shape("empty", size), float_code(dtype))
+    return finish("empty", t, device, requires_grad)
+
+
+def arange(
+    start: int | float,
+    end: int | float | None = None,
+    step: int | float = 1,
+    *,
+    dtype: dtype | None = None,
+    device: Where = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Numbers from `start` up to but without `end`; int64 where all three are integers."""
+    if end is None:
+        start, end = 0, start
+    if step == 0:
+        raise RuntimeError("[arange] step: got 0, expected a number other than 0")
+    whole = all(isinstance(v, int) for v in (start, end, step))
+    code = to_code(dtype, dtypes.int64.code if whole else float_code(None))
+    t = _C.arange(start, end, step, code)
+    return finish("arange", t, device, requires_grad)
+
+
+def linspace(
+    start: float,
+    end: float,
+    steps: int,
+    *,
+    dtype: dtype | None = None,
+    device: Where = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """`steps` numbers at equal distances from `start` to `end`, both included."""
+    if steps < 0:
+        raise RuntimeError(f"[linspace] steps: got {steps}, expected 0 or more")
+    delta = (end - start) / (steps - 1) if steps > 1 else 0.0
+    t = _C.add(_C.mul(_C.arange(0, steps, 1, dtypes.float64.code), delta), start)
+    if steps > 1:
+        t[steps - 1] = end
+    return finish("linspace", _C.to_dtype(t, float_code(dtype)), device, requires_grad)
+
+
+def eye(
+    n: int,
+    m: int | None = None,
+    *,
+    dtype: dtype | None = None,
+    device: Where = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """The identity matrix, or the first `m` columns of it."""
+    rows = _C.unsqueeze(_C.arange(0, n, 1, dtypes.int64.code), 1)
+    columns = _C.arange(0, n if m is None else m, 1, dtypes.int64.code)
+    t = _C.to_dtype(_C.eq(rows, columns), float_code(dtype))
+    return finish("eye", t, device, requires_grad)
+
+
+# -- like others ------------------------------------------------------------------------------
+
+
+def zeros_like(
+    input: _C.Tensor,
+    *,
+    dtype: dtype | None = None,
+    device: Where = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Zeros with the shape and dtype of `input`."""
+    t = _C.full(input.shape, 0, to_code(dtype, input._dtype))
+    return finish("zeros_like", t, device, requires_grad)
+
+
+def ones_like(
+    input: _C.Tensor,
+    *,
+    dtype: dtype | None = None,
+    device: Where = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Ones with the shape and dtype of `input`."""
+    t = _C.full(input.shape, 1, to_code(dtype, input._dtype))
+    return finish("ones_like", t, device, requires_grad)
+
+
+def full_like(
+    input: _C.Tensor,
+    fill_value: bool | int | float,
+    *,
+    dtype: dtype | None = None,
+    device: Where = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """One value with the shape and dtype of `input`."""
+    t = _C.full(input.shape, fill_value, to_code(dtype, input._dtype))
+    return finish("full_like", t, device, requires_grad)
+
+
+def empty_like(
+    input: _C.Tensor,
+    *,
+    dtype: dtype | None = None,
+    device: Where = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Uninitialised memory with the shape and dtype of `input`."""
+    t = _C.empty(input.shape, to_code(dtype, input._dtype))
+    return finish("empty_like", t, device, requires_grad)
+
+
+def scalar_tensor(value: bool | int | float, *, dtype: dtype | None = None) -> Tensor:
+    """A 0-d tensor; floating-point unless `dtype` says otherwise."""
+    if isinstance(value, float) and math.isnan(value):
+        return _C.full((), math.nan, float_code(dtype))
+    return _C.full((), value, float_code(dtype))

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mixed precision as a context: matrix products and attention in a shorter dtype.
+
+What is cast, and when, is decided in C (``csrc/amp``); here is only the switch.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from paceline import _C, _device, dtypes
+from paceline.dtypes import dtype as DType  # noqa: N812
+
+__all__ = ["autocast"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+_OFF = -1
+
+
+class autocast:  # noqa: N801 (PyTorch's name)
+    """Compute what gains from it in a shorter dtype, until the end of the block.
+
+    Parameters
+    ----------
+    device_type : str
+        ``"cpu"``.
+    dtype : dtype, optional
+        bfloat16, which is also the default.
+    enabled : bool
+        False switches it off inside an outer block.
+    cache_enabled : bool, optional
+        Accepted; weights are cast once and not at every use in any case.
+
+    Raises
+    ------
+    NotImplementedError
+        For float16, which needs gradient scaling.
+    DeviceError
+        For a device that is not there.
+
+    Examples
+    --------
+    >>> import paceline
+    >>> a = paceline.ones(2, 2)
+    >>> with paceline.autocast("cpu", paceline.bfloat16):
+    ...     (a @ a).dtype
+    paceline.bfloat16
+    """
+
+    def __init__(
+        self,
+        device_type: str,
+        dtype: DType | None = None,
+        enabled: bool = True,
+        cache_enabled: bool | None = None,
+    ) -> None:
+        _device.check("autocast", device_type)
+        chosen = dtypes.bfloat16 if dtype is None else dtype
+        if enabled and chosen is dtypes.float16:
+            raise NotImplementedError(
+                "[autocast] float16 needs gradient scaling, which is not built yet: "
+                "got paceline.float16, expected paceline.bfloat16"
+            )
+        if enabled and chosen is not dtypes.bfloat16:
+            raise ValueError(f"[autocast] dtype: got {chosen!r}, expected paceline.bfloat16")
+        self._code = chosen.code if enabled else _OFF
+        self._before: list[int] = []
+
+    def __enter__(self) -> autocast:
+        self._before.append(_C.set_autocast(self._code))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _C.set_autocast(self._before.pop())
+
+    def __call__(self, function: F) -> F:
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return function(*args, **kwargs)
+
+        return wrapped  # type: ignore[return-value]

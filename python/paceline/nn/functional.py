@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operators of `paceline.nn` as functions, with PyTorch's arguments.
+
+Losses are in ``losses.py``; they are importable from here, where PyTorch has them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from paceline import _C
+from paceline.dtypes import dtype, to_code
+from paceline.nn.losses import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    l1_loss,
+    mse_loss,
+    nll_loss,
+    smooth_l1_loss,
+)
+
+if TYPE_CHECKING:
+    from paceline._tensor import Tensor
+
+__all__ = [
+    "binary_cross_entropy_with_logits",
+    "cosine_similarity",
+    "cross_entropy",
+    "dropout",
+    "embedding",
+    "gelu",
+    "l1_loss",
+    "layer_norm",
+    "leaky_relu",
+    "linear",
+    "log_softmax",
+    "logsigmoid",
+    "mse_loss",
+    "nll_loss",
+    "normalize",
+    "one_hot",
+    "pad",
+    "relu",
+    "scaled_dot_product_attention",
+    "sigmoid",
+    "silu",
+    "smooth_l1_loss",
+    "softmax",
+    "softplus",
+    "tanh",
+]
+
+_ACTIVATIONS = {None: 0, "relu": 1, "gelu": 2, "gelu_tanh": 3}
+
+
+def linear(
+    input: _C.Tensor,
+    weight: _C.Tensor,
+    bias: _C.Tensor | None = None,
+    *,
+    activation: str | None = None,
+) -> Tensor:
+    """``input @ weight.T + bias``.
+
+    Parameters
+    ----------
+    input : Tensor
+        (..., in_features).
+    weight : Tensor
+        (out_features, in_features).
+    bias : Tensor, optional
+        (out_features).
+    activation : {"relu", "gelu", "gelu_tanh"}, optional
+        Applied in the same pass over memory. PyTorch has no such argument.
+    """
+    try:
+        code = _ACTIVATIONS[activation]
+    except KeyError:
+        raise ValueError(
+            f"[linear] activation: got {activation!r}, expected one of {list(_ACTIVATIONS)}"
+        ) from None
+    return _C.linear(input, weight, bias, code)
+
+
+def relu(input: _C.Tensor, inplace: bool = False) -> Tensor:
+    """max(input, 0)."""
+    return _C.copy_(input, _C.relu(input)) if inplace else _C.relu(input)
+
+
+def gelu(input: _C.Tensor, approximate: str = "none") -> Tensor:
+    """Gaussian error linear unit; `approximate` is ``"none"`` or ``"tanh"``."""
+    if approximate == "none":
+        return _C.gelu(input)
+    if approximate == "tanh":
+        return _C.gelu_tanh(input)
+    raise RuntimeError(f"[gelu] approximate: got {approximate!r}, expected 'none' or 'tanh'")
+
+
+def silu(input: _C.Tensor, inplace: bool = False) -> Tensor:
+    """input * sigmoid(input)."""
+    return _C.copy_(input, _C.silu(input)) if inplace else _C.silu(input)
+
+
+def tanh(input: _C.Tensor) -> Tensor:
+    """Hyperbolic tangent."""
+    return _C.tanh(input)
+
+
+def sigmoid(input: _C.Tensor) -> Tensor:
+    """1 / (1 + exp(-input))."""
+    return _C.sigmoid(input)
+
+
+def leaky_relu(input: _C.Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+    """`input` where positive, else ``negative_slope * input``."""
+    out = _C.where(_C.gt(input, 0), input, _C.mul(input, negative_slope))
+    return _C.copy_(input, out) if inplace else out
+
+
+def softplus(input: _C.Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    """log(1 + exp(beta * input)) / beta, the line itself above `threshold`."""
+    scaled = _C.mul(input, beta)
+    # log(1 + e^x) = max(x, 0) + log(1 + e^-|x|), which never overflows.
+    tail = _C.log(_C.add(_C.exp(_C.neg(_C.abs(scaled))), 1.0))
+    curve = _C.div(_C.add(_C.relu(scaled), tail), beta)
+    return _C.where(_C.gt(scaled, threshold), input, curve)
+
+
+def logsigmoid(input: _C.Tensor) -> Tensor:
+    """log(sigmoid(input))."""
+    return _C.neg(softplus(_C.neg(input), threshold=math.inf))
+
+
+def softmax(input: _C.Tensor, dim: int | None = None, dtype: dtype | None = None) -> Tensor:
+    """exp(input) / sum(exp(input)) along `dim`."""
+    if dtype is not None:
+        input = _C.to_dtype(input, to_code(dtype))
+    return _C.softmax(input, _implied_dim(input) if dim is None else dim)
+
+
+def log_softmax(input: _C.Tensor, dim: int | None = None, dtype: dtype | None = None) -> Tensor:
+    """log(softmax(input)) along `dim`, without overflow."""
+    if dtype is not None:
+        input = _C.to_dtype(input, to_code(dtype))
+    return _C.log_softmax(input, _implied_dim(input) if dim is None else dim)
+
+
+def _implied_dim(input: _C.Tensor) -> int:
+    # PyTorch's choice where no dimension is given.
+    return 0 if input.ndim in (0, 1, 3) else 1
+
+
+def layer_norm(
+    input: _C.Tensor,
+    normalized_shape: Sequence[int],
+    weight: _C.Tensor | None = None,
+    bias: _C.Tensor | None = None,
+    eps: float = 1e-05,
+) -> Tensor:
+    """Mean 0 and variance 1 over the last dimensions, then ``* weight + bias``."""
+    n = len(normalized_shape)
+    if n == 0 or tuple(input.shape[-n:]) != tuple(normalized_shape):
+        raise RuntimeError(
+            f"[layer_norm] last dimensions: got input of shape {tuple(input.shape)}, "
+            f"expected it to end in {tuple(normalized_shape)}"
+        )
+    return _C.layer_norm(input, weight, bias, n, eps)
+
+
+def embedding(
+    input: _C.Tensor,
+    weight: _C.Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    """Rows of `weight` at the indices `input`; `padding_idx` gets no gradient."""
+    if max_norm is not None or scale_grad_by_freq or sparse:
+        raise NotImplementedError(
+            "[embedding] max_norm, scale_grad_by_freq and sparse are not built: "
+            f"got {max_norm}, {scale_grad_by_freq}, {sparse}"
+        )
+    rows = weight.shape[0]
+    if padding_idx is None:
+        padding_idx = -1
+    elif not -rows <= padding_idx < rows:
+        raise AssertionError(f"[embedding] padding_idx: got {padding_idx}, expected within {rows}")
+    elif padding_idx < 0:
+        padding_idx += rows
+    return _C.embedding(weight, input, padding_idx)
+
+
+def dropout(
+    input: _C.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
+    """Zero elements with probability `p` and scale the others by ``1 / (1 - p)``."""
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"[dropout] p: got {p}, expected 0 to 1")
+    if not training or p == 0.0:
+        return input  # type: ignore[return-value]
+    out = _C.dropout(input, p, None)
+    return _C.copy_(input, out) if inplace else out
+
+
+def scaled_dot_product_attention(
+    query: _C.Tensor,
+    key: _C.Tensor,
+    value: _C.Tensor,
+    attn_mask: _C.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Softmax(query key^T * scale + mask) value, without the whole T x T matrix in memory.
+
+    Parameters
+    ----------
+    query : Tensor
+        (..., T, D).
+    key, value : Tensor
+        (..., S, D).
+    attn_mask : Tensor, optional
+        bool (True takes part) or floating (added), of a shape that broadcasts to (..., T, S).
+    dropout_p : float
+        Probability with which attention weights are dropped; also outside training.
+    is_causal : bool
+        Query i sees keys 0 to i; excludes `attn_mask`.
+    scale : float, optional
+        1 / sqrt(D) by default.
+    """
+    if is_causal and attn_mask is not None:
+        raise RuntimeError("[attention] got both attn_mask and is_causal, expected one of them")
+    if enable_gqa:
+        raise NotImplementedError("[attention] enable_gqa: got True, expected False")
+    number = math.nan if scale is None else scale
+    return _C.attention(query, key, value, attn_mask, dropout_p, is_causal, number)
+
+
+def one_hot(tensor: _C.Tensor, num_classes: int = -1) -> Tensor:
+    """A new last dimension with a 1 at each index, else 0 (int64)."""
+    if num_classes < 0:
+        if tensor._numel() == 0:
+            raise RuntimeError("[one_hot] num_classes: got none, expected one for an empty tensor")
+        num_classes = int(_C.amax(tensor, None, False).item()) + 1
+    if tensor._numel():
+        low = _C.amin(tensor, None, False).item()
+        high = _C.amax(tensor, None, False).item()
+        if low < 0 or high >= num_classes:
+            raise RuntimeError(
+                f"[one_hot] class: got {low if low < 0 else high}, expected 0 to {num_classes - 1}"
+            )
+    classes = _C.arange(0, num_classes, 1, 3)
+    return _C.to_dtype(_C.eq(_C.unsqueeze(tensor, -1), classes), 3)
+
+
+def normalize(input: _C.Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
+    """`input` divided by its norm along `dim`, which is taken as `eps` at least."""
+    length = input.norm(p, dim, True)  # type: ignore[attr-defined]
+    return _C.div(input, _C.clamp(length, eps, None))
+
+
+def cosine_similarity(x1: _C.Tensor, x2: _C.Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    """Cosine of the angle between vectors along `dim`."""
+    dot = _C.sum(_C.mul(x1, x2), (dim,), False)
+    squares = (_C.sum(_C.square(x1), (dim,), False), _C.sum(_C.square(x2), (dim,), False))
+    lengths = [_C.clamp(_C.sqrt(s), eps, None) for s in squares]
+    return _C.div(dot, _C.mul(lengths[0], lengths[1]))
+
+
+def pad(
+    input: _C.Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None
+) -> Tensor:
+    """`input` with borders: (left, right) of the last dimension, then of the one before, ..."""
+    if mode != "constant":
+        raise NotImplementedError(f"[pad] mode: got {mode!r}, expected 'constant'")
+    if len(pad) % 2 or len(pad) > 2 * input.ndim:
+        raise RuntimeError(
+            f"[pad] got {len(pad)} numbers, expected two per dimension, {2 * input.ndim} at most"
+        )
+    out: _C.Tensor = input
+    for i in range(0, len(pad), 2):
+        dim = input.ndim - 1 - i // 2
+        left, right = pad[i], pad[i + 1]
+        size = out.shape[dim]
+        kept = _C.slice(out, dim, max(-left, 0), size - max(-right, 0), 1)
+        parts: list[_C.Tensor] = [kept]
+        for where, width in ((0, left), (len(parts) + 1, right)):
+            if width > 0:
+                shape = [*out.shape]
+                shape[dim] = width
+                parts.insert(where, _C.full(shape, value or 0, input._dtype))
+        out = _C.cat(parts, dim) if len(parts) > 1 else kept
+    return _C.clone(out) if out is input else out  # type: ignore[return-value]

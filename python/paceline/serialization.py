@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""save and load: tensors and what holds them, without pickle.
+
+A file is safetensors. The nesting of dictionaries, lists, numbers and texts around the tensors
+stands as JSON in its metadata, under ``paceline``; a plain dictionary of tensors can be read by
+every other reader of safetensors, and theirs can be read here.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+from collections import OrderedDict
+from typing import IO, TYPE_CHECKING, Any
+
+from paceline import _C, _device
+from paceline.dtypes import BY_NAME, dtype
+from paceline.safetensors_format import FormatError, read, write
+
+if TYPE_CHECKING:
+    from paceline._tensor import Tensor
+
+__all__ = ["FormatError", "load", "save"]
+
+_KEY = "paceline"
+_VERSION = 1
+_DEPTH = 200
+
+File = str | os.PathLike[str] | IO[bytes]
+
+
+# -- nesting to JSON --------------------------------------------------------------------------
+# None, bool, int, str and finite float stand for themselves; everything else is an object with
+# one key that says what it is.
+
+
+class _Packer:
+    """Takes an object apart: tensors by name, the rest as JSON."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, _C.Tensor] = {}
+        self._seen: dict[tuple[Any, ...], str] = {}
+
+    def pack(self, obj: Any, path: str, depth: int = 0) -> Any:
+        """The JSON that stands for `obj`; `path` is how a reader of the code would reach it."""
+        if depth > _DEPTH:
+            raise ValueError(f"[save] {path} lies more than {_DEPTH} levels deep (a cycle?)")
+        if obj is None or isinstance(obj, (bool, str)) or type(obj) is int:
+            return obj
+        if isinstance(obj, _C.Tensor):
+            return {"tensor": self._name(obj, path)}
+        if type(obj) is float:
+            return obj if math.isfinite(obj) else {"float": repr(obj)}
+        if type(obj) is dict or type(obj) is OrderedDict:
+            return {"dict": [self._pair(k, v, path, depth) for k, v in obj.items()]}
+        if type(obj) is list or type(obj) is tuple:
+            items = [self.pack(v, f"{path}[{i}]", depth + 1) for i, v in enumerate(obj)]
+            return {type(obj).__name__: items}
+        if type(obj) is bytes:
+            return {"bytes": base64.b64encode(obj).decode()}
+        if isinstance(obj, dtype):
+            return {"dtype": obj.name}
+        if isinstance(obj, _device.device):
+            return {"device": str(obj)}
+        raise TypeError(_refusal(obj, path))
+
+    def _pair(self, key: Any, value: Any, path: str, depth: int) -> list[Any]:
+        place = f"{path}[{key!r}]"
+        if isinstance(key, _C.Tensor):
+            raise TypeError(f"[save] {path} has a tensor as a key: expected texts or numbers")
+        return [self.pack(key, f"key {place}", depth + 1), self.pack(value, place, depth + 1)]
+
+    def _name(self, t: _C.Tensor, path: str) -> str:
+        # What looks at the same elements in the same way is saved once.
+        view = (t._data_ptr, t._dtype, tuple(t.shape), t._strides)
+        if t._numel() and view in self._seen:
+            return self._seen[view]
+        name = _plain_name(path)
+        while name in self.tensors or name == "__metadata__":
+            name += "_"
+        self.tensors[name] = t
+        self._seen[view] = name
+        return name
+
+
+def _plain_name(path: str) -> str:
+    # obj['model']['layer.weight'][0] -> model.layer.weight.0
+    return path.removeprefix("obj").replace("']['", ".").replace("][", ".").strip("[]'") or "tensor"
+
+
+def _refusal(obj: Any, path: str) -> str:
+    kind = f"{type(obj).__module__}.{type(obj).__qualname__}"
+    if hasattr(obj, "state_dict"):
+        return f"[save] {path}: got {kind}, expected data; save {path}.state_dict() instead"
+    if hasattr(obj, "__array__"):
+        return f"[save] {path}: got {kind}, expected a tensor; use paceline.as_tensor"
+    return (
+        f"[save] {path}: got {kind}, expected tensors, numbers, texts, bytes, None, and lists, "
+        "tuples and dicts of them (objects of other classes would need pickle)"
+    )
+
+
+class _Unpacker:
+    """Puts an object together again; the JSON is not trusted."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def unpack(self, node: Any) -> Any:
+        if node is None or isinstance(node, (bool, int, float, str)):
+            return node
+        if not isinstance(node, dict) or len(node) != 1:
+            raise FormatError("[load] nesting: expected a value or an object of one key")
+        ((kind, value),) = node.items()
+        make = getattr(self, f"_make_{kind}", None)
+        if make is None:
+            raise FormatError(f"[load] nesting: got {kind!r}, expected the like of 'dict'")
+        return make(value)
+
+    def _items(self, value: Any) -> list[Any]:
+        if not isinstance(value, list):
+            raise FormatError(f"[load] nesting: got {type(value).__name__}, expected a list")
+        return value
+
+    def _make_tensor(self, value: Any) -> Tensor:
+        if not isinstance(value, str) or value not in self._tensors:
+            raise FormatError(f"[load] nesting names a tensor that is not there: {value!r}")
+        return self._tensors[value]
+
+    def _make_dict(self, value: Any) -> dict[Any, Any]:
+        out: dict[Any, Any] = {}
+        for pair in self._items(value):
+            if not isinstance(pair, list) or len(pair) != 2:
+                raise FormatError("[load] nesting: expected pairs in a dict")
+            key = self.unpack(pair[0])
+            try:
+                twice = key in out
+            except TypeError as error:
+                raise FormatError(f"[load] nesting: {key!r} cannot be a key") from error
+            if twice:
+                raise FormatError(f"[load] nesting: the key {key!r} occurs twice")
+            out[key] = self.unpack(pair[1])
+        return out
+
+    def _make_list(self, value: Any) -> list[Any]:
+        return [self.unpack(v) for v in self._items(value)]
+
+    def _make_tuple(self, value: Any) -> tuple[Any, ...]:
+        return tuple(self.unpack(v) for v in self._items(value))
+
+    def _make_float(self, value: Any) -> float:
+        if value not in ("inf", "-inf", "nan"):
+            raise FormatError(f"[load] nesting: float: got {value!r}, expected inf, -inf or nan")
+        return float(value)
+
+    def _make_bytes(self, value: Any) -> bytes:
+        try:
+            return base64.b64decode(value, validate=True)
+        except (TypeError, ValueError) as error:
+            raise FormatError(f"[load] nesting: bytes: {error}") from error
+
+    def _make_dtype(self, value: Any) -> dtype:
+        if not isinstance(value, str) or value not in BY_NAME:
+            raise FormatError(f"[load] nesting: dtype: got {value!r}")
+        return BY_NAME[value]
+
+    def _make_device(self, value: Any) -> _device.device:
+        try:
+            return _device.device(value)
+        except (RuntimeError, TypeError) as error:
+            raise FormatError(f"[load] nesting: {error}") from error
+
+
+# -- files ------------------------------------------------------------------------------------
+
+
+def save(obj: Any, f: File) -> None:
+    """Write an object to a file.
+
+    Parameters
+    ----------
+    obj : object
+        Tensors, numbers, texts, bytes, None, dtypes, devices, and lists, tuples and dictionaries
+        of them, in any nesting. Tensors that share their memory whole are written once.
+    f : str, path or binary file
+        Where to. A path is written beside, flushed to the disk and renamed, so that there is the
+        old file or the new one, never half of one. Its ending decides nothing.
+
+    Raises
+    ------
+    TypeError
+        For an object of another class; the message says where in `obj` it is.
+
+    Examples
+    --------
+    >>> import io, paceline
+    >>> file = io.BytesIO()
+    >>> save({"weight": paceline.ones(2), "step": 7}, file)
+    >>> _ = file.seek(0)
+    >>> load(file)
+    {'weight': tensor([1., 1.]), 'step': 7}
+    """
+    packer = _Packer()
+    nesting = packer.pack(obj, "obj")
+    text = json.dumps({"version": _VERSION, "obj": nesting}, separators=(",", ":"))
+    metadata = {"format": "pt", _KEY: text}
+    if isinstance(f, (str, os.PathLike)):
+        _write_beside(os.fspath(f), packer.tensors, metadata)
+    else:
+        write(f, packer.tensors, metadata)
+
+
+def _write_beside(path: str, tensors: dict[str, _C.Tensor], metadata: dict[str, str]) -> None:
+    folder, name = os.path.split(os.path.abspath(path))
+    beside = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            write(file, tensors, metadata)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        if os.path.exists(beside):
+            os.unlink(beside)
+        raise
+    # The renaming itself is on the disk only when the folder is.
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _end_of(file: IO[bytes]) -> int | None:
+    # Where a file ends, if it can tell.
+    if not file.seekable():
+        return None
+    here = file.tell()
+    end = file.seek(0, os.SEEK_END)
+    file.seek(here)
+    return end
+
+
+def load(f: File, map_location: Any = None, weights_only: bool = True) -> Any:
+    """Read what `save` wrote, or any safetensors file as a dictionary of tensors.
+
+    Parameters
+    ----------
+    f : str, path or binary file
+        Where from.
+    map_location : device, optional
+        Where tensors go.
+    weights_only : bool
+        Accepted: nothing in a file is ever executed.
+
+    Raises
+    ------
+    FormatError
+        If the file is damaged, or of another format. It is a `ValueError`.
+    """
+    if callable(map_location) or isinstance(map_location, dict):
+        raise NotImplementedError("[load] map_location: got a mapping, expected a device")
+    if map_location is not None:
+        _device.check("load", map_location)
+    if isinstance(f, (str, os.PathLike)):
+        with open(f, "rb") as file:
+            tensors, metadata = read(file, os.fstat(file.fileno()).st_size)
+    else:
+        tensors, metadata = read(f, _end_of(f))
+    if _KEY not in metadata:
+        return tensors
+    try:
+        told = json.loads(metadata[_KEY])
+        if not isinstance(told, dict) or "obj" not in told:
+            raise FormatError("[load] nesting: expected an object with version and obj")
+        if told.get("version") != _VERSION:
+            raise FormatError(
+                f"[load] version: got {told.get('version')!r}, expected {_VERSION}; "
+                "a newer paceline wrote this file"
+            )
+        return _Unpacker(tensors).unpack(told["obj"])
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise FormatError(f"[load] nesting is not JSON: {error}") from error
