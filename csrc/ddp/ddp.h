@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// ddp: gradients live in buckets, buckets live in memory that all ranks share, and each is reduced
+// as soon as its last gradient is there, while the backward pass goes on.
+// Threads: a reducer belongs to the thread that runs the backward passes; the reduction itself
+// runs on the group's communication thread.
+#ifndef PL_DDP_H
+#define PL_DDP_H
+
+#include "autograd/autograd.h"
+#include "comm/comm.h"
+
+typedef struct pl_reducer pl_reducer;
+
+typedef struct pl_reducer_options {
+    pl_group *group;              // borrowed; must outlive the reducer
+    int n;                        // parameters that require grad, in order of registration
+    pl_tensor *const *params;     // retained
+    int64_t first_bucket_bytes;   // small, so that the first reduction starts early
+    int64_t bucket_bytes;
+    pl_redop op;                  // PL_RED_MEAN or PL_RED_SUM
+} pl_reducer_options;
+
+// Collective: every rank makes it with the same parameters (compared; PL_EMISMATCH). Existing
+// gradients are carried over.
+pl_status pl_reducer_new(const pl_reducer_options *opt, pl_site site, pl_reducer **out) PL_MUST_USE;
+void pl_reducer_free(pl_reducer *r);  // parameters keep their gradients, in memory of their own
+
+// no_sync: while off, gradients only add up locally.
+void pl_reducer_set_sync(pl_reducer *r, bool on);
+// The model's forward ran: a reduction is owed, even if no parameter gets a gradient here.
+void pl_reducer_expect(pl_reducer *r);
+// Settles what a backward pass has not: buckets with unused parameters, or all of them where no
+// hook fired on this rank. Does nothing if nothing is owed. Waits for all buckets.
+pl_status pl_reducer_finalize(pl_reducer *r) PL_MUST_USE;
+
+int pl_reducer_n_buckets(const pl_reducer *r);
+// Parameter numbers of a bucket, in their order in memory.
+const int *pl_reducer_bucket(const pl_reducer *r, int bucket, int *n);
+
+#endif

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// Private to ddp: the reducer's fields.
+#ifndef PL_DDP_INTERNAL_H
+#define PL_DDP_INTERNAL_H
+
+#include "ddp/ddp.h"
+
+typedef struct pl__bucket {
+    int64_t offset, nbytes;  // in the segment
+    pl_dtype dtype;
+    int first, n;    // its parameters: members[first .. first + n)
+    int ready;       // gradients that are complete in this pass
+    uint64_t *used;  // bit i: parameter i of the bucket has a gradient; then the union over ranks
+    pl_work *work;   // the reduction under way, or NULL
+} pl__bucket;
+
+typedef struct pl__slot {
+    int bucket, place;  // parameter `place` of that bucket
+    int64_t offset;     // bytes, in the segment
+} pl__slot;
+
+struct pl_reducer {
+    pl_group *group;
+    pl_redop op;
+    pl_site site;
+    pl_segment *segment;
+    pl_storage *storage;  // the segment's memory as a storage that keeps it
+    int n;
+    pl_tensor **params;  // [n] retained
+    pl__slot *slots;     // [n]
+    int64_t nbytes;
+    int *members;  // [n] parameter numbers by bucket
+    int n_buckets;
+    pl__bucket *buckets;
+    // Note [bucket order]: all ranks launch buckets in the order `order`, however they become
+    // ready: a bucket waits for those before it. The first pass uses the order of the layout and
+    // records in which order buckets became ready; rank 0's record is then everyone's.
+    int *order;     // [n_buckets]
+    int *finished;  // [n_buckets] the order in which buckets became ready in this pass
+    int n_finished, n_launched;
+    bool learned;
+    bool sync;
+    bool expected;  // a reduction is owed
+    bool broken;    // a pass failed half-way: gradients and peers are out of step
+};
+
+pl_status pl__layout_build(pl_reducer *r, const pl_reducer_options *opt);
+
+#endif

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+// The operators of neural networks as functions of the module, and matmul with all of
+// torch.matmul's cases.
+#include <math.h>
+#include <string.h>
+
+#include "call.h"
+#include "rng.h"
+
+PyObject *pl_tensor_matmul(PyObject *a, PyObject *b);
+int pl_bind_nn(PyObject *module);
+
+#define ARGS PyObject *module, PyObject *const *args, Py_ssize_t n
+#define COUNT(name, k)                              \
+    (void)module;                                   \
+    if (pl_arg_count(name, n, k)) return NULL
+
+// ---- matmul ----------------------------------------------------------------------------------
+
+static int reshaped(pl_tensor *x, int ndim, const int64_t *shape, pl_tensor **out) {
+    pl_attrs a = {.n = ndim, .f = {1}};
+    memcpy(a.i, shape, (size_t)ndim * sizeof *shape);
+    return pl_call_raw(&pl_op_view, 1, &x, &a, out);
+}
+
+// x with its batch dimensions expanded to `batch`.
+static int batched(pl_tensor *x, int nb, const int64_t *batch, pl_tensor **out) {
+    pl_attrs a = {.n = nb + 2};
+    memcpy(a.i, batch, (size_t)nb * sizeof *batch);
+    a.i[nb] = x->shape[x->ndim - 2];
+    a.i[nb + 1] = x->shape[x->ndim - 1];
+    if (pl_shape_equal(x->ndim, x->shape, a.n, a.i)) {
+        *out = pl_tensor_retain(x);
+        return 0;
+    }
+    return pl_call_raw(&pl_op_expand, 1, &x, &a, out);
+}
+
+// (.., M, K) times (K, N): the leading dimensions fold into the rows, one product does it all.
+static int folded(pl_tensor *a, pl_tensor *b, pl_tensor **out) {
+    int64_t k = a->shape[a->ndim - 1], rows[2] = {k ? a->numel / k : 0, k};
+    int64_t shape[PL_MAX_DIMS];
+    pl_tensor *flat = NULL, *r = NULL;
+    memcpy(shape, a->shape, sizeof shape);
+    shape[a->ndim - 1] = b->shape[1];
+    int rc = reshaped(a, 2, rows, &flat);
+    pl_tensor *in[2] = {flat, b};
+    if (rc == 0) rc = pl_call_raw(&pl_op_matmul, 2, in, NULL, &r);
+    if (rc == 0) rc = reshaped(r, a->ndim, shape, out);
+    pl_tensor_release(flat);
+    pl_tensor_release(r);
+    return rc;
+}
+
+static int product(pl_tensor *a, pl_tensor *b, pl_tensor **out) {
+    if (a->ndim > 2 && b->ndim == 2 && a->shape[a->ndim - 1] == b->shape[0] && b->shape[0] > 0) {
+        return folded(a, b, out);
+    }
+    int nb;
+    int64_t batch[PL_MAX_DIMS];
+    pl_tensor *in[2] = {NULL, NULL};
+    pl_status st = pl_shape_broadcast("matmul", a->ndim - 2, a->shape, b->ndim - 2, b->shape, &nb,
+                                      batch);
+    if (st != PL_OK) {
+        pl_raise(NULL, st);
+        return -1;
+    }
+    int rc = batched(a, nb, batch, &in[0]);
+    if (rc == 0) rc = batched(b, nb, batch, &in[1]);
+    if (rc == 0) rc = pl_call_raw(&pl_op_matmul, 2, in, NULL, out);
+    pl_tensor_release(in[0]);
+    pl_tensor_release(in[1]);
+    return rc;
+}
+
+PyObject *pl_tensor_matmul(PyObject *left, PyObject *right) {
+    pl_tensor *a = pl_tensor_of(left, "matmul"), *b = a ? pl_tensor_of(right, "matmul") : NULL;
+    if (!b) return NULL;
+    if (a->ndim == 0 || b->ndim == 0) {
+        PyErr_SetString(PyExc_RuntimeError, "[matmul] a 0-d tensor cannot be multiplied: use *");
+        return NULL;
+    }
+    bool va = a->ndim == 1, vb = b->ndim == 1;
+    int64_t sa[2] = {1, a->shape[0]}, sb[2] = {b->shape[0], 1}, shape[PL_MAX_DIMS];
+    pl_tensor *ma = NULL, *mb = NULL, *r = NULL, *out = NULL;
+    int rc = va ? reshaped(a, 2, sa, &ma) : (ma = pl_tensor_retain(a), 0);
+    if (rc == 0) rc = vb ? reshaped(b, 2, sb, &mb) : (mb = pl_tensor_retain(b), 0);
+    if (rc == 0) rc = product(ma, mb, &r);
+    if (rc == 0 && (va || vb)) {
+        int k = 0;
+        for (int d = 0; d < r->ndim; d++) {
+            bool drop = (va && d == r->ndim - 2) || (vb && d == r->ndim - 1);
+            if (!drop) shape[k++] = r->shape[d];
+        }
+        rc = reshaped(r, k, shape, &out);
+    } else if (rc == 0) {
+        out = pl_tensor_retain(r);
+    }
+    pl_tensor_release(ma);
+    pl_tensor_release(mb);
+    pl_tensor_release(r);
+    return rc == 0 ? pl_tensor_wrap(out) : NULL;
+}
+
+static PyObject *op_matmul(ARGS) {
+    COUNT("matmul", 2);
+    return pl_tensor_matmul(args[0], args[1]);
+}
+
+// ---- layers ----------------------------------------------------------------------------------
+
+static PyObject *op_linear(ARGS) {
+    COUNT("linear", 4);
+    pl_tensor *in[3] = {pl_tensor_of(args[0], "linear"), NULL, NULL};
+    pl_attrs a = {.n = 1};
+    if (!in[0] || !(in[1] = pl_tensor_of(args[1], "linear")) ||
+        pl_arg_optional(args[2], "linear", &in[2]) || pl_arg_int64(args[3], "act", &a.i[0])) {
+        return NULL;
+    }
+    if (a.i[0] < PL_ACT_NONE || a.i[0] > PL_ACT_GELU_TANH) {
+        PyErr_Format(PyExc_ValueError, "[linear] unknown activation code %lld",
+                     (long long)a.i[0]);
+        return NULL;
+    }
+    return pl_call(&pl_op_linear, 3, in, &a);
+}
+
+static PyObject *op_layer_norm(ARGS) {
+    COUNT("layer_norm", 5);
+    pl_tensor *in[3] = {pl_tensor_of(args[0], "layer_norm"), NULL, NULL};
+    pl_attrs a = {.n = 1};
+    if (!in[0] || pl_arg_optional(args[1], "layer_norm", &in[1]) ||
+        pl_arg_optional(args[2], "layer_norm", &in[2]) ||
+        pl_arg_int64(args[3], "n_dims", &a.i[0]) || pl_arg_double(args[4], "eps", &a.f[0])) {
+        return NULL;
+    }
+    return pl_call(&pl_op_layer_norm, 3, in, &a);
+}
+
+// Softmax along any dimension: the kernel's is the last.
+static PyObject *softmax_like(const pl_op *op, PyObject *const *args, Py_ssize_t n) {
+    if (pl_arg_count(op->name, n, 2)) return NULL;
+    pl_tensor *x = pl_tensor_of(args[0], op->name), *t = NULL, *r = NULL, *out = NULL;
+    int64_t d;
+    int dim;
+    if (!x || pl_arg_int64(args[1], "dim", &d)) return NULL;
+    pl_status st = pl_dim_wrap(op->name, (int)d, x->ndim, &dim);
+    if (st != PL_OK) return pl_raise(NULL, st);
+    if (dim >= x->ndim - 1) return pl_call(op, 1, &x, NULL);
+    pl_attrs swap = {.n = x->ndim};
+    for (int k = 0; k < x->ndim; k++) {
+        swap.i[k] = k == dim ? x->ndim - 1 : k == x->ndim - 1 ? dim : k;
+    }
+    int rc = pl_call_raw(&pl_op_permute, 1, &x, &swap, &t);
+    if (rc == 0) rc = pl_call_raw(op, 1, &t, NULL, &r);
+    if (rc == 0) rc = pl_call_raw(&pl_op_permute, 1, &r, &swap, &out);
+    pl_tensor_release(t);
+    pl_tensor_release(r);
+    return rc == 0 ? pl_tensor_wrap(out) : NULL;
+}
+static PyObject *op_softmax(ARGS) {
+    (void)module;
+    return softmax_like(&pl_op_softmax, args, n);
+}
+static PyObject *op_log_softmax(ARGS) {
+    (void)module;
+    return softmax_like(&pl_op_log_softmax, args, n);
+}
+
+// (C), (N, C) or (N, C, d...) logits as rows, the target flat; the losses back in the target's
+// shape where they are not reduced.
+static PyObject *op_cross_entropy(ARGS) {
+    COUNT("cross_entropy", 6);
+    pl_tensor *x = pl_tensor_of(args[0], "cross_entropy"), *target = NULL, *w = NULL;
+    pl_tensor *moved = NULL, *rows = NULL, *flat = NULL, *loss = NULL, *out = NULL;
+    pl_attrs a = {.n = 2};
+    if (!x || !(target = pl_tensor_of(args[1], "cross_entropy")) ||
+        pl_arg_optional(args[2], "cross_entropy", &w) ||
+        pl_arg_int64(args[3], "ignore_index", &a.i[0]) ||
+        pl_arg_double(args[4], "label_smoothing", &a.f[0]) ||
+        pl_arg_int64(args[5], "reduction", &a.i[1])) {
+        return NULL;
+    }
+    int nd = x->ndim, cdim = nd > 1 ? 1 : 0;
+    bool fits = nd >= 1 && target->ndim == nd - 1;
+    for (int d = 0, k = 0; fits && d < nd; d++) {
+        if (d != cdim) fits = x->shape[d] == target->shape[k++];
+    }
+    if (!fits) {
+        char s[128], t[128];
+        PyErr_Format(PyExc_ValueError,
+                     "[cross_entropy] expected logits (C), (N, C) or (N, C, d1, ...) and a target "
+                     "of class indices (), (N) or (N, d1, ...): got %s and %s",
+                     pl_shape_text(nd, x->shape, s, sizeof s),
+                     pl_shape_text(target->ndim, target->shape, t, sizeof t));
+        return NULL;
+    }
+    pl_attrs order = {.n = nd};
+    for (int d = 0, k = 0; d < nd; d++) {
+        if (d != cdim) order.i[k++] = d;
+    }
+    order.i[nd - 1] = cdim;
+    int64_t mc[2] = {target->numel, x->shape[cdim]};
+    int rc = pl_call_raw(&pl_op_permute, 1, &x, &order, &moved);
+    if (rc == 0) rc = reshaped(moved, 2, mc, &rows);
+    if (rc == 0) rc = reshaped(target, 1, mc, &flat);
+    pl_tensor *in[3] = {rows, flat, w};
+    if (rc == 0) rc = pl_call_raw(&pl_op_cross_entropy, 3, in, &a, &loss);
+    if (rc == 0 && a.i[1] == 0) {
+        rc = reshaped(loss, target->ndim, target->shape, &out);
+    } else if (rc == 0) {
+        out = pl_tensor_retain(loss);
+    }
+    pl_tensor_release(moved);
+    pl_tensor_release(rows);
+    pl_tensor_release(flat);
+    pl_tensor_release(loss);
+    return rc == 0 ? pl_tensor_wrap(out) : NULL;
+}
+
+static PyObject *op_dropout(ARGS) {
+    COUNT("dropout", 3);
+    pl_tensor *x = pl_tensor_of(args[0], "dropout");
+    pl_attrs a = {.n = 2};
+    pl_generator *gen;
+    if (!x || pl_arg_double(args[1], "p", &a.f[0]) || !(gen = pl_arg_generator(args[2]))) {
+        return NULL;
+    }
+    a.i[0] = (int64_t)gen->seed;
+    a.i[1] = (int64_t)pl_generator_take(gen, pl_random_blocks(PL_F32, x->numel, false));
+    return pl_call(&pl_op_dropout, 1, &x, &a);
+}
+
+static PyObject *op_attention(ARGS) {
+    COUNT("attention", 7);
+    pl_tensor *in[4] = {NULL};
+    pl_attrs a = {.n = 3};
+    double scale;
+    for (int k = 0; k < 3; k++) {
+        if (!(in[k] = pl_tensor_of(args[k], "attention"))) return NULL;
+    }
+    int causal = PyObject_IsTrue(args[5]);
+    if (pl_arg_optional(args[3], "attention", &in[3]) ||
+        pl_arg_double(args[4], "dropout_p", &a.f[1]) || causal < 0 ||
+        pl_arg_double(args[6], "scale", &scale)) {
+        return NULL;
+    }
+    int nd = in[0]->ndim;
+    double d = nd ? (double)in[0]->shape[nd - 1] : 1.0;
+    a.f[0] = isnan(scale) ? 1.0 / sqrt(d) : scale;
+    a.i[0] = causal;
+    if (!(a.f[1] >= 0.0 && a.f[1] < 1.0)) {
+        PyErr_Format(PyExc_ValueError, "[attention] dropout_p must be in [0, 1), got %R", args[4]);
+        return NULL;
+    }
+    if (a.f[1] > 0 && nd == 4 && in[1]->ndim == 4) {
+        pl_generator *gen = pl_default_generator();
+        int64_t probabilities = in[0]->shape[0] * in[0]->shape[1] * in[0]->shape[2] *
+                                in[1]->shape[2];
+        a.i[1] = (int64_t)gen->seed;
+        a.i[2] = (int64_t)pl_generator_take(gen, pl_random_blocks(PL_F32, probabilities, false));
+    }
+    return pl_call(&pl_op_attention, 4, in, &a);
+}
+
+#define FAST(name) {#name, (PyCFunction)(void (*)(void))op_##name, METH_FASTCALL, NULL}
+static PyMethodDef functions[] = {
+    FAST(matmul),        FAST(linear),  FAST(layer_norm), FAST(softmax),       FAST(log_softmax),
+    FAST(cross_entropy), FAST(dropout), FAST(attention),  {NULL, NULL, 0, NULL},
+};
+
+int pl_bind_nn(PyObject *module) { return PyModule_AddFunctions(module, functions); }

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+// Optimizer updates and gradient norms over lists of tensors.
+#include <math.h>
+
+#include "call.h"
+#include "optim/optim.h"
+
+#define ARGS PyObject *module, PyObject *const *args, Py_ssize_t n
+
+typedef struct lists {
+    int n[4];
+    pl_tensor **items[4];
+} lists;
+
+static void lists_free(lists *l) {
+    for (int k = 0; k < 4; k++) pl_free(l->items[k]);
+}
+
+// args[0..count) as equally long lists of tensors; None stands for no list.
+static int lists_of(const char *op, PyObject *const *args, int count, lists *l) {
+    for (int k = 0; k < count; k++) {
+        if (args[k] == Py_None) continue;
+        if (pl_arg_tensors(args[k], op, false, &l->n[k], &l->items[k])) return -1;
+        if (l->n[k] != l->n[0]) {
+            PyErr_Format(PyExc_ValueError, "[%s] list %d has %d tensors, the parameters %d", op, k,
+                         l->n[k], l->n[0]);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static int doubles(PyObject *const *args, int count, double **out) {
+    for (int k = 0; k < count; k++) {
+        if (pl_arg_double(args[k], "a hyperparameter", out[k])) return -1;
+    }
+    return 0;
+}
+
+static int flag(PyObject *o, bool *out) {
+    int v = PyObject_IsTrue(o);
+    *out = v > 0;
+    return v < 0 ? -1 : 0;
+}
+
+// params, grads, exp_avgs, exp_avg_sqs, step, lr, beta1, beta2, eps, weight_decay, decoupled,
+// maximize, grad_scale
+static PyObject *py_adam_step(ARGS) {
+    lists l = {0};
+    pl_adam_args a = {0};
+    int64_t step;
+    double *hyper[] = {&a.lr, &a.beta1, &a.beta2, &a.eps, &a.weight_decay}, *scale = &a.grad_scale;
+    if (pl_arg_count("adam_step", n, 13) || pl_arg_int64(args[4], "step", &step) ||
+        doubles(args + 5, 5, hyper) || flag(args[10], &a.decoupled) ||
+        flag(args[11], &a.maximize) || doubles(args + 12, 1, &scale)) {
+        return NULL;
+    }
+    if (step < 1) {
+        PyErr_Format(PyExc_ValueError, "[adam_step] step counts from 1, got %lld",
+                     (long long)step);
+        return NULL;
+    }
+    if (lists_of("adam_step", args, 4, &l)) {
+        lists_free(&l);
+        return NULL;
+    }
+    a.bias1 = 1.0 - pow(a.beta1, (double)step);
+    a.bias2 = 1.0 - pow(a.beta2, (double)step);
+    pl_status st = PL_OK;
+    Py_BEGIN_ALLOW_THREADS
+    st = pl_optim_adam(&a, l.n[0], l.items[0], l.items[1], l.items[2], l.items[3]);
+    Py_END_ALLOW_THREADS
+    lists_free(&l);
+    if (st != PL_OK) return pl_raise(module, st);
+    Py_RETURN_NONE;
+}
+
+// params, grads, momenta or None, first, lr, momentum, dampening, weight_decay, nesterov,
+// maximize, grad_scale
+static PyObject *py_sgd_step(ARGS) {
+    lists l = {0};
+    pl_sgd_args a = {0};
+    double *hyper[] = {&a.lr, &a.momentum, &a.dampening, &a.weight_decay}, *scale = &a.grad_scale;
+    if (pl_arg_count("sgd_step", n, 11) || flag(args[3], &a.first) ||
+        doubles(args + 4, 4, hyper) || flag(args[8], &a.nesterov) || flag(args[9], &a.maximize) ||
+        doubles(args + 10, 1, &scale)) {
+        return NULL;
+    }
+    if (lists_of("sgd_step", args, 3, &l)) {
+        lists_free(&l);
+        return NULL;
+    }
+    pl_status st = PL_OK;
+    Py_BEGIN_ALLOW_THREADS
+    st = pl_optim_sgd(&a, l.n[0], l.items[0], l.items[1], l.items[2]);
+    Py_END_ALLOW_THREADS
+    lists_free(&l);
+    if (st != PL_OK) return pl_raise(module, st);
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_grad_norm(ARGS) {
+    lists l = {0};
+    double type, norm = 0;
+    if (pl_arg_count("grad_norm", n, 2) || pl_arg_double(args[1], "norm_type", &type)) return NULL;
+    if (type != 2.0 && !isinf(type)) {
+        PyErr_Format(PyExc_ValueError, "[grad_norm] norm_type must be 2.0 or inf, got %R", args[1]);
+        return NULL;
+    }
+    if (lists_of("grad_norm", args, 1, &l)) {
+        lists_free(&l);
+        return NULL;
+    }
+    pl_status st = PL_OK;
+    Py_BEGIN_ALLOW_THREADS
+    st = pl_optim_norm(l.n[0], l.items[0], isinf(type), &norm);
+    Py_END_ALLOW_THREADS
+    lists_free(&l);
+    return st == PL_OK ? PyFloat_FromDouble(norm) : pl_raise(module, st);
+}
+
+static PyObject *py_scale_(ARGS) {
+    lists l = {0};
+    double factor;
+    if (pl_arg_count("scale_", n, 2) || pl_arg_double(args[1], "factor", &factor)) return NULL;
+    if (lists_of("scale_", args, 1, &l)) {
+        lists_free(&l);
+        return NULL;
+    }
+    pl_status st = PL_OK;
+    Py_BEGIN_ALLOW_THREADS
+    st = pl_optim_scale(l.n[0], l.items[0], factor);
+    Py_END_ALLOW_THREADS
+    lists_free(&l);
+    if (st != PL_OK) return pl_raise(module, st);
+    Py_RETURN_NONE;
+}
+
+#define FAST(name) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, NULL}
+static PyMethodDef functions[] = {
+    FAST(adam_step), FAST(sgd_step), FAST(grad_norm), FAST(scale_), {NULL, NULL, 0, NULL}};
+
+int pl_bind_optim(PyObject *module) { return PyModule_AddFunctions(module, functions); }

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+// _C.Reducer: buckets over a model's parameters. The GIL is released around everything that waits.
+#include "bind_group.h"
+#include "call.h"
+#include "ddp/ddp.h"
+
+typedef struct reducer_object {
+    PyObject_HEAD
+    pl_reducer *r;
+    PyObject *group;  // the Group object, held: it must outlive the reducer
+} reducer_object;
+
+#define R(self) (((reducer_object *)(self))->r)
+
+// Reducer(group, params, names, first_bucket_bytes, bucket_bytes, op)
+static int make(reducer_object *self, PyObject *args) {
+    PyObject *item[6];
+    int64_t first, cap, op;
+    int n = 0;
+    pl_tensor **params = NULL;
+    if (PyTuple_Size(args) != 6) {
+        PyErr_Format(PyExc_TypeError, "[Reducer] takes 6 arguments, got %zd", PyTuple_Size(args));
+        return -1;
+    }
+    for (int i = 0; i < 6; i++) item[i] = PyTuple_GetItem(args, i);
+    if (pl_arg_int64(item[3], "first_bucket_bytes", &first) ||
+        pl_arg_int64(item[4], "bucket_bytes", &cap) || pl_arg_int64(item[5], "op", &op)) {
+        return -1;
+    }
+    if (op != PL_RED_SUM && op != PL_RED_MEAN) {
+        PyErr_Format(PyExc_ValueError, "[Reducer] op must be SUM or MEAN, got code %lld",
+                     (long long)op);
+        return -1;
+    }
+    pl_group *group = pl_group_hold(item[0], "Reducer");
+    if (!group) return -1;
+    self->group = Py_NewRef(item[0]);
+    if (pl_arg_tensors(item[1], "Reducer", false, &n, &params)) return -1;
+    pl_reducer_options opt = {.group = group, .n = n, .params = params, .op = (pl_redop)op,
+                              .first_bucket_bytes = first, .bucket_bytes = cap};
+    pl_site site = {0x64647072u, "gradients (backward)"};
+    pl_status st = PL_OK;
+    Py_BEGIN_ALLOW_THREADS
+    st = pl_reducer_new(&opt, site, &self->r);
+    Py_END_ALLOW_THREADS
+    pl_free(params);
+    if (st == PL_OK) return 0;
+    pl_raise_group(group, st);
+    return -1;
+}
+
+static PyObject *reducer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    if (kwargs && PyDict_Size(kwargs)) {
+        PyErr_SetString(PyExc_TypeError, "[Reducer] takes no keyword arguments");
+        return NULL;
+    }
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    reducer_object *self = (reducer_object *)alloc(type, 0);
+    if (!self) return NULL;
+    if (make(self, args)) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+static void reducer_dealloc(PyObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    pl_reducer *r = R(self);
+    // Without the GIL, since freeing may wait for a bucket under way.
+    Py_BEGIN_ALLOW_THREADS
+    pl_reducer_free(r);
+    Py_END_ALLOW_THREADS
+    PyObject *group = ((reducer_object *)self)->group;
+    if (group) pl_group_unhold(group);
+    Py_XDECREF(group);
+    freefunc free_object = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    free_object(self);
+    Py_DECREF(type);
+}
+
+static PyObject *set_sync(PyObject *self, PyObject *arg) {
+    int on = PyObject_IsTrue(arg);
+    if (on < 0) return NULL;
+    pl_reducer_set_sync(R(self), on);
+    Py_RETURN_NONE;
+}
+
+static PyObject *expect(PyObject *self, PyObject *unused) {
+    (void)unused;
+    pl_reducer_expect(R(self));
+    Py_RETURN_NONE;
+}
+
+static PyObject *finalize(PyObject *self, PyObject *unused) {
+    (void)unused;
+    pl_reducer *r = R(self);
+    pl_status st = PL_OK;
+    Py_BEGIN_ALLOW_THREADS
+    st = pl_reducer_finalize(r);
+    Py_END_ALLOW_THREADS
+    if (st == PL_OK) Py_RETURN_NONE;
+    return pl_raise_group(((pl_group_object *)((reducer_object *)self)->group)->g, st);
+}
+
+static PyObject *get_buckets(PyObject *self, void *unused) {
+    (void)unused;
+    int count = pl_reducer_n_buckets(R(self));
+    PyObject *list = PyList_New(count);
+    for (int k = 0; list && k < count; k++) {
+        int n;
+        const int *members = pl_reducer_bucket(R(self), k, &n);
+        PyObject *bucket = PyList_New(n);
+        for (int i = 0; bucket && i < n; i++) {
+            PyObject *v = PyLong_FromLong(members[i]);
+            if (!v || PyList_SetItem(bucket, i, v)) Py_CLEAR(bucket);
+        }
+        if (!bucket || PyList_SetItem(list, k, bucket)) Py_CLEAR(list);
+    }
+    return list;
+}
+
+static PyGetSetDef getset[] = {
+    {"buckets", get_buckets, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+static PyMethodDef methods[] = {
+    {"set_sync", set_sync, METH_O, NULL},
+    {"expect", expect, METH_NOARGS, NULL},
+    {"finalize", finalize, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+static PyType_Slot slots[] = {
+    {Py_tp_new, (void *)(uintptr_t)reducer_new},
+    {Py_tp_dealloc, (void *)(uintptr_t)reducer_dealloc},
+    {Py_tp_getset, getset},
+    {Py_tp_methods, methods},
+    {0, NULL},
+};
+static PyType_Spec spec = {
+    .name = "paceline._C.Reducer",
+    .basicsize = sizeof(reducer_object),
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = slots,
+};
+
+int pl_bind_reducer(PyObject *module) {
+    PyObject *type = PyType_FromSpec(&spec);
+    if (!type) return -1;
+    int rc = PyModule_AddObjectRef(module, "Reducer", type);
+    Py_DECREF(type);
+    return rc;
+}
