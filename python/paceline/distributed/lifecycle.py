@@ -17,6 +17,8 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from paceline.distributed.error_file import write_error_file
+
 if TYPE_CHECKING:
     from paceline.distributed.process_group import ProcessGroup
 
@@ -75,6 +77,9 @@ def _describe(error: BaseException) -> str:
 def _on_exception(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
+    if _is_rank():
+        kind_name, _, message = _describe(error).partition(": ")
+        write_error_file(kind_name, message)
     for group in alive():
         group.native.announce_failed(_describe(error))
     _previous_hook(kind, error, traceback)
