@@ -213,7 +213,8 @@ def train(run, train_loader, validation_loader):
         bar.update(1)
         if run.step % args.validate_every == 0 or run.step == end:
             bits = run.record("validation", run.validate(validation_loader))
-            bar.write(f"step {run.step}: validation loss {bits:.3f} bits per byte")
+            if accelerator.is_main_process:
+                bar.write(f"step {run.step}: validation loss {bits:.3f} bits per byte")
         if run.step % args.checkpoint_every == 0 or run.step == end:
             run.save()
     bar.close()

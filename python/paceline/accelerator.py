@@ -398,6 +398,7 @@ class Accelerator:
             As for ``Tensor.backward``.
         """
         engine_of_tensor(loss).backward(loss, self.gradient_accumulation_steps, **kwargs)
+        self._models.settle()
 
     @contextmanager
     def accumulate(self, *models: Any) -> Iterator[None]:

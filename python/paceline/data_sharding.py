@@ -52,9 +52,12 @@ class Epoch:
     order: Any = None
     items: Sequence[Any] | None = None
 
-    def take(self, positions: list[int]) -> list[Any]:
-        """Give the items at these positions."""
-        return positions if self.items is None else [self.items[i] for i in positions]
+    def take(self, positions: Any, start: int, stop: int) -> Any:
+        """Give the items at a range of ``positions``: as a tensor where they are indices."""
+        part = _C.slice(positions, 0, start, stop, 1)
+        if self.items is None:
+            return part
+        return [self.items[i] for i in part.tolist()]
 
 
 class Shards(Protocol):
@@ -129,7 +132,7 @@ class BatchShards(_EpochSampler):
             )
         self._part = batch_size // share.world if share.split else batch_size
 
-    def __iter__(self) -> Iterator[list[Any]]:
+    def __iter__(self) -> Iterator[Any]:
         epoch = self._plan(self.epoch)
         share = self.share
         flat, offsets = _C.shard_batches(
@@ -143,9 +146,8 @@ class BatchShards(_EpochSampler):
             epoch.order,
         )
         edges = offsets.tolist()
-        positions = flat.tolist()
         for start, stop in zip(edges, edges[1:], strict=False):
-            yield epoch.take(positions[start:stop])
+            yield epoch.take(flat, start, stop)
 
     def __len__(self) -> int:
         full, rest = divmod(self._length, self._part * self.share.world)
@@ -175,7 +177,7 @@ class ItemShards(_EpochSampler):
         flat, _ = _C.shard_batches(
             epoch.n, 1, share.world, share.rank, share.drop_last, share.even, False, epoch.order
         )
-        yield from epoch.take(flat.tolist())
+        yield from flat.tolist() if epoch.items is None else epoch.take(flat, 0, flat.shape[0])
 
     def __len__(self) -> int:
         full, rest = divmod(self._length, self.share.world)
@@ -202,14 +204,14 @@ class SampleShards(_EpochSampler):
         world = share.world
         self._own = length // world if share.drop_last else -(-length // world)
 
-    def __iter__(self) -> Iterator[list[Any]]:
+    def __iter__(self) -> Iterator[Any]:
         epoch = self._plan(self.epoch)
         share = self.share
         own = _C.distributed_indices(
             epoch.n, share.world, share.rank, share.drop_last, epoch.order
-        ).tolist()
+        )
         for start in range(0, len(self) * self.batch_size, self.batch_size):
-            yield epoch.take(own[start : start + self.batch_size])
+            yield epoch.take(own, start, start + self.batch_size)
 
     def __len__(self) -> int:
         full, rest = divmod(self._own, self.batch_size)

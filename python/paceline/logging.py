@@ -10,7 +10,7 @@ import logging
 from collections.abc import MutableMapping
 from typing import Any
 
-from .state import PartialState, read_environment
+from .state import PartialState, read_log_level
 
 __all__ = ["MultiProcessAdapter", "get_logger"]
 
@@ -89,7 +89,7 @@ def get_logger(name: str, log_level: str | None = None) -> MultiProcessAdapter:
     MultiProcessAdapter
         Its methods also take ``main_process_only=False`` and ``in_order=True``.
     """
-    level = log_level if log_level is not None else read_environment().log_level
+    level = log_level if log_level is not None else read_log_level()
     logger = logging.getLogger(name)
     if level is not None:
         logger.setLevel(level.upper())

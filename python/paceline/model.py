@@ -27,7 +27,7 @@ __all__ = ["PreparedForward", "PreparedModels", "unwrap_forward"]
 
 
 class PreparedForward:
-    """A model's ``forward`` in mixed precision, with fp32 results.
+    """A model's ``forward`` in mixed precision with fp32 results, announced to the other ranks.
 
     A class and not a closure, so that a prepared model can still be deep-copied: the copy's
     forward then belongs to the copy, and no longer touches the process group.
@@ -38,25 +38,29 @@ class PreparedForward:
         forward: Callable[..., Any],
         precision: str,
         engine: Engine,
-        before: Callable[[], None] | None = None,
+        sync: GradientSync | None = None,
+        copy_buffers: Callable[[], None] | None = None,
     ) -> None:
         self.forward = forward
-        self._precision = precision
+        self.precision = precision
         self._engine = engine
-        self._before = before
+        self._sync = sync
+        self._copy_buffers = copy_buffers
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model's own forward."""
-        if self._before is not None:
-            self._before()
-        if self._precision == "no":
+        if self._sync is not None:
+            self._sync.expect()
+        if self._copy_buffers is not None:
+            self._copy_buffers()
+        if self.precision == "no":
             return self.forward(*args, **kwargs)
-        with self._engine.autocast(self._precision):
+        with self._engine.autocast(self.precision):
             outputs = self.forward(*args, **kwargs)
         return convert_to_fp32(outputs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PreparedForward:
-        return PreparedForward(copy.deepcopy(self.forward, memo), self._precision, self._engine)
+        return PreparedForward(copy.deepcopy(self.forward, memo), self.precision, self._engine)
 
 
 @dataclass
@@ -94,17 +98,17 @@ class PreparedModels:
         if device is not None:
             engine.move_model(model, device)
         sync: GradientSync | None = None
-        before: Callable[[], None] | None = None
+        copy_buffers: Callable[[], None] | None = None
         if self._group is not None:
             self._compare(model, engine, self._group)
             engine.copy_from_rank_zero(model, self._group)
             if not evaluation_mode:
                 sync = engine.gradient_sync(model, self._group, self._settings.ddp)
-                before = self._buffer_copy(model, engine, self._group)
+                copy_buffers = self._buffer_copy(model, engine, self._group)
         self._entries[id(model)] = _Entry(model, engine, sync)
         precision = str(self._settings.precision) if self._settings.autocast.enabled else "no"
-        if precision != "no" or before is not None:
-            model.forward = PreparedForward(model.forward, precision, engine, before)
+        if precision != "no" or sync is not None:
+            model.forward = PreparedForward(model.forward, precision, engine, sync, copy_buffers)
 
     @staticmethod
     def _compare(model: Any, engine: Engine, group: ProcessGroup) -> None:
@@ -154,6 +158,12 @@ class PreparedModels:
         finally:
             sync.set_sync(True)
 
+    def settle(self) -> None:
+        """After a backward pass: reduce what other ranks wait for though none of it came here."""
+        for entry in self._entries.values():
+            if entry.sync is not None:
+                entry.sync.settle()
+
     def close(self) -> None:
         """Forget all models and stop synchronising their gradients."""
         for entry in self._entries.values():
@@ -163,9 +173,10 @@ class PreparedModels:
 
 
 def unwrap_forward(model: Any) -> None:
-    """Take what ``prepare`` put around a model's ``forward`` off again."""
-    if isinstance(model.__dict__.get("forward"), PreparedForward):
-        del model.forward
+    """Take mixed precision off a model's ``forward`` again."""
+    forward = model.__dict__.get("forward")
+    if isinstance(forward, PreparedForward):
+        forward.precision = "no"
 
 
 def _describe(entry: tuple[str, tuple[int, ...], str, bool]) -> str:

@@ -91,8 +91,13 @@ def read_environment() -> Environment:
         gradient_accumulation_steps=_integer("ACCELERATE_GRADIENT_ACCUMULATION_STEPS"),
         use_cpu=_flag("ACCELERATE_USE_CPU"),
         debug=_flag("ACCELERATE_DEBUG_MODE"),
-        log_level=os.environ.get("ACCELERATE_LOG_LEVEL") or None,
+        log_level=read_log_level(),
     )
+
+
+def read_log_level() -> str | None:
+    """Read the one variable that loggers need before there is a job to speak of."""
+    return os.environ.get("ACCELERATE_LOG_LEVEL") or None
 
 
 class PartialState:

@@ -151,6 +151,18 @@ for both in (RANK == 0, False, True):
     assert _same(2, text) == [[1.0, 0.5, None], [1.0, None, None], [1.0, 1.0, None]]
 
 
+def test_model_that_ran_on_a_rank_without_a_gradient_never_hangs() -> None:
+    text = """\
+accelerator = Accelerator()
+model = accelerator.prepare(torch.nn.Linear(1, 1, bias=False))
+elsewhere = torch.nn.Parameter(torch.ones(1, 1))
+y = model(torch.ones(1, 1))
+accelerator.backward((elsewhere if RANK else y).sum())
+out(model.weight.grad.item())
+"""
+    assert _same(2, text) == [0.5]
+
+
 def test_accumulation_equals_the_big_batch() -> None:
     text = """\
 def train(batch, steps):
@@ -346,6 +358,8 @@ assert model.training
 step = 0
 while step < ARGS["steps"]:
     for (batch,) in loader:
+        if step == ARGS["steps"]:
+            break
         loss = language_loss(model(batch[:, :-1]), batch[:, 1:])
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)

@@ -71,6 +71,12 @@ class GradientSync(Protocol):
     def set_sync(self, on: bool) -> None:
         """Reduce, or only accumulate, in the backward passes from now on."""
 
+    def expect(self) -> None:
+        """Note that the model ran: unless gradients are off, a reduction is owed."""
+
+    def settle(self) -> None:
+        """After a backward pass: reduce what is owed though no gradient came on this rank."""
+
     def close(self) -> None:
         """Stop watching the model."""
 
@@ -165,8 +171,8 @@ class Engine(Protocol):
     def loader_parts(self, loader: Any) -> LoaderParts:
         """Take a loader apart for sharding."""
 
-    def with_batches(self, loader: Any, batches: Iterable[list[Any]]) -> Any:
-        """Make a loader like this one over other batches of indices."""
+    def with_batches(self, loader: Any, batches: Iterable[Any]) -> Any:
+        """Make a loader like this one over batches: int64 core tensors, or lists of items."""
 
     def with_samples(self, loader: Any, samples: Iterable[Any]) -> Any:
         """Make a loader like this one, which does not batch, over other samples."""

@@ -69,11 +69,19 @@ class NativeGradientSync:
         if self._reducer is not None:
             self._reducer.set_sync(on)
 
-    def close(self) -> None:
-        """Give the gradients memory of their own again."""
+    def expect(self) -> None:
+        """Note that the model ran: unless gradients are off, a reduction is owed."""
+        if self._reducer is not None and _C.is_grad_enabled():
+            self._reducer.expect()
+
+    def settle(self) -> None:
+        """After a backward pass: reduce what is owed though no gradient came on this rank."""
         if self._reducer is not None:
             self._reducer.finalize()
-            self._reducer = None
+
+    def close(self) -> None:
+        """Give the gradients memory of their own again."""
+        self._reducer = None
 
 
 class NativeEngine:
@@ -214,7 +222,7 @@ class NativeEngine:
             seed=None if generator is None else generator.initial_seed(),
         )
 
-    def with_batches(self, loader: Any, batches: Iterable[list[Any]]) -> Any:
+    def with_batches(self, loader: Any, batches: Iterable[Any]) -> Any:
         """Make a loader like this one over other batches."""
         return type(loader)(loader.dataset, batch_sampler=batches, **_options(loader))
 
