@@ -33,7 +33,7 @@ class Net(nn.Module):
         return result
 
 
-class Numbers(Dataset):
+class Numbers(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return 4
 
