@@ -346,7 +346,11 @@ def barrier(
 
 
 def send(tensor: Buffer, dst: int, group: ProcessGroup | None = None, tag: int = 0) -> None:
-    """Send to rank `dst`, which calls `recv`."""
+    """Send to rank `dst`, which calls `recv` with the same tag.
+
+    Messages between two ranks arrive in the order of sending; a `recv` that asks for another tag,
+    dtype or size than the next message has raises on both ranks.
+    """
     _check_tag("send", tag)
     _group(group).send(tensor, dst, tag, depth=1)
 
