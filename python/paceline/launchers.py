@@ -243,7 +243,7 @@ def _launch(
         policy = Policy(own_process=False, stdin=False)
         outcome = Supervisor(commands, run_id, sinks, policy).run()
         if outcome.signal:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt from _where_it_was(outcome)
         answers = [os.pread(f.fileno(), os.fstat(f.fileno()).st_size, 0) for f in results]
     if outcome.root is not None:
         _raise(outcome, answers[outcome.root.rank])
@@ -282,6 +282,14 @@ def _value(answer: bytes) -> Any:
             f"here, so the result is None: {answer[1:].decode(errors='replace')}",
             stacklevel=4,
         )
+    return None
+
+
+def _where_it_was(outcome: Outcome) -> RankTraceback | None:
+    """Give the traceback of the first interrupted rank that has one."""
+    for ending in outcome.endings:
+        if ending.text:
+            return RankTraceback(ending.rank, ending.text.decode(errors="replace"))
     return None
 
 

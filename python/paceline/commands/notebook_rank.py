@@ -49,12 +49,17 @@ def _load(fd: int) -> tuple[Any, Any]:
 
 
 def _become_main(function: Any) -> None:
-    """Offer what came with the function as ``__main__``, so that its classes can be pickled."""
+    """Offer what came along from ``__main__`` under that name, so that it can be pickled again."""
     main = types.ModuleType("__main__")
     names = getattr(getattr(function, "__func__", function), "__globals__", {})
     if names.get("__name__") == "__main__":
         main.__dict__.update(names)
         main.__dict__.pop("__file__", None)  # nobody is to import it again
+    cloudpickle = sys.modules.get("cloudpickle.cloudpickle")
+    # Classes that came with the arguments, or that only other classes use.
+    for cls in list(getattr(cloudpickle, "_DYNAMIC_CLASS_TRACKER_BY_ID", {}).values()):
+        if cls.__module__ == "__main__" and "." not in cls.__qualname__:
+            main.__dict__.setdefault(cls.__qualname__, cls)
     sys.modules["__main__"] = main
 
 
