@@ -58,6 +58,7 @@ pl_status pl_autograd_set_hook(pl_tensor *leaf, const pl_leaf_hook *hook) PL_MUS
 // From now on the leaf's gradient lives in `view` (retained; the leaf's shape and dtype,
 // contiguous). An existing gradient is copied there. NULL: back to memory of its own.
 pl_status pl_autograd_set_grad_view(pl_tensor *leaf, pl_tensor *view) PL_MUST_USE;
+bool pl_autograd_has_grad_view(const pl_tensor *leaf);
 // Makes the view the gradient (it holds a reduced value), or takes the gradient away.
 void pl_autograd_mark_grad(pl_tensor *leaf, bool defined);
 

@@ -99,6 +99,10 @@ pl_status pl_autograd_set_grad_view(pl_tensor *leaf, pl_tensor *view) {
     return PL_OK;
 }
 
+bool pl_autograd_has_grad_view(const pl_tensor *leaf) {
+    return leaf->meta != NULL && leaf->meta->grad_view != NULL;
+}
+
 void pl_autograd_mark_grad(pl_tensor *leaf, bool defined) {
     struct pl_grad_meta *m = leaf->meta;
     if (!m || !m->grad_view || (m->grad != NULL) == defined) return;

@@ -175,11 +175,17 @@ static PyObject *tensor_tolist(PyObject *self, PyObject *unused) {
 static PyObject *tensor_set_data(PyObject *self, PyObject *arg) {
     pl_tensor *t = T(self), *o = pl_tensor_of(arg, "data");
     if (!o) return NULL;
-    if (t->dtype != o->dtype || !pl_shape_equal(t->ndim, t->shape, o->ndim, o->shape)) {
+    bool same = t->dtype == o->dtype && pl_shape_equal(t->ndim, t->shape, o->ndim, o->shape);
+    if (!same && (!pl_is_leaf(t) || pl_grad_of(t) || pl_autograd_has_grad_view(t))) {
         PyErr_SetString(PyExc_RuntimeError,
-                        "[data] the new data must have the tensor's shape and dtype");
+                        "[data] shape or dtype can change only before a gradient exists and before "
+                        "prepare: set .grad to None first, or convert the model before prepare");
         return NULL;
     }
+    t->dtype = o->dtype;
+    t->ndim = o->ndim;
+    t->numel = o->numel;
+    memcpy(t->shape, o->shape, sizeof t->shape);
     memcpy(t->strides, o->strides, sizeof t->strides);
     ptrdiff_t bytes = (char *)o->data - (char *)o->storage->data;
     pl_tensor_rebind(t, o->storage, bytes / (ptrdiff_t)pl_dtype_size(o->dtype));
