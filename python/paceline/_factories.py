@@ -59,7 +59,7 @@ def tensor(
     code = to_code(dtype)
     if isinstance(data, _C.Tensor):
         t = _C.clone(_C.to_dtype(_C.detach(data), data._dtype if code < 0 else code))
-    elif isinstance(data, (bool, int, float, list, tuple)):
+    elif _is_plain(data):
         t = _from_sequence(data, code)
     else:
         t = _C.clone(_share(data, code))
@@ -73,7 +73,7 @@ def as_tensor(data: Any, dtype: dtype | None = None, device: Where = None) -> Te
     if isinstance(data, _C.Tensor):
         same: Any = data
         return same if code < 0 else _C.to_dtype(data, code)
-    if isinstance(data, (bool, int, float, list, tuple)):
+    if _is_plain(data):
         return _from_sequence(data, code)
     return _share(data, code)
 
@@ -104,6 +104,12 @@ def frombuffer(buffer: Any, *, dtype: dtype, count: int = -1, offset: int = 0) -
     if len(view) % size:
         raise ValueError(f"[frombuffer] bytes: got {len(view)}, expected a multiple of {size}")
     return _C.from_buffer(view, dtype.code)
+
+
+def _is_plain(data: Any) -> bool:
+    # NumPy's float64 is a float too, but knows its dtype.
+    numbers = isinstance(data, (bool, int, float, list, tuple))
+    return numbers and not hasattr(data, "__array_interface__")
 
 
 def _from_sequence(data: Any, code: int) -> Tensor:

@@ -47,7 +47,7 @@ class Tensor(MathMethods, ShapeMethods, _C.Tensor):
     Made by `paceline.tensor`, `paceline.zeros` and their like, never by calling the class.
     """
 
-    __slots__ = ()
+    __slots__ = ("__weakref__",)
 
     # Compared by identity where Python asks for a hash; == compares elements.
     __hash__ = object.__hash__

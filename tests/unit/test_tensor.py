@@ -1,0 +1,522 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tensor's methods and protocols."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import weakref
+
+import numpy as np
+import paceline
+import pytest
+from paceline.errors import DeviceError
+
+DTYPES = ["bool", "uint8", "int32", "int64", "float16", "bfloat16", "float32", "float64"]
+
+
+# -- NumPy ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [d for d in DTYPES if d != "bfloat16"])
+def test_numpy_shares_memory(name: str) -> None:
+    t = paceline.zeros(2, 3, dtype=getattr(paceline, name))
+    a = t.numpy()
+    assert a.dtype == np.dtype(name)
+    assert a.shape == (2, 3)
+    a[1, 2] = 1
+    assert t[1, 2].item() == 1
+
+
+def test_numpy_of_views_and_zero_dim() -> None:
+    t = paceline.arange(12).reshape(3, 4)
+    np.testing.assert_array_equal(t.t().numpy(), np.arange(12).reshape(3, 4).T)
+    np.testing.assert_array_equal(t[:, ::2].numpy(), np.arange(12).reshape(3, 4)[:, ::2])
+    assert paceline.tensor(3.5).numpy().shape == ()
+    assert paceline.zeros(0, 3).numpy().shape == (0, 3)
+
+
+def test_numpy_keeps_the_memory() -> None:
+    a = paceline.full((1000,), 7).numpy()
+    paceline.zeros(1000)
+    assert (a == 7).all()
+
+
+def test_numpy_refusals() -> None:
+    with pytest.raises(RuntimeError, match="detach"):
+        paceline.ones(2, requires_grad=True).numpy()
+    with pytest.raises(TypeError, match="float"):
+        paceline.ones(2, dtype=paceline.bfloat16).numpy()
+    forced = paceline.ones(2, dtype=paceline.bfloat16, requires_grad=True).numpy(force=True)
+    assert forced.dtype == np.float32
+
+
+def test_array_protocol() -> None:
+    t = paceline.arange(3.0)
+    a = np.asarray(t)
+    a[0] = 5
+    assert t[0].item() == 5
+    assert np.asarray(t, dtype=np.float64).dtype == np.float64
+    assert np.array(t).base is not a
+    assert np.asarray(t.bfloat16().float()).dtype == np.float32
+
+
+def test_from_numpy_shares_and_tensor_copies() -> None:
+    a = np.arange(6, dtype=np.float32).reshape(2, 3)
+    shared, copied = paceline.from_numpy(a), paceline.tensor(a)
+    a[0, 0] = 9
+    assert shared[0, 0].item() == 9
+    assert copied[0, 0].item() == 0
+    assert paceline.as_tensor(a)[0, 0].item() == 9
+    np.testing.assert_array_equal(paceline.from_numpy(a.T).numpy(), a.T)
+    np.testing.assert_array_equal(paceline.from_numpy(a[:, 1:]).numpy(), a[:, 1:])
+
+
+@pytest.mark.parametrize("bad", [np.zeros(2, np.complex64), np.array(["a"]), [1.0], 3])
+def test_from_numpy_refuses(bad: object) -> None:
+    with pytest.raises(TypeError):
+        paceline.from_numpy(bad)
+
+
+# -- making -----------------------------------------------------------------------------------
+
+
+def test_dtypes_of_data() -> None:
+    assert paceline.tensor([1, 2]).dtype is paceline.int64
+    assert paceline.tensor([1, 2.5]).dtype is paceline.float32
+    assert paceline.tensor([True]).dtype is paceline.bool
+    assert paceline.tensor(np.float64(1)).dtype is paceline.float64
+    assert paceline.tensor([np.arange(2), np.arange(2)]).shape == (2, 2)
+    assert paceline.tensor([paceline.tensor(1.0), paceline.tensor(2.0)]).tolist() == [1, 2]
+    assert paceline.tensor(paceline.ones(2), dtype=paceline.int64).dtype is paceline.int64
+    assert paceline.tensor([[]]).shape == (1, 0)
+    with pytest.raises(ValueError, match="got"):
+        paceline.tensor([[1], [1, 2]])
+    with pytest.raises(TypeError):
+        paceline.tensor("text")
+    with pytest.raises(TypeError, match="write paceline.float32"):
+        paceline.zeros(2, dtype=np.dtype("float32"))
+
+
+def test_default_dtype() -> None:
+    paceline.set_default_dtype(paceline.float64)
+    try:
+        assert paceline.tensor(0.1).item() == 0.1
+        assert paceline.zeros(1).dtype is paceline.float64
+        assert paceline.randn(1).dtype is paceline.float64
+        assert paceline.nn.Linear(1, 1).weight.dtype is paceline.float64
+    finally:
+        paceline.set_default_dtype(paceline.float32)
+    with pytest.raises(TypeError, match="floating"):
+        paceline.set_default_dtype(paceline.int64)
+
+
+MAKERS = [
+    "torch.zeros(2, 3)", "torch.ones((2, 3))", "torch.zeros(())", "torch.full((2,), 3)",
+    "torch.full((2,), 3.5)", "torch.full((2,), True)", "torch.arange(5)", "torch.arange(1, 7, 2)",
+    "torch.arange(0, 1, 0.25)", "torch.arange(5, 0, -1)", "torch.linspace(0, 1, 5)",
+    "torch.linspace(-3, 10, 7)", "torch.linspace(1, 1, 1)", "torch.eye(3)", "torch.eye(2, 4)",
+    "torch.zeros_like(torch.ones(2, dtype=torch.int32))", "torch.ones_like(torch.zeros(3))",
+    "torch.full_like(torch.zeros(2), 7)", "torch.zeros([2, 2], dtype=torch.float64)",
+]  # fmt: skip
+
+METHODS = [
+    "x.sum()", "x.sum(1)", "x.sum((0, 2), keepdim=True)", "x.mean(-1)", "x.mean()", "x.prod(1)",
+    "x.max()", "x.max(1).values", "x.max(dim=1, keepdim=True)[1]", "x.min(2)[0]", "x.min()",
+    "x.argmax()", "x.argmax(1)", "x.argmin(-1, keepdim=True)", "x.amax((0, 1))", "x.amin(0)",
+    "x.var()", "x.var(1)", "x.var(1, unbiased=False)", "x.var(False)", "x.std(dim=(0, 2))",
+    "x.var(dim=1, correction=0, keepdim=True)", "x.norm()", "x.norm(1)", "x.norm(p=3, dim=1)",
+    "x.norm(float('inf'))", "x.cumsum(1)", "x.sort(1)[0]", "x.sort(dim=-1, descending=True)[1]",
+    "x.argsort(1)", "x.topk(2, 1)[0]", "x.topk(2, largest=False).indices", "x.any()", "x.all(1)",
+    "x.view(6, 4)", "x.view(-1)", "x.reshape((4, -1))", "x.transpose(0, 2)", "x.permute(2, 0, 1)",
+    "x.permute((1, 0, 2))", "x[0].t()", "x[0].T", "x.mT", "x.flatten()", "x.flatten(1)",
+    "x.flatten(0, 1)", "x.unflatten(2, (2, 2))", "x.unsqueeze(1)", "x.unsqueeze(-1)",
+    "x.unsqueeze(0).squeeze(0)", "x[:1].squeeze()", "x[:, :1].expand(2, 5, 4)",
+    "x[0, 0].expand(3, -1)", "torch.cat(x.chunk(2, 2))", "torch.cat(x.split(2, 1), 1)",
+    "torch.stack(x.unbind(1))", "x.split([1, 2], dim=1)[1]", "x.narrow(1, 1, 2)", "x.select(1, -1)",
+    "x.repeat(1, 2, 1)", "x[0].repeat(2, 1, 1)", "x.flip(0)", "x.flip([1, 2])", "x[0].tril()",
+    "x.triu(1)", "x.tril(-1)", "x[0].diagonal()", "x.masked_fill(x > 0, 7.0)", "x.clamp(-0.5, 0.5)",
+    "x.clamp(min=0)", "x.masked_select(x > 0)", "x.nonzero()", "(x > 0).nonzero()",
+    "x.index_select(1, torch.tensor([2, 0, 0]))", "x.gather(1, torch.tensor([[[0, 1, 2, 0]]]))",
+    "x.abs().sqrt()", "x.exp()", "x.abs().log()", "x.sin() + x.cos()", "x.tanh()", "x.sigmoid()",
+    "x.relu()", "x.square()", "x.pow(2)", "x.abs() ** 0.5", "2.0 ** x", "x.reciprocal()", "x.floor()",
+    "x.ceil()", "x.round()", "x.sign()", "-x", "abs(x)", "x.erf()", "x.rsqrt().isnan()",
+    "(x / 0).isinf()", "(x / 0).isfinite()", "x.add(x, alpha=2)", "x.sub(1, alpha=3)", "x.mul(3)",
+    "x.div(2)", "x.div(0.3, rounding_mode='floor')", "x.remainder(0.3)", "x // 0.3", "x % -0.3",
+    "5 - x", "5 / x", "x.eq(x)", "x.ne(0)", "x > 0", "x <= x[0]", "(x > 0) & (x < 1)",
+    "(x > 0) | (x < -1)", "~(x > 0)", "(x > 0) ^ (x < 1)", "x.logical_not()", "x.maximum(-x)",
+    "x.max(-x)", "x.matmul(x.mT)", "x @ x[0].t()", "x[0].mm(x[0].t())", "x.bmm(x.mT)",
+    "x[0].mv(x[0, 0])", "x[0, 0].dot(x[0, 1])", "x.softmax(-1)", "x.log_softmax(1)",
+    "x.to(torch.float64)", "x.to(torch.int64)", "x.double()", "x.long()", "x.int()", "x.bool()",
+    "x.half()", "x.bfloat16()", "x.byte()[x.byte() < 5]", "x.type_as(torch.zeros(1).double())",
+    "x.view_as(torch.zeros(4, 6))", "x.new_zeros(2, 2)", "x.new_full((2,), 3)", "x.new_tensor([1])",
+    "x.clone().add_(1)", "x.clone().sub_(x, alpha=2)", "x.clone().mul_(2).div_(3)",
+    "x.clone().zero_()", "x.clone().fill_(2)", "x.clone().clamp_(0, 1)", "x.clone().copy_(x[0])",
+    "x.clone().masked_fill_(x > 0, -1)", "x.numel()", "x.size(1)", "tuple(x.size())", "x.dim()",
+    "tuple(x.stride())", "x.is_contiguous()", "x.t if False else x.mT.is_contiguous()",
+    "x.mT.contiguous()", "x.element_size()", "x.nbytes", "x.ndim", "len(x)", "x.is_floating_point()",
+    "torch.where(x > 0, x, -x)", "torch.where(x > 0)[0]", "torch.where(x > 0, 1.0, x)",
+    "torch.outer(x[0, 0], x[0, 1])", "torch.logsumexp(x, 1)", "torch.isclose(x, x + 1e-9)",
+    "torch.allclose(x, x + 1e-3)", "torch.equal(x, x.clone())", "torch.hstack([x, x])",
+    "torch.vstack([x, x])", "torch.roll(x, 1, 2)", "torch.diag(x[0, 0])", "torch.sum(x, dim=1)",
+    "torch.max(x, 1)[0]", "torch.matmul(x, x.mT)", "torch.transpose(x, 0, 1)", "torch.argmax(x, 1)",
+    "torch.softmax(x, dim=-1)", "torch.tril(torch.ones(3, 3))", "torch.abs(x)", "torch.mul(x, 2)",
+    "torch.clamp(x, min=0.0)", "torch.meshgrid(x[0, 0], x[0, 1], indexing='ij')[1]",
+    "torch.multiply(x, 2)", "torch.unsqueeze(x, 0)", "torch.count_nonzero(x > 0)",
+    "torch.broadcast_to(x[0], (2, 3, 4))", "torch.numel(x)", "torch.norm(x)", "torch.std(x)",
+]  # fmt: skip
+
+
+def _compare(code: str, **names: object) -> None:
+    torch = pytest.importorskip("torch")
+    values = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
+    own = eval(code, {"torch": paceline, "x": paceline.tensor(values)})
+    theirs = eval(code, {"torch": torch, "x": torch.tensor(values)})
+    if not isinstance(theirs, torch.Tensor):
+        assert own == theirs
+        return
+    assert tuple(own.shape) == tuple(theirs.shape)
+    assert str(own.dtype).replace("paceline", "torch") == str(theirs.dtype)
+    # Summation order differs; both round to within a few units of the last place.
+    a, b = own.double().numpy(), theirs.double().numpy()
+    np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("code", MAKERS)
+def test_makers_as_pytorch(code: str) -> None:
+    _compare(code)
+
+
+@pytest.mark.parametrize("code", METHODS)
+def test_methods_as_pytorch(code: str) -> None:
+    _compare(code)
+
+
+@pytest.mark.parametrize("a", DTYPES)
+@pytest.mark.parametrize("b", DTYPES)
+def test_promotion_as_pytorch(a: str, b: str) -> None:
+    torch = pytest.importorskip("torch")
+    own = paceline.promote_types(getattr(paceline, a), getattr(paceline, b))
+    assert own.name == str(torch.promote_types(getattr(torch, a), getattr(torch, b)))[6:]
+    one, other = [paceline.ones(2, dtype=getattr(paceline, d)) for d in (a, b)]
+    first, second = [torch.ones(2, dtype=getattr(torch, d)) for d in (a, b)]
+    assert (one * other).dtype.name == str((first * second).dtype)[6:]
+    # A 0-d tensor decides only where its kind is higher.
+    assert (one * other[0]).dtype.name == str((first * second[0]).dtype)[6:]
+
+
+@pytest.mark.parametrize("name", DTYPES)
+@pytest.mark.parametrize("scalar", [True, 2, 2.5])
+def test_promotion_with_numbers(name: str, scalar: float) -> None:
+    torch = pytest.importorskip("torch")
+    own = paceline.ones(2, dtype=getattr(paceline, name)) * scalar
+    assert own.dtype.name == str((torch.ones(2, dtype=getattr(torch, name)) * scalar).dtype)[6:]
+
+
+INDICES = [
+    (0,), (-1,), (slice(None), 1), (..., 0), (None, 1), (slice(1, 3),), (slice(None, None, 2),),
+    (slice(None), slice(-2, None)), (0, slice(1, 2), None), (1, 2, 3), (..., None, 0),
+    ([0, 2],), (slice(None), [1, 1, 0]), ([0, 1], [2, 0]), ([[0, 1], [1, 0]],),
+    ([0, 1], slice(None), [3, 3]), (-1, [0, 1]), (slice(0, 0),), ([],),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("index", INDICES, ids=str)
+def test_indexing_as_numpy(index: tuple[object, ...]) -> None:
+    a = np.arange(60).reshape(3, 4, 5)
+    t = paceline.tensor(a)
+    key = index if len(index) > 1 else index[0]
+    wanted = a[tuple(np.array(i, dtype=int) if isinstance(i, list) else i for i in index)]
+    np.testing.assert_array_equal(t[key].numpy(), wanted)
+
+
+@pytest.mark.parametrize("index", INDICES, ids=str)
+def test_assignment_as_numpy(index: tuple[object, ...]) -> None:
+    a = np.arange(60).reshape(3, 4, 5)
+    t = paceline.tensor(a)
+    key = index if len(index) > 1 else index[0]
+    a[tuple(np.array(i, dtype=int) if isinstance(i, list) else i for i in index)] = -7
+    t[key] = -7
+    np.testing.assert_array_equal(t.numpy(), a)
+
+
+def test_masks() -> None:
+    a = np.arange(12.0).reshape(3, 4)
+    t = paceline.tensor(a)
+    np.testing.assert_array_equal(t[t > 5].numpy(), a[a > 5])
+    np.testing.assert_array_equal(t[t[:, 0] > 3].numpy(), a[a[:, 0] > 3])
+    t[t > 5] = 0
+    a[a > 5] = 0
+    np.testing.assert_array_equal(t.numpy(), a)
+    t[0] = paceline.tensor([9.0, 8.0, 7.0, 6.0])
+    a[0] = [9, 8, 7, 6]
+    np.testing.assert_array_equal(t.numpy(), a)
+
+
+@pytest.mark.parametrize("bad", [3, -4, (0, 4), (0, 0, 0)])
+def test_index_errors(bad: object) -> None:
+    with pytest.raises(IndexError):
+        paceline.zeros(3, 4)[bad]
+
+
+# -- protocols --------------------------------------------------------------------------------
+
+
+def test_python_protocols() -> None:
+    t = paceline.arange(3)
+    assert [int(v) for v in t] == [0, 1, 2]
+    assert 2 in t
+    assert 5 not in t
+    assert {t: 1}[t] == 1
+    assert list(range(5))[paceline.tensor(2)] == 2
+    assert float(paceline.tensor(1.5)) == 1.5
+    assert bool(paceline.tensor(True))
+    assert weakref.ref(t)() is t
+    with pytest.raises(TypeError, match="0-d"):
+        iter(paceline.tensor(1))
+    with pytest.raises(TypeError):
+        range(paceline.tensor(1.5))
+    with pytest.raises((RuntimeError, ValueError)):
+        bool(t)
+    with pytest.raises((RuntimeError, ValueError)):
+        t.item()
+
+
+def test_total_loss_from_zero() -> None:
+    total = 0
+    for _ in range(3):
+        total += paceline.tensor(1.5, requires_grad=True).detach()
+    assert total.item() == 4.5
+    assert sum([paceline.tensor(1.0), paceline.tensor(2.0)]).item() == 3.0
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_pickle_and_deepcopy(name: str) -> None:
+    t = paceline.arange(6).reshape(2, 3).to(getattr(paceline, name)).t()
+    for again in (pickle.loads(pickle.dumps(t)), copy.deepcopy(t)):
+        assert again.dtype is t.dtype
+        assert paceline.equal(again, t)
+        assert again.data_ptr() != t.data_ptr()
+
+
+def test_pickle_of_parameters() -> None:
+    p = paceline.nn.Parameter(paceline.ones(2))
+    p.grad = paceline.ones(2)
+    for again in (pickle.loads(pickle.dumps(p)), copy.deepcopy(p)):
+        assert type(again) is paceline.nn.Parameter
+        assert again.requires_grad
+    assert copy.deepcopy(p).grad is not None
+    both = copy.deepcopy([p, p])
+    assert both[0] is both[1]
+    with pytest.raises(RuntimeError, match="leaf"):
+        pickle.dumps(p * 2)
+    assert pickle.loads(pickle.dumps(paceline.bfloat16)) is paceline.bfloat16
+    assert pickle.loads(pickle.dumps(paceline.device("cpu"))) == paceline.device("cpu")
+
+
+def test_data_and_flags() -> None:
+    t = paceline.ones(2, requires_grad=True)
+    t.data.add_(1)
+    assert t.tolist() == [2, 2]
+    t.data = paceline.zeros(2)
+    assert t.requires_grad
+    assert t.is_leaf
+    assert t.tolist() == [0, 0]
+    assert not t.detach().requires_grad
+    assert t.requires_grad_(False) is t
+    assert not t.requires_grad
+    with pytest.raises((RuntimeError, ValueError, TypeError)):
+        paceline.arange(2).requires_grad_()
+
+
+def test_to() -> None:
+    t = paceline.ones(2)
+    assert t.to("cpu") is t
+    assert t.to(paceline.device("cpu"), non_blocking=True) is t
+    assert t.to(paceline.float32) is t
+    assert t.to(paceline.float32, copy=True) is not t
+    assert t.to("cpu", paceline.int64).dtype is paceline.int64
+    assert t.to(other=paceline.zeros(1, dtype=paceline.float64)).dtype is paceline.float64
+    assert t.cpu() is t
+    for leave in (lambda: t.to("cuda"), t.cuda, lambda: paceline.zeros(1, device="cuda:0")):
+        with pytest.raises(DeviceError, match="CUDA"):
+            leave()
+    with pytest.raises(TypeError, match="unknown"):
+        t.to(dtyp=paceline.int64)
+
+
+def test_devices() -> None:
+    assert str(paceline.device("cuda:1")) == "cuda:1"
+    assert paceline.device("cuda", 1) == paceline.device("cuda:1")
+    assert repr(paceline.device("cpu")) == "device(type='cpu')"
+    assert len({paceline.device("cpu"), paceline.device("cpu")}) == 1
+    assert paceline.ones(1).device == paceline.device("cpu")
+    assert not paceline.cuda.is_available()
+    assert paceline.cuda.device_count() == 0
+    for bad in ("gpu", "cuda:x"):
+        with pytest.raises(RuntimeError, match="device"):
+            paceline.device(bad)
+
+
+def test_limits() -> None:
+    assert paceline.finfo(paceline.float32).max == np.finfo(np.float32).max
+    assert paceline.finfo(paceline.float16).eps == np.finfo(np.float16).eps
+    assert paceline.finfo(paceline.float64).tiny == np.finfo(np.float64).tiny
+    assert paceline.iinfo(paceline.int32).min == np.iinfo(np.int32).min
+    assert paceline.iinfo(paceline.uint8).max == 255
+
+
+def test_grad_modes() -> None:
+    x = paceline.ones(2, requires_grad=True)
+    with paceline.no_grad():
+        assert not (x * 2).requires_grad
+        with paceline.enable_grad():
+            assert (x * 2).requires_grad
+        assert not paceline.is_grad_enabled()
+    assert (x * 2).requires_grad
+
+    @paceline.no_grad()
+    def called() -> bool:
+        return (x * 2).requires_grad
+
+    @paceline.no_grad
+    def plain() -> bool:
+        return (x * 2).requires_grad
+
+    assert not called()
+    assert not plain()
+    paceline.set_grad_enabled(False)
+    assert not paceline.is_grad_enabled()
+    paceline.set_grad_enabled(True)
+    with paceline.set_grad_enabled(False):
+        assert not paceline.is_grad_enabled()
+    assert paceline.is_grad_enabled()
+    with pytest.raises(KeyError), paceline.inference_mode():
+        raise KeyError
+    assert paceline.is_grad_enabled()
+
+
+def test_backward_arguments() -> None:
+    x = paceline.tensor([1.0, 2.0], requires_grad=True)
+    (x * x).backward(paceline.tensor([1.0, 10.0]))
+    assert x.grad.tolist() == [2, 40]
+    y = (x * 3).sum()
+    y.backward(retain_graph=True)
+    y.backward()
+    assert x.grad.tolist() == [8, 46]
+    with pytest.raises(RuntimeError):
+        y.backward()
+    with pytest.raises(NotImplementedError, match="create_graph"):
+        (x * 2).sum().backward(create_graph=True)
+    (g,) = paceline.autograd.grad((x**3).sum(), x)
+    assert g.tolist() == [3, 12]
+
+
+def test_max_sends_the_gradient_to_the_place() -> None:
+    x = paceline.tensor([[1.0, 5.0, 2.0], [7.0, 0.0, 1.0]], requires_grad=True)
+    x.max(1).values.sum().backward()
+    assert x.grad.tolist() == [[0, 1, 0], [1, 0, 0]]
+
+
+# -- random -----------------------------------------------------------------------------------
+
+
+def test_seed_repeats() -> None:
+    def draw() -> list[object]:
+        return [
+            paceline.randn(5).tolist(),
+            paceline.rand(2, 3).tolist(),
+            paceline.randint(0, 10, (7,)).tolist(),
+            paceline.randperm(9).tolist(),
+            paceline.multinomial(paceline.ones(5), 3).tolist(),
+        ]
+
+    paceline.manual_seed(3)
+    first = draw()
+    state = paceline.get_rng_state()
+    later = draw()
+    paceline.manual_seed(3)
+    assert draw() == first
+    paceline.set_rng_state(state)
+    assert draw() == later
+    assert later != first
+    assert paceline.initial_seed() == 3
+
+
+def test_generators_are_their_own() -> None:
+    one, two = paceline.Generator().manual_seed(5), paceline.Generator().manual_seed(5)
+    a = paceline.randn(4, generator=one)
+    paceline.randn(4)
+    assert paceline.equal(a, paceline.randn(4, generator=two))
+    assert one.initial_seed() == 5
+    two.set_state(one.get_state())
+    assert paceline.equal(paceline.rand(3, generator=one), paceline.rand(3, generator=two))
+
+
+def test_randint_forms() -> None:
+    for t in (
+        paceline.randint(0, 2, (1000,)),
+        paceline.randint(2, (1000,)),
+        paceline.randint(low=0, high=2, size=(1000,)),
+        paceline.randint(0, 2, size=[1000]),
+    ):
+        assert t.dtype is paceline.int64
+        assert sorted(set(t.tolist())) == [0, 1]
+    assert paceline.randint(-3, -2, (4,)).tolist() == [-3] * 4
+    with pytest.raises(RuntimeError, match="low < high"):
+        paceline.randint(2, 2, (1,))
+    with pytest.raises(TypeError):
+        paceline.randint(3)
+
+
+def test_distributions() -> None:
+    paceline.manual_seed(0)
+    n = 40_000  # the mean's error is then 0.005 at one sigma; 5 sigma are allowed
+    x = paceline.randn(n)
+    assert abs(x.mean().item()) < 0.025
+    assert abs(x.std().item() - 1) < 0.025
+    u = paceline.rand(n)
+    assert 0 <= u.min().item()
+    assert u.max().item() < 1
+    assert abs(u.mean().item() - 0.5) < 0.01
+    assert sorted(paceline.randperm(100).tolist()) == list(range(100))
+    b = paceline.bernoulli(paceline.full((n,), 0.3))
+    assert abs(b.mean().item() - 0.3) < 0.015
+
+
+def test_multinomial() -> None:
+    paceline.manual_seed(0)
+    weights = paceline.tensor([[0.0, 1.0, 3.0], [1.0, 0.0, 0.0]])
+    drawn = paceline.multinomial(weights, 4000, replacement=True)
+    assert drawn.shape == (2, 4000)
+    assert set(drawn[1].tolist()) == {0}
+    share = (drawn[0] == 2).double().mean().item()
+    assert abs(share - 0.75) < 0.04  # 5 sigma of 4000 draws are 0.034
+    assert 0 not in set(drawn[0].tolist())
+    for _ in range(20):
+        assert sorted(paceline.multinomial(paceline.ones(4), 4).tolist()) == [0, 1, 2, 3]
+    for bad, count in (([-1.0, 2.0], 1), ([0.0, 0.0], 1), ([1.0, 0.0], 2), ([1.0], 2)):
+        with pytest.raises(RuntimeError, match="multinomial"):
+            paceline.multinomial(paceline.tensor(bad), count)
+
+
+def test_autocast() -> None:
+    a = paceline.ones(4, 4)
+    with paceline.autocast("cpu", dtype=paceline.bfloat16):
+        assert (a @ a).dtype is paceline.bfloat16
+        assert a.sum().dtype is paceline.float32
+        with paceline.autocast("cpu", enabled=False):
+            assert (a @ a).dtype is paceline.float32
+    assert (a @ a).dtype is paceline.float32
+    with pytest.raises(NotImplementedError, match="float16"):
+        paceline.autocast("cpu", paceline.float16)
+    with pytest.raises(DeviceError):
+        paceline.autocast("cuda")
+
+
+def test_io_of_nothing_is_not_special() -> None:
+    file = io.BytesIO()
+    paceline.save(paceline.zeros(0, 2), file)
+    file.seek(0)
+    assert paceline.load(file).shape == (0, 2)
