@@ -280,11 +280,61 @@ static pl_status run_each(const pl_product *p, const pl_epilogue *e, const void 
     return PL_OK;
 }
 
+// Note [sums are not split between threads]
+// Where a is transposed and k long (the gradient of a weight), oneDNN splits the sum over k between
+// threads when m and n alone do not keep them busy, and then a result depends on how many there
+// are. Measured with 3.2 over shapes, layouts, dtypes and 2 to 128 threads: from k = 2048 up, never
+// below. Such a product is done as a few shorter ones here, each added to the last in fp32; the
+// test the_thread_count_changes_no_bit watches over it.
+enum { LONGEST_SUM = 1536 };
+
+static bool may_split_sum(const pl_product *p) {
+    return p->nbatch == 0 && p->a_col != 1 && p->k > LONGEST_SUM;
+}
+
+static pl_status add_chunks(const pl_product *p, const pl_epilogue *e, const void *a,
+                            const void *b, void *out) {
+    int64_t chunks = (p->k + LONGEST_SUM - 1) / LONGEST_SUM;
+    int64_t each = ((p->k + chunks - 1) / chunks + 63) / 64 * 64;
+    pl_epilogue step = {.accumulate = e->accumulate, .bias_dtype = PL_DTYPE_COUNT};
+    for (int64_t k = 0; k < p->k; k += each) {
+        pl_product q = *p;
+        q.k = p->k - k < each ? p->k - k : each;
+        if (k + each >= p->k) {  // the last one ends as the whole would have
+            step.relu = e->relu;
+            step.bias = e->bias;
+            step.bias_dtype = e->bias_dtype;
+        }
+        PL_TRY(pl__product_run(&q, &step, at(a, k * p->a_col, p->ab), at(b, k * p->b_row, p->ab),
+                               out));
+        step.accumulate = true;
+    }
+    return PL_OK;
+}
+
+// In bf16 and fp16 the chunks are added in an fp32 buffer, so that there is one rounding still.
+static pl_status run_chunks(const pl_product *p, const pl_epilogue *e, const void *a,
+                            const void *b, void *out) {
+    if (p->out == PL_F32) return add_chunks(p, e, a, b, out);
+    pl_tensor dst, *sums;
+    pl_product q = *p;
+    describe_out(p, out, &dst);
+    PL_TRY(pl_tensor_empty(PL_F32, dst.ndim, dst.shape, &sums));
+    q.out = PL_F32;
+    q.out_row = p->n;
+    pl_status st = e->accumulate ? pl_cpu_copy(&dst, sums) : PL_OK;
+    if (st == PL_OK) st = add_chunks(&q, e, a, b, sums->data);
+    if (st == PL_OK) st = pl_cpu_copy(sums, &dst);
+    pl_tensor_release(sums);
+    return st;
+}
+
 pl_status pl__product_run(const pl_product *p, const pl_epilogue *e, const void *a, const void *b,
                           void *out) {
     if (p->ab == PL_F64 || !pl__dnnl_built()) return pl__product_blocked(p, e, a, b, out);
     pl_product q = *p;
     if (PL_UNLIKELY(unroll_first(&q))) return run_each(&q, e, a, b, out);
+    if (may_split_sum(&q)) return run_chunks(&q, e, a, b, out);
     pl_dnnl_product key;
     dnnl_key(&q, e, &key);
     bool done = false;
