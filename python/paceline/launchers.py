@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import secrets
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -233,7 +232,7 @@ def _launch(
         results = [
             stack.enter_context(tempfile.TemporaryFile()) for _ in range(settings.num_processes)
         ]
-        run_id = secrets.token_hex(16)
+        run_id = os.urandom(16).hex()
         commands = _commands(
             settings, run_id, extra, source.fileno(), [f.fileno() for f in results]
         )

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
-import secrets
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -61,7 +60,8 @@ def _parser() -> _Parser:
         usage="paceline launch [options] script.py [arguments of the script]",
         description="Run a training script on one or several processes that train one model.",
         allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        # A width of its own: asking the terminal for one loads a module at every start.
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=96),
         epilog="A setting is taken from the command line, else the environment, else the\n"
         "configuration file. `-` and `_` in option names are the same.",
     )
@@ -155,7 +155,7 @@ def _commands(args: argparse.Namespace, settings: Settings, run_id: str) -> list
 def _run(args: argparse.Namespace, settings: Settings) -> int:
     from . import terminal
 
-    run_id = secrets.token_hex(16)
+    run_id = os.urandom(16).hex()
     grace_s = args.grace_period if args.grace_period is not None else 10.0
     supervisor: Supervisor
     sinks = None
