@@ -112,7 +112,8 @@ pl_status pl_group_barrier(pl_group *g, pl_site site) {
     return run(g, &c);
 }
 
-static pl_status check_message(pl_group *g, const pl__call *c) {
+static pl_status check_message(pl_group *g, pl__call *c) {
+    c->seq = atomic_load_explicit(&g->seq, memory_order_relaxed);  // of the next collective
     PL_TRY(check(g, c));
     if (c->root < 0 || c->root >= g->world || c->root == g->rank) {
         return pl_fail(PL_EINVAL, "[%s] wrong peer: got rank %d, expected another rank of 0 to %d",

@@ -28,7 +28,10 @@ typedef struct pl_site {
     uint64_t hash;
     const char
         *text;  // "train.py:31 in main"; borrowed, must outlive the group (interned) or be NULL
+    uint32_t shape;  // pl_site_shape of the buffer, 0 where it has none: compared too
 } pl_site;
+// Packs a shape, so that ranks with (2, 3) and (3, 2) are told apart, and told so. Never 0.
+uint32_t pl_site_shape(int ndim, const int64_t *dims);
 
 typedef struct pl_group_options {
     const char *name;  // "default"
@@ -53,6 +56,8 @@ int pl_group_world(const pl_group *g);
 // "ValueError: message" of the exception that ended it.
 void pl_group_announce_finished(pl_group *g);
 void pl_group_announce_failed(pl_group *g, const char *text);
+// The same for every group of this process that is still there, by its exit code; for on_exit.
+void pl_group_announce_exit(int code);
 
 // Memory that all ranks see: each rank's own part of nbytes, mapped by all. Collective.
 // After the group failed, the mapping is replaced by a private copy.

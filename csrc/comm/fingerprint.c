@@ -44,7 +44,7 @@ static pl__fingerprint fingerprint_of(const pl__call *call) {
         .dtype = (uint8_t)call->dtype,
         .redop = (uint8_t)call->redop,
         .flags = (uint8_t)(call->offset >> 6),
-        .extra = call->extra,
+        .extra = call->extra ? call->extra : call->site.shape,
     };
 }
 
@@ -80,6 +80,7 @@ static const char *field_name(int f, const pl__fingerprint *fp) {
     if (f == F_ROOT && fp->op == PL__OP_BUCKET) return "bucket";
     if (f == F_EXTRA && fp->op == PL__OP_BUCKET) return "parameters";
     if (f == F_COUNT && fp->op == PL__OP_SEGMENT) return "bytes";
+    if (f == F_EXTRA && fp->op != PL__OP_GROUP_NEW) return "shape";
     return names[f];
 }
 
@@ -89,6 +90,7 @@ static int field_text(int f, const pl__fingerprint *fp, const char *site, char *
     bool reduces = fp->op == PL__OP_ALL_REDUCE || fp->op == PL__OP_REDUCE ||
                    fp->op == PL__OP_REDUCE_SCATTER || fp->op == PL__OP_BUCKET;
     const char *n = field_name(f, fp);
+    char shape[96];
     buf[0] = 0;
     switch (f) {
         case F_OP:
@@ -107,7 +109,10 @@ static int field_text(int f, const pl__fingerprint *fp, const char *site, char *
         case F_SEQ:
             return snprintf(buf, cap, "%s=%u", n, fp->seq);
         case F_EXTRA:
-            return fp->extra ? snprintf(buf, cap, "%s=%u", n, fp->extra) : 0;
+            if (!fp->extra) return 0;
+            if (!data || fp->op == PL__OP_BUCKET) return snprintf(buf, cap, "%s=%u", n, fp->extra);
+            pl__shape_text(fp->extra, fp->count, shape, sizeof shape);
+            return snprintf(buf, cap, "%s=%s", n, shape);
         case F_OFFSET:
             return 0;
         default:

@@ -186,6 +186,9 @@ pl_status pl__meet(pl_group *g, pl__call *call, const void *payload, size_t nbyt
 // The payload of nbytes that `rank` published in this call; stays until this rank's next meeting.
 const void *pl__met_payload(const pl_group *g, const pl__call *call, int rank, size_t nbytes);
 
+// shape.c: "(2, 3)" of what pl_site_shape packed, with the number of elements
+void pl__shape_text(uint32_t shape, uint64_t count, char *buf, size_t cap);
+
 // small.c, staged.c, bucket.c, p2p.c: the shared-memory transport
 size_t pl__small_bytes(const pl_group *g, const pl__call *call);  // what this rank publishes
 bool pl__is_small(const pl_group *g, const pl__call *call);

@@ -8,6 +8,7 @@
 // the child may read gradients that live in them. Nothing else is touched: a lock that another
 // thread held at the fork stays locked there for ever.
 #include <pthread.h>
+#include <stdio.h>
 #include <unistd.h>
 
 #include "comm/internal.h"
@@ -50,6 +51,23 @@ pl_status pl__registry_add(pl_group *g) {
     groups = g;
     pl__registry_unlock();
     return PL_OK;
+}
+
+void pl_group_announce_exit(int code) {
+    char text[48];
+    snprintf(text, sizeof text, "SystemExit: %d", code);
+    pl__registry_lock();
+    for (pl_group *g = groups; g; g = g->next) {
+        // An exception that was announced already is the better reason.
+        if (!g->control || atomic_load_explicit(&g->me->state, memory_order_relaxed) != PL__RUNNING)
+            continue;
+        if (code == 0) {
+            pl_group_announce_finished(g);
+        } else {
+            pl_group_announce_failed(g, text);
+        }
+    }
+    pl__registry_unlock();
 }
 
 void pl__registry_remove(pl_group *g) {

@@ -16,6 +16,8 @@
 
 #include "comm/internal.h"
 
+#define FROZEN_NS INT64_C(2000000000)  // eight missed heartbeats
+
 static void append(char *buf, size_t cap, const char *fmt, ...) PL_PRINTF(3, 4);
 static void append(char *buf, size_t cap, const char *fmt, ...) {
     size_t at = strlen(buf);
@@ -231,7 +233,7 @@ pl_status pl__blame_late(pl_group *g, const pl__call *call) {
             (int64_t)atomic_load_explicit(&g->control->slots[r].heartbeat_ns, memory_order_relaxed);
         append(text, sizeof text, " %d (%s, ", r, seen);
         if (beat == 0) append(text, sizeof text, "no heartbeat yet);");
-        else if (now - beat > INT64_C(3000000000))
+        else if (now - beat > FROZEN_NS)
             append(text, sizeof text, "frozen: no heartbeat for %.0f s);",
                    (double)(now - beat) / 1e9);
         else append(text, sizeof text, "alive but not in this call);");

@@ -12,8 +12,11 @@
 #include "comm/internal.h"
 
 #define SLICE_NS 20000000  // between two looks for Ctrl-C
+#define TRIES 100          // the comm thread may be about to set it
 
 pl_status pl__run(pl_group *g, pl__call *call) {
+    call->seq =
+        atomic_load_explicit(&g->seq, memory_order_relaxed);  // should it fail before it meets
     PL_TRY(pl__group_enter(g, call));
     PL_TRY(g->transport->meet(g, call));
     return g->transport->move(g, call);
@@ -23,10 +26,12 @@ pl_status pl__run(pl_group *g, pl__call *call) {
 static pl_status wait_local(pl_group *g, const pl__call *call, const _Atomic uint32_t *word,
                             uint32_t until) {
     pl_status interrupted = PL_OK;
+    int tries = 0;
     for (;;) {
         // Acquire: sees what the comm thread did before it set the word.
         uint32_t seen = atomic_load_explicit(word, memory_order_acquire);
         if (seen == until) return interrupted;
+        if (tries++ < TRIES) continue;
         pl__futex_wait(word, seen, SLICE_NS, false);
         if (interrupted != PL_OK) continue;
         pl_status st = pl_check_interrupt();
@@ -35,6 +40,8 @@ static pl_status wait_local(pl_group *g, const pl__call *call, const _Atomic uin
 }
 
 pl_status pl__run_sync(pl_group *g, pl__call *call) {
+    call->seq =
+        atomic_load_explicit(&g->seq, memory_order_relaxed);  // should it fail before it meets
     PL_TRY(pl__group_enter(g, call));
     if (PL_UNLIKELY(atomic_load_explicit(&g->pending, memory_order_acquire) != 0)) {
         PL_TRY(wait_local(g, call, &g->pending, 0));
@@ -48,13 +55,14 @@ pl_status pl__run_sync(pl_group *g, pl__call *call) {
 static void finish(pl_group *g, pl_work *w, pl_status st) {
     w->status = st;
     if (st != PL_OK) snprintf(w->message, sizeof w->message, "%s", pl_error_message());
-    // `pending` before `done`: who has seen the work done finds the queue without it. Release:
-    // pairs with the acquire in wait_local.
+    // Release: pairs with the acquire in wait_local. `done` first: when a synchronous call finds
+    // the queue empty, all that was queued before it is seen done. w may be freed from here on; the
+    // address is still good for a wake.
+    atomic_store_explicit(&w->done, 1, memory_order_release);
+    pl__futex_wake(&w->done, false);
     if (atomic_fetch_sub_explicit(&g->pending, 1, memory_order_release) == 1) {
         pl__futex_wake(&g->pending, false);
     }
-    atomic_store_explicit(&w->done, 1, memory_order_release);
-    pl__futex_wake(&w->done, false);  // w may be gone by now: the address is not looked at
 }
 
 static pl_work *next_work(pl_group *g) {

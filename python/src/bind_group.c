@@ -9,6 +9,7 @@
 #include "bind_site.h"
 #include "comm/comm.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static PyTypeObject *group_type;
@@ -124,6 +125,20 @@ int pl_int_args(const char *fn, PyObject *const *args, Py_ssize_t n, int *out) {
     return 0;
 }
 
+// The caller's line, and the shape of what it passes.
+static pl_site site_of(int depth, const pl_buffer *b) {
+    pl_site site = pl_call_site(depth);
+    if (b->has_view) {
+        int64_t dims[64];  // the buffer protocol's own limit
+        for (int i = 0; i < b->view.ndim; i++) dims[i] = b->view.shape[i];
+        site.shape = pl_site_shape(b->view.ndim, dims);
+    } else {
+        const pl_tensor *t = pl_tensor_of(b->keep, "collective");
+        site.shape = t ? pl_site_shape(t->ndim, t->shape) : 0;
+    }
+    return site;
+}
+
 // A collective wrote into obj: a tensor that a backward pass has saved must notice.
 void pl_group_wrote(PyObject *obj) {
     if (!PyObject_TypeCheck(obj, pl_tensor_type())) return;
@@ -158,7 +173,7 @@ static PyObject *all_reduce(PyObject *obj, PyObject *const *args, Py_ssize_t n) 
     pl_buffer b;
     if (pl_arg_count("all_reduce", n, 3) || pl_int_args("all_reduce", args + 1, 2, a)) return NULL;
     if (pl_group_begin(self, "all_reduce") || pl_buffer_from(args[0], true, &b)) return NULL;
-    pl_site site = pl_call_site(a[1]);
+    pl_site site = site_of(a[1], &b);
     pl_status st;
     WITHOUT_GIL(self, st,
                 pl_group_all_reduce(self->g, b.data, b.count, b.dtype, (pl_redop)a[0], site));
@@ -173,7 +188,7 @@ static PyObject *reduce(PyObject *obj, PyObject *const *args, Py_ssize_t n) {
     pl_buffer b;
     if (pl_arg_count("reduce", n, 4) || pl_int_args("reduce", args + 1, 3, a)) return NULL;
     if (pl_group_begin(self, "reduce") || pl_buffer_from(args[0], true, &b)) return NULL;
-    pl_site site = pl_call_site(a[2]);
+    pl_site site = site_of(a[2], &b);
     pl_status st;
     WITHOUT_GIL(self, st,
                 pl_group_reduce(self->g, b.data, b.count, b.dtype, (pl_redop)a[0], a[1], site));
@@ -193,7 +208,7 @@ static PyObject *reduce_scatter(PyObject *obj, PyObject *const *args, Py_ssize_t
         two_buffers(args, true, self->world, "reduce_scatter", &in, &out)) {
         return NULL;
     }
-    pl_site site = pl_call_site(a[1]);
+    pl_site site = site_of(a[1], &out);
     pl_status st;
     WITHOUT_GIL(self, st,
                 pl_group_reduce_scatter(self->g, in.data, out.data, out.count, in.dtype,
@@ -215,7 +230,7 @@ static PyObject *all_gather(PyObject *obj, PyObject *const *args, Py_ssize_t n) 
         two_buffers(args, false, self->world, "all_gather", &in, &out)) {
         return NULL;
     }
-    pl_site site = pl_call_site(depth);
+    pl_site site = site_of(depth, &in);
     pl_status st;
     WITHOUT_GIL(self, st,
                 pl_group_all_gather(self->g, in.data, out.data, in.count, in.dtype, site));
@@ -232,7 +247,7 @@ static PyObject *broadcast(PyObject *obj, PyObject *const *args, Py_ssize_t n) {
     if (pl_arg_count("broadcast", n, 3) || pl_int_args("broadcast", args + 1, 2, a)) return NULL;
     bool root = a[0] == self->rank;  // the root's buffer is only read
     if (pl_group_begin(self, "broadcast") || pl_buffer_from(args[0], !root, &b)) return NULL;
-    pl_site site = pl_call_site(a[1]);
+    pl_site site = site_of(a[1], &b);
     pl_status st;
     WITHOUT_GIL(self, st, pl_group_broadcast(self->g, b.data, b.count, b.dtype, a[0], site));
     if (!root) pl_group_wrote(args[0]);
@@ -257,7 +272,7 @@ static PyObject *message(pl_group_object *self, PyObject *const *args, Py_ssize_
     pl_buffer b;
     if (pl_arg_count(op, n, 4) || pl_int_args(op, args + 1, 3, a)) return NULL;
     if (pl_group_begin(self, op) || pl_buffer_from(args[0], !sends, &b)) return NULL;
-    pl_site site = pl_call_site(a[2]);
+    pl_site site = site_of(a[2], &b);
     pl_status st;
     WITHOUT_GIL(self, st,
                 sends ? pl_group_send(self->g, b.data, b.count, b.dtype, a[0], a[1], site)
@@ -324,6 +339,24 @@ static PyObject *group_close(PyObject *obj, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
+static void announce_exit(int code, void *unused) {
+    (void)unused;
+    pl_group_announce_exit(code);
+}
+
+// Only the C library knows the exit code, after Python has been taken apart: a SystemExit with a
+// code reaches no hook of Python's. So the group lives until then.
+static PyObject *leave_at_exit(PyObject *obj, PyObject *unused) {
+    static bool registered;
+    (void)unused;
+#ifdef __GLIBC__
+    if (!registered) registered = on_exit(announce_exit, NULL) == 0;
+#endif
+    if (!registered) return announce_finished(obj, NULL);
+    Py_INCREF(obj);  // for good: the process is about to end
+    Py_RETURN_NONE;
+}
+
 static PyObject *get_int(PyObject *obj, void *which) {
     pl_group_object *self = (pl_group_object *)obj;
     return PyLong_FromLong(which ? self->world : self->rank);
@@ -355,6 +388,7 @@ static PyMethodDef group_methods[] = {
     {"recv", FAST(group_recv), METH_FASTCALL, NULL},
     {"announce_finished", announce_finished, METH_NOARGS, NULL},
     {"announce_failed", announce_failed, METH_O, NULL},
+    {"leave_at_exit", leave_at_exit, METH_NOARGS, NULL},
     {"check", group_check, METH_NOARGS, NULL},
     {"close", group_close, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

@@ -71,7 +71,7 @@ static pl_site describe(PyObject *frame, PyObject *code) {
     int n = snprintf(text, sizeof text, "%s:%d in %s", base, (int)line, function);
     char *copy = malloc((size_t)n + 1);  // kept for the life of the process
     if (copy) memcpy(copy, text, (size_t)n + 1);
-    return (pl_site){h ? h : 1, copy};
+    return (pl_site){.hash = h ? h : 1, .text = copy};
 }
 
 static entry *find(PyObject *code, long lasti) {
@@ -84,7 +84,7 @@ static entry *find(PyObject *code, long lasti) {
 }
 
 pl_site pl_call_site(int depth) {
-    pl_site site = {0, NULL};
+    pl_site site = {.text = NULL};
     PyObject *frame = frame_above(depth);
     if (!frame) return site;
     PyObject *code = (PyObject *)PyFrame_GetCode((PyFrameObject *)frame);
@@ -100,7 +100,7 @@ pl_site pl_call_site(int depth) {
         site = e->site;
         cached++;
     } else {
-        site = (pl_site){1, "a call site too many"};  // code made at run time, over and over
+        site = (pl_site){.hash = 1, .text = "a call site too many"};  // code made at run time, over and over
     }
     Py_DECREF(code);
     Py_DECREF(frame);

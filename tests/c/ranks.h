@@ -16,7 +16,7 @@
 #include "comm/comm.h"
 
 #define RANKS_MAX 8
-#define SITE(text) ((pl_site){pl_test_hash(text), text})
+#define SITE(where) ((pl_site){.hash = pl_test_hash(where), .text = where})
 
 static inline uint64_t pl_test_hash(const char *s) {
     uint64_t h = 1469598103934665603u;
@@ -39,8 +39,11 @@ static int64_t ranks_timeout_ms = 20000;
 static bool ranks_strict;
 
 static void ranks_open(ranks *rs, int world, rank_fn fn, void *ctx) {
-    *rs = (ranks){.world = world, .timeout_ms = ranks_timeout_ms, .strict = ranks_strict,
-                  .fn = fn, .ctx = ctx};
+    *rs = (ranks){.world = world,
+                  .timeout_ms = ranks_timeout_ms,
+                  .strict = ranks_strict,
+                  .fn = fn,
+                  .ctx = ctx};
     rs->control_fd = memfd_create("control", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     CHECK(rs->control_fd >= 0);
     CHECK_EQ(ftruncate(rs->control_fd, (off_t)pl_group_control_bytes(world)), 0);
@@ -58,9 +61,15 @@ static void ranks_open(ranks *rs, int world, rank_fn fn, void *ctx) {
 static pl_status ranks_join(const ranks *rs, int rank, const int *pidfds, const int *pids,
                             pl_group **g) {
     pl_group_options o = {
-        .name = "test", .rank = rank, .world = rs->world, .control_fd = rs->control_fd,
-        .peer_fds = rs->fds[rank], .pidfds = pidfds, .pids = pids,
-        .timeout_ms = rs->timeout_ms, .strict_sites = rs->strict,
+        .name = "test",
+        .rank = rank,
+        .world = rs->world,
+        .control_fd = rs->control_fd,
+        .peer_fds = rs->fds[rank],
+        .pidfds = pidfds,
+        .pids = pids,
+        .timeout_ms = rs->timeout_ms,
+        .strict_sites = rs->strict,
     };
     return pl_group_new(&o, g);
 }
