@@ -35,9 +35,9 @@ void pl_cpu_set_dnnl_path(const char *path) {
     X(dnnl_memory_set_data_handle) X(dnnl_primitive_attr_create) X(dnnl_primitive_attr_destroy)  \
     X(dnnl_primitive_attr_set_scratchpad_mode) X(dnnl_primitive_attr_set_post_ops)               \
     X(dnnl_post_ops_create) X(dnnl_post_ops_destroy) X(dnnl_post_ops_append_sum)                 \
-    X(dnnl_post_ops_append_eltwise) X(dnnl_matmul_primitive_desc_create)                         \
-    X(dnnl_primitive_desc_destroy) X(dnnl_primitive_desc_query_md) X(dnnl_primitive_create)      \
-    X(dnnl_primitive_destroy) X(dnnl_primitive_execute)
+    X(dnnl_matmul_primitive_desc_create) X(dnnl_primitive_desc_destroy)                          \
+    X(dnnl_primitive_desc_query_md) X(dnnl_primitive_create) X(dnnl_primitive_destroy)           \
+    X(dnnl_primitive_execute)
 
 static struct library {
     atomic_bool opened;  // set last, with release; the rest is constant after
@@ -251,9 +251,6 @@ static dnnl_status_t make_attr(const pl_dnnl_product *p, dnnl_primitive_attr_t *
     if (st == dnnl_success) st = lib.dnnl_post_ops_create(&ops);
     if (st == dnnl_success && p->accumulate) {
         st = lib.dnnl_post_ops_append_sum(ops, 1.0f, 0, dnnl_type(p->out));
-    }
-    if (st == dnnl_success && p->relu) {
-        st = lib.dnnl_post_ops_append_eltwise(ops, dnnl_eltwise_relu, 0.0f, 0.0f);
     }
     if (st == dnnl_success) st = lib.dnnl_primitive_attr_set_post_ops(attr, ops);
     if (ops) (void)lib.dnnl_post_ops_destroy(ops);

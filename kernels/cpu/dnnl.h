@@ -16,8 +16,8 @@ typedef struct pl_dnnl_product {
     int32_t threads;    // oneDNN fixes how it splits the work when it makes the code
     uint8_t ab, out;    // pl_dtype of a and b, of out
     uint8_t bias;       // pl_dtype of the bias, or PL_DTYPE_COUNT for none
-    uint8_t accumulate, relu;
-    uint8_t zero[3];
+    uint8_t accumulate;
+    uint8_t zero[4];
     int64_t m, n, k;
     int64_t batch_a[PL_DNNL_DIMS - 2], batch_b[PL_DNNL_DIMS - 2], batch_out[PL_DNNL_DIMS - 2];
     int64_t strides_a[PL_DNNL_DIMS], strides_b[PL_DNNL_DIMS], strides_out[PL_DNNL_DIMS];
@@ -27,7 +27,7 @@ typedef struct pl_dnnl_product {
 // missing and how to get it; PL_ENOSUP when built with PACELINE_ONEDNN=0.
 pl_status pl__dnnl_open(void) PL_MUST_USE;
 bool pl__dnnl_built(void);  // false: built with PACELINE_ONEDNN=0
-// out = a b (+ bias) (+ out), then ReLU. *done is false, and nothing is computed, where this
+// out = a b (+ bias) (+ out). *done is false, and nothing is computed, where this
 // library or processor has no code for the case: the caller converts to fp32.
 pl_status pl__dnnl_matmul(const pl_dnnl_product *p, const void *a, const void *b, const void *bias,
                           void *out, bool *done) PL_MUST_USE;

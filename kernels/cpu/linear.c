@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// linear: x w^T + bias with its activation. Bias and ReLU ride on the product, which costs nothing;
-// GELU is one more pass, since its gradient wants the sum before it kept. Knows no library.
+// linear: x w^T + bias with its activation. The bias rides on the product; the activation is one
+// more pass, since its gradient wants the sum before it kept (GELU), and since oneDNN's ReLU turns
+// NaN into 0. Knows no library.
 #include "cpu.h"
 #include "product.h"
 
@@ -17,7 +18,6 @@ pl_status pl_cpu_linear(const pl_tensor *x, const pl_tensor *w, const pl_tensor 
     wt.shape[1] = w->shape[0];
     wt.strides[0] = w->strides[1];
     wt.strides[1] = w->strides[0];
-    bool fused = act == PL_ACT_RELU && !preact;
     pl_tensor *sum = preact ? preact : out;
     pl_tensor *own_bias = NULL;
     if (bias && bias->strides[0] != 1 && bias->numel > 1) {
@@ -25,11 +25,11 @@ pl_status pl_cpu_linear(const pl_tensor *x, const pl_tensor *w, const pl_tensor 
         PL_TRY(pl_cpu_copy(bias, own_bias));
     }
     const pl_tensor *use = own_bias ? own_bias : bias;
-    pl_epilogue e = {.relu = fused, .bias = use ? use->data : NULL,
+    pl_epilogue e = {.bias = use ? use->data : NULL,
                      .bias_dtype = use ? use->dtype : PL_DTYPE_COUNT};
     pl_status st = pl__product_tensors(x, &wt, &e, sum);
     pl_tensor_release(own_bias);
-    if (st != PL_OK || act == PL_ACT_NONE) return st == PL_OK && sum != out ? pl_cpu_copy(sum, out)
-                                                                              : st;
-    return fused ? PL_OK : pl_cpu_unary(activation_op(act), sum, out);
+    PL_TRY(st);
+    if (act != PL_ACT_NONE) return pl_cpu_unary(activation_op(act), sum, out);
+    return sum != out ? pl_cpu_copy(sum, out) : PL_OK;
 }

@@ -142,7 +142,6 @@ static void dnnl_key(const pl_product *p, const pl_epilogue *e, pl_dnnl_product 
     key->out = (uint8_t)p->out;
     key->bias = (uint8_t)(e->bias ? e->bias_dtype : PL_DTYPE_COUNT);
     key->accumulate = e->accumulate;
-    key->relu = e->relu;
     key->m = p->m;
     key->n = p->n;
     key->k = p->k;
@@ -301,7 +300,6 @@ static pl_status add_chunks(const pl_product *p, const pl_epilogue *e, const voi
         pl_product q = *p;
         q.k = p->k - k < each ? p->k - k : each;
         if (k + each >= p->k) {  // the last one ends as the whole would have
-            step.relu = e->relu;
             step.bias = e->bias;
             step.bias_dtype = e->bias_dtype;
         }

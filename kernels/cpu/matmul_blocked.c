@@ -2,8 +2,8 @@
 // matmul_blocked: this project's own matrix product, for f64 and for builds without oneDNN. One
 // task computes one block of out, MC x NC: for each run of KC along k it packs a block of a and of
 // b into fp32 (f64) rows, converting on the way, and adds their product to the block's sums with
-// the tile product (tile_body.h); at the end bias, accumulate and ReLU are applied and each number
-// is rounded once. Tasks share nothing, and k runs in one order: the thread count changes no bit.
+// the tile product (tile_body.h); at the end bias or what out held is added and each number is
+// rounded once. Tasks share nothing, and k runs in one order: the thread count changes no bit.
 #include <stdatomic.h>
 #include <string.h>
 
@@ -90,7 +90,6 @@ static void store_block(const blocked_job *job, char *out, const char *sums, int
             double v = get_number(sums, i * NC + j, dr);
             if (e->bias) v += get_number(e->bias, j0 + j, e->bias_dtype);
             if (e->accumulate) v += get_number(out, o, p->out);
-            if (e->relu && v < 0.0) v = 0.0;
             put_number(out, o, p->out, v);
         }
     }
