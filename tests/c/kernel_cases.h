@@ -129,7 +129,7 @@ static pl_tensor *make_raw(pl_dtype dt, shape s, layout l) {
     return view;
 }
 
-static pl_tensor *make_case(pl_dtype dt, shape s, layout l, values v) {
+static __attribute__((unused)) pl_tensor *make_case(pl_dtype dt, shape s, layout l, values v) {
     pl_tensor *t = make_raw(dt, s, l);
     fill_case(t, v);
     return t;
@@ -142,7 +142,7 @@ static __attribute__((unused)) shape shape_of(const pl_tensor *t) {
 }
 
 // One ulp of dtype dt at 1: what its rounding costs at most, relatively, twice over.
-static double dtype_eps(pl_dtype dt) {
+static __attribute__((unused)) double dtype_eps(pl_dtype dt) {
     switch (dt) {
         case PL_F16:
             return 0x1p-10;
@@ -160,8 +160,8 @@ static double dtype_eps(pl_dtype dt) {
 static bool same_value(double a, double b) { return a == b || (isnan(a) && isnan(b)); }
 
 // Every element of got within rtol * |want| + atol of want; equal where both are 0 (integers).
-static void check_close(const char *what, const pl_tensor *got, const pl_tensor *want, double rtol,
-                        double atol) {
+static __attribute__((unused)) void check_close(const char *what, const pl_tensor *got,
+                                                const pl_tensor *want, double rtol, double atol) {
     CHECK_EQ(got->numel, want->numel);
     if (got->numel == 0) return;
     int64_t at[PL_MAX_DIMS] = {0};
