@@ -15,8 +15,7 @@
 #define TRIES 100          // the comm thread may be about to set it
 
 pl_status pl__run(pl_group *g, pl__call *call) {
-    call->seq =
-        atomic_load_explicit(&g->seq, memory_order_relaxed);  // should it fail before it meets
+    call->seq = atomic_load_explicit(&g->seq, memory_order_relaxed);
     PL_TRY(pl__group_enter(g, call));
     PL_TRY(g->transport->meet(g, call));
     return g->transport->move(g, call);
@@ -40,8 +39,7 @@ static pl_status wait_local(pl_group *g, const pl__call *call, const _Atomic uin
 }
 
 pl_status pl__run_sync(pl_group *g, pl__call *call) {
-    call->seq =
-        atomic_load_explicit(&g->seq, memory_order_relaxed);  // should it fail before it meets
+    call->seq = atomic_load_explicit(&g->seq, memory_order_relaxed);
     PL_TRY(pl__group_enter(g, call));
     if (PL_UNLIKELY(atomic_load_explicit(&g->pending, memory_order_acquire) != 0)) {
         PL_TRY(wait_local(g, call, &g->pending, 0));
@@ -88,12 +86,14 @@ static void *comm_main(void *arg) {
 }
 
 pl_status pl__queue(pl_group *g, const pl__call *call, pl_work **out) {
-    PL_TRY(pl__group_enter(g, call));
+    pl__call queued = *call;
+    queued.seq = atomic_load_explicit(&g->seq, memory_order_relaxed);  // should it fail right here
+    PL_TRY(pl__group_enter(g, &queued));
     void *p;
     PL_TRY(pl_calloc(sizeof(pl_work), &p));
     pl_work *w = p;
     w->group = g;
-    w->call = *call;
+    w->call = queued;
     w->call.on_comm = true;
     pthread_mutex_lock(&g->queue_lock);
     pl_status st = PL_OK;

@@ -38,7 +38,7 @@ static int make(reducer_object *self, PyObject *args) {
     if (pl_arg_tensors(item[1], "Reducer", false, &n, &params)) return -1;
     pl_reducer_options opt = {.group = group, .n = n, .params = params, .op = (pl_redop)op,
                               .first_bucket_bytes = first, .bucket_bytes = cap};
-    pl_site site = {0x64647072u, "gradients (backward)"};
+    pl_site site = {.hash = 0x64647072u, .text = "gradients (backward)"};
     pl_status st = PL_OK;
     Py_BEGIN_ALLOW_THREADS
     st = pl_reducer_new(&opt, site, &self->r);

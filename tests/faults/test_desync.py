@@ -83,7 +83,9 @@ assert all((a == RANK + 1).all() for a in used), "memory was touched"
         assert len(rows) == world, error["text"]
         for rank, row in enumerate(rows):
             assert f"rank={rank}, {field}=" in row.strip()
-            assert f"line{min(rank, 1)}.py:1" in row
+            if name not in ("gather", "queued"):  # these are called by a helper of the script
+                assert f"line{min(rank, 1)}.py:1" in row
+            assert ".py:" in row
             assert "seq=" in row
 
 

@@ -54,11 +54,7 @@ if RANK == victim:
         raise ValueError("boom 7")
     if fault == "exit 0":
         sys.exit(0)
-    if fault == "end":
-        raise SystemExit
-    if fault == "raise SystemExit(5)":
-        raise SystemExit(5)
-    sys.exit(3)
+    raise SystemExit(3)
 with failing():
     while True:
         step()

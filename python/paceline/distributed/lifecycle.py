@@ -2,8 +2,8 @@
 """How a process leaves its groups, so that its peers learn at once why.
 
 Three ways out, each announced before the process is gone: an uncaught exception (peers raise
-RemoteError with its type and message), the normal end (peers that still wait are told that this
-rank has finished), and ``close``. A process that is killed announces nothing; the core sees that
+RemoteError with its type and message), the end of the process by its exit code (with 0 peers that
+still wait are told that this rank has finished, else they raise), and ``close``. A process that is killed announces nothing; the core sees that
 by its pidfd. Exceptions of threads do not count: Python goes on after them.
 
 A forked child is not the rank: it announces nothing and only forgets the groups.
@@ -86,6 +86,7 @@ def _on_exception(
 
 
 def _on_exit() -> None:
-    # Runs before Python takes modules apart, so the core's threads are joined in good order.
-    for group in reversed(alive()):
-        close(group)
+    # The exit code is not known here (SystemExit reaches no hook), so the core announces it when
+    # the process ends; the groups stay whole until then, also for later exit handlers.
+    for group in alive():
+        group.native.leave_at_exit()
