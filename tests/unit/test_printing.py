@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import math
 
-import paceline
 import pytest
+
+import paceline
 
 # The text, and what makes the tensor of either library called `torch`.
 LITERAL = [

@@ -9,8 +9,9 @@ import pickle
 import weakref
 
 import numpy as np
-import paceline
 import pytest
+
+import paceline
 from paceline.errors import DeviceError
 
 DTYPES = ["bool", "uint8", "int32", "int64", "float16", "bfloat16", "float32", "float64"]

@@ -238,7 +238,33 @@ def scaled_dot_product_attention(
     if enable_gqa:
         raise NotImplementedError("[attention] enable_gqa: got True, expected False")
     number = math.nan if scale is None else scale
-    return _C.attention(query, key, value, attn_mask, dropout_p, is_causal, number)
+    if query.ndim == 4:
+        return _C.attention(query, key, value, attn_mask, dropout_p, is_causal, number)
+    lead = tuple(query.shape[:-2])
+    if any(t.ndim < 2 or tuple(t.shape[:-2]) != lead for t in (query, key, value)):
+        raise RuntimeError(
+            f"[attention] leading dimensions: got {query.shape}, {key.shape} and {value.shape}, "
+            "expected (..., T, D), (..., S, D) and (..., S, D) with the same ones"
+        )
+    if attn_mask is not None and attn_mask.ndim > 2:
+        full = (*lead, query.shape[-2], key.shape[-2])
+        attn_mask = _as_heads(_C.expand(attn_mask, full))
+    out = _C.attention(
+        _as_heads(query),
+        _as_heads(key),
+        _as_heads(value),
+        attn_mask,
+        dropout_p,
+        is_causal,
+        number,
+    )
+    return _C.reshape(out, (*lead, out.shape[-2], out.shape[-1]))
+
+
+def _as_heads(t: _C.Tensor) -> Tensor:
+    # (..., T, D) as (B, 1, T, D)
+    rows, width = t.shape[-2:]
+    return _C.reshape(t, (math.prod(t.shape[:-2]), 1, rows, width))
 
 
 def one_hot(tensor: _C.Tensor, num_classes: int = -1) -> Tensor:
