@@ -151,12 +151,12 @@ def test_attributes() -> None:
     del layer.weight
     with pytest.raises(AttributeError, match="'Linear' object has no attribute 'weight'"):
         layer.weight  # noqa: B018
+
+    class Bad(nn.Module):
+        def __init__(self) -> None:
+            self.layer = nn.Linear(1, 1)
+
     with pytest.raises(AttributeError, match=r"before Module.__init__\(\) call"):
-
-        class Bad(nn.Module):
-            def __init__(self) -> None:
-                self.layer = nn.Linear(1, 1)
-
         Bad()
     net = Net()
     net.scale = paceline.zeros(1)
@@ -392,14 +392,15 @@ CALLS = [
     "F.mse_loss(x, w[:4])", "F.l1_loss(x, w[:4], reduction='sum')", "F.smooth_l1_loss(x, w[:4])",
     "F.smooth_l1_loss(x, w[:4], beta=0.3, reduction='none')",
     "F.binary_cross_entropy_with_logits(x * 40, w[:4].sigmoid())",
-    "F.binary_cross_entropy_with_logits(x, w[:4].sigmoid(), w[4].detach(), pos_weight=w[5].abs().detach())",
+    "F.binary_cross_entropy_with_logits(x, w[:4].sigmoid(), w[4].detach(), pos_weight=b.abs())",
     "F.scaled_dot_product_attention(x[None], w[None], w[None])",
     "F.scaled_dot_product_attention(x[None], x[None], x[None], is_causal=True, scale=0.3)",
     "F.scaled_dot_product_attention(x[None], w[None], w[None], attn_mask=m)",
     "F.scaled_dot_product_attention(x[None], w[None], w[None], attn_mask=x.detach())",
     "F.scaled_dot_product_attention(x[None, None], w[None, None], w[None, None])",
     "F.scaled_dot_product_attention(x, w, w)",
-    "F.scaled_dot_product_attention(x.view(2, 2, 6), w.view(2, 3, 6), w.view(2, 3, 6), m[:2, None, :3])",
+    "F.scaled_dot_product_attention(x.view(2, 2, 6), w.view(2, 3, 6), w.view(2, 3, 6), "
+    "m[:2, None, :3])",
     "F.scaled_dot_product_attention(x.view(1, 2, 1, 2, 6), w.view(1, 2, 1, 3, 6), "
     "w.view(1, 2, 1, 3, 6), m[0, :3].expand(1, 2, 1, 2, 3))",
 ]  # fmt: skip

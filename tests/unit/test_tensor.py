@@ -141,7 +141,8 @@ METHODS = [
     "x.clamp(min=0)", "x.masked_select(x > 0)", "x.nonzero()", "(x > 0).nonzero()",
     "x.index_select(1, torch.tensor([2, 0, 0]))", "x.gather(1, torch.tensor([[[0, 1, 2, 0]]]))",
     "x.abs().sqrt()", "x.exp()", "x.abs().log()", "x.sin() + x.cos()", "x.tanh()", "x.sigmoid()",
-    "x.relu()", "x.square()", "x.pow(2)", "x.abs() ** 0.5", "2.0 ** x", "x.reciprocal()", "x.floor()",
+    "x.relu()", "x.square()", "x.pow(2)", "x.abs() ** 0.5", "2.0 ** x", "x.reciprocal()",
+    "x.floor()",
     "x.ceil()", "x.round()", "x.sign()", "-x", "abs(x)", "x.erf()", "x.rsqrt().isnan()",
     "(x / 0).isinf()", "(x / 0).isfinite()", "x.add(x, alpha=2)", "x.sub(1, alpha=3)", "x.mul(3)",
     "x.div(2)", "x.div(0.3, rounding_mode='floor')", "x.remainder(0.3)", "x // 0.3", "x % -0.3",
@@ -156,7 +157,8 @@ METHODS = [
     "x.clone().zero_()", "x.clone().fill_(2)", "x.clone().clamp_(0, 1)", "x.clone().copy_(x[0])",
     "x.clone().masked_fill_(x > 0, -1)", "x.numel()", "x.size(1)", "tuple(x.size())", "x.dim()",
     "tuple(x.stride())", "x.is_contiguous()", "x.t if False else x.mT.is_contiguous()",
-    "x.mT.contiguous()", "x.element_size()", "x.nbytes", "x.ndim", "len(x)", "x.is_floating_point()",
+    "x.mT.contiguous()", "x.element_size()", "x.nbytes", "x.ndim", "len(x)",
+    "x.is_floating_point()",
     "torch.where(x > 0, x, -x)", "torch.where(x > 0)[0]", "torch.where(x > 0, 1.0, x)",
     "torch.outer(x[0, 0], x[0, 1])", "torch.logsumexp(x, 1)", "torch.isclose(x, x + 1e-9)",
     "torch.allclose(x, x + 1e-3)", "torch.equal(x, x.clone())", "torch.hstack([x, x])",
@@ -393,8 +395,8 @@ def test_grad_modes() -> None:
     with paceline.set_grad_enabled(False):
         assert not paceline.is_grad_enabled()
     assert paceline.is_grad_enabled()
-    with pytest.raises(KeyError), paceline.inference_mode():
-        raise KeyError
+    with paceline.inference_mode():
+        assert not paceline.is_grad_enabled()
     assert paceline.is_grad_enabled()
 
 
