@@ -120,6 +120,46 @@ with failing():
                 assert error["dead_ranks"] == [0]
 
 
+def test_a_rank_that_dies_just_after_is_named_too() -> None:
+    # Between the end of the rendezvous and the first step of the data plane.
+    body = """
+import os, signal
+import paceline.distributed as dist
+from paceline import _C
+from paceline.distributed import process_group
+from rankside import RANK, failing, mark
+class Dies:
+    group_control_bytes = _C.group_control_bytes
+    def group_new(*args):
+        mark("broken")
+        os.kill(os.getpid(), signal.SIGKILL)
+if RANK == 1:
+    process_group._C = Dies
+with failing():
+    dist.init_process_group()
+"""
+    results = run_ranks(3, body, expect={1: -signal.SIGKILL})
+    for result in (results[0], results[2]):
+        error = result.exception
+        assert error["type"] == "PeerLostError"
+        assert error["dead_ranks"] == [1]
+        assert "rank 1" in error["text"]
+        assert error["at"] - results[1].marks["broken"] < 1.0
+
+
+def test_too_few_file_descriptors_are_named() -> None:
+    body = script("""
+import resource
+if RANK == 2:
+    used = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 4, used + 4))
+with failing():
+    meet()
+""")
+    for result in run_ranks(4, body):
+        assert "ulimit -n" in result.exception["text"]
+
+
 def test_a_rank_that_never_comes_is_named_after_the_timeout() -> None:
     body = script("""
 if RANK != 2:

@@ -8,6 +8,7 @@ looks at it; nothing is ever unpickled. A socket is SOCK_SEQPACKET, so a frame i
 from __future__ import annotations
 
 import array
+import errno
 import json
 import os
 import socket
@@ -141,6 +142,8 @@ def receive(sock: socket.socket, owner: Descriptors) -> tuple[dict[str, Any] | N
     ------
     FrameError
         The frame is malformed or was cut off.
+    OSError
+        This process may open no more files.
     """
     # Not socket.recv_fds: until Python 3.12 it drops its flags, and a descriptor that is
     # inheritable keeps a dead rank's socket open in its children.
@@ -155,7 +158,9 @@ def receive(sock: socket.socket, owner: Descriptors) -> tuple[dict[str, Any] | N
             fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
     for fd in fds:
         owner.add(fd)
-    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+    if flags & socket.MSG_CTRUNC:
+        raise OSError(errno.EMFILE, "too many open files: raise the limit (`ulimit -n`)")
+    if flags & socket.MSG_TRUNC:
         raise FrameError("a frame that was cut off")
     if not data:
         return None, []

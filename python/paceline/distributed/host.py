@@ -8,6 +8,7 @@ for everybody, with one text. See ``rendezvous.py`` for the whole.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
@@ -290,15 +291,22 @@ class Host:
         if frame is None:
             raise self._lost(connection)
         if frame["kind"] == "failed":
-            raise self._fail(
-                f"rank {connection.rank} (pid {connection.pid}) gave up: {frame['text']}",
-                (connection.rank,),
-            )
+            raise self._gave_up(connection, frame["text"])
         if frame["kind"] != "ready":
             raise self._fail(f"rank {connection.rank} is out of step: it sent {frame['kind']}")
         connection.is_ready = True
 
+    def _gave_up(self, connection: _Connection, why: str) -> RendezvousError:
+        return self._fail(
+            f"rank {connection.rank} (pid {connection.pid}) gave up: {why}", (connection.rank,)
+        )
+
     def _lost(self, connection: _Connection) -> RendezvousError:
+        # What it said before it closed may not have been read yet.
+        with contextlib.suppress(BlockingIOError, FrameError):
+            while (last := frames.receive(connection.sock, self._own)[0]) is not None:
+                if last["kind"] == "failed":
+                    return self._gave_up(connection, last["text"])
         has_died = linux.has_exited(connection.pidfd, _DEATH_GRACE_S)
         return self._fail(
             f"rank {connection.rank} (pid {connection.pid}) "

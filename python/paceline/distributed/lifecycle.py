@@ -2,9 +2,10 @@
 """How a process leaves its groups, so that its peers learn at once why.
 
 Three ways out, each announced before the process is gone: an uncaught exception (peers raise
-RemoteError with its type and message), the end of the process by its exit code (with 0 peers that
-still wait are told that this rank has finished, else they raise), and ``close``. A process that is killed announces nothing; the core sees that
-by its pidfd. Exceptions of threads do not count: Python goes on after them.
+RemoteError with its type and message), the end of the process by its exit code (after 0 peers
+that still wait are told that this rank has finished, after another one they raise RemoteError),
+and ``close``. A process that is killed announces nothing; the core sees that by its pidfd.
+Exceptions of threads do not count: Python goes on after them.
 
 A forked child is not the rank: it announces nothing and only forgets the groups.
 """

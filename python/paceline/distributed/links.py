@@ -67,7 +67,7 @@ class Links:
     owner: Descriptors = field(default_factory=Descriptors, repr=False)
 
     def taken_by_group(self) -> None:
-        """Keep only the control memory: the data plane owns the others now, and has mapped it."""
+        """Keep only the control memory: the data plane takes the others, also when it fails."""
         self.owner.release_all()
         self.owner.add(self.control_fd)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import enum
 import math
+import re
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -22,6 +23,7 @@ from paceline.distributed import lifecycle, objects
 from paceline.distributed.buffers import Buffer, CopyBack, contiguous
 from paceline.distributed.environment import Job, init_timeout_s, read_job, require_one_machine
 from paceline.distributed.rendezvous import Settings, rendezvous
+from paceline.errors import PeerLostError
 
 DEFAULT_TIMEOUT = timedelta(seconds=600)
 
@@ -133,6 +135,7 @@ class ProcessGroup:
             label=name,
         )
         links = rendezvous(job, settings)
+        links.taken_by_group()
         try:
             self._native: Any = _C.group_new(
                 name,
@@ -145,7 +148,11 @@ class ProcessGroup:
                 timeout_ms,
                 strict_call_sites,
             )
-            links.taken_by_group()
+        except PeerLostError as error:
+            # There is no group to ask for details, but its text is the one verdict of all ranks.
+            error.op = "init_process_group"
+            error.dead_ranks = tuple(map(int, re.findall(r"rank (\d+) \(pid", str(error))))
+            raise
         finally:
             links.close()
         self.name = name
