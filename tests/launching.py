@@ -143,6 +143,14 @@ def launch(
         return run
 
 
+def no_new_names(before: set[str], within_s: float = 5.0) -> None:
+    """Check that nothing is left since `before`; other jobs of the machine come and go."""
+    deadline = time.monotonic() + within_s
+    while harness.names() - before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert harness.names() - before == set()
+
+
 def command(folder: Path, *words: str, env: Mapping[str, str | None] | None = None) -> Run:
     """Run ``paceline WORDS...`` to its end."""
     argv = [sys.executable, "-m", "paceline.commands", *words]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import harness
-from launching import SLACK, start
+from launching import SLACK, no_new_names, start
 
 # Two ranks, each with a forked worker, a helper process and one that made its own session.
 FAMILY = """
@@ -209,7 +209,7 @@ def test_nothing_is_left_after_a_kill(tmp_path: Path, victim: str) -> None:
             code = running.end().code
             if not early and victim.startswith("rank"):
                 assert code == 137
-    assert harness.names() - before == set()
+    no_new_names(before)
 
 
 def chosen(launcher: int, stdout: str, victim: str) -> list[int]:
@@ -222,6 +222,25 @@ def chosen(launcher: int, stdout: str, victim: str) -> list[int]:
         "launcher and ranks": [launcher, *ranks.values()],
         "everything": [],
     }[victim]
+
+
+def test_a_killed_helper_is_replaced(tmp_path: Path) -> None:
+    def reapers() -> set[int]:
+        found = set()
+        for pid in harness.tagged(running.tag):
+            if b"reaper.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.add(pid)
+        return found
+
+    with start(tmp_path, FAMILY) as running:
+        running.until("UP", times=2)
+        (first,) = reapers()
+        os.kill(first, signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        while not reapers() - {first} and time.monotonic() < deadline:
+            time.sleep(0.01)
+        running.process.kill()
+        assert running.left(1.0 * SLACK) == []
 
 
 def test_a_quit_of_the_launcher_leaves_nothing(tmp_path: Path) -> None:

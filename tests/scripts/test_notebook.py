@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import harness
-from launching import SLACK, Running, environment, start_argv
+from launching import SLACK, Running, environment, no_new_names, start_argv
 
 HEAD = "import os, sys, time\nfrom paceline.launchers import notebook_launcher\n"
 
@@ -382,7 +382,7 @@ def test_no_rank_outlives_the_parent(tmp_path: Path, sig: int) -> None:
         if sig == signal.SIGINT:
             assert run.stderr.splitlines().count("KeyboardInterrupt") == 2  # theirs and ours
             assert "in rank 0:\n" in run.stderr
-    assert harness.names() - before == set()
+    no_new_names(before)
 
 
 # --- real notebooks -----------------------------------------------------------------------------

@@ -95,22 +95,33 @@ def kill_all(sessions: Collection[int], run_id: str | None, timeout_s: float) ->
 
 def _wait_for_death(launcher: int) -> set[int]:
     """Collect the sessions that the launcher names on stdin, until it dies."""
+    os.set_blocking(0, False)
     watched: list[int] = [0]
     try:
         watched.append(os.pidfd_open(launcher))  # stdin alone may be held open by a fork
     except (AttributeError, OSError):
         pass
     text = b""
-    while os.getppid() == launcher:
-        ready, _, _ = select.select(watched, [], [], None if len(watched) > 1 else 0.25)
-        if watched[-1] != 0 and watched[-1] in ready:
-            break
-        if 0 in ready:
-            data = os.read(0, 4096)
-            if not data:
-                break
-            text += data
-    return {int(line) for line in text.split()}
+    while True:
+        alive = os.getppid() == launcher  # looked at first: what it wrote before it died is there
+        data = _read_all(0)
+        text += data or b""
+        if data is None or not alive:
+            return {int(line) for line in text.split()}
+        select.select(watched, [], [], None if len(watched) > 1 else 0.25)
+
+
+def _read_all(fd: int) -> bytes | None:
+    """Read what has arrived; None at the end of the file."""
+    data = b""
+    while True:
+        try:
+            piece = os.read(fd, 4096)
+        except BlockingIOError:
+            return data
+        if not piece:
+            return data or None
+        data += piece
 
 
 def main() -> None:

@@ -174,6 +174,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._ranks: list[_Rank] = []
         self._reaper: subprocess.Popen[bytes] | None = None
+        self._reaper_fd = -1
         self._plan: list[tuple[float, Callable[[], None]]] = []
         self._signals: list[int] = []
         self._signal = 0
@@ -222,6 +223,33 @@ class Supervisor:
             bufsize=0,
             cwd="/",
         )
+        with suppress(AttributeError, OSError):
+            fd = self._reaper_fd = os.pidfd_open(self._reaper.pid)
+            self._selector.register(fd, selectors.EVENT_READ, self._replace_reaper)
+        for rank in self._ranks:
+            self._name_to_reaper(rank.process.pid)
+
+    def _name_to_reaper(self, session: int) -> None:
+        if self._reaper is not None and self._reaper.stdin is not None:
+            with suppress(OSError):  # it was just killed: a new one will be told
+                self._reaper.stdin.write(b"%d\n" % session)
+
+    def _end_reaper(self) -> None:
+        if self._reaper_fd >= 0:
+            self._selector.unregister(self._reaper_fd)
+            os.close(self._reaper_fd)
+            self._reaper_fd = -1
+        if self._reaper is not None:
+            self._reaper.kill()
+            self._reaper.wait()
+            if self._reaper.stdin is not None:
+                self._reaper.stdin.close()
+            self._reaper = None
+
+    def _replace_reaper(self) -> None:
+        """Start a new one where somebody has killed it."""
+        self._end_reaper()
+        self._start_reaper()
 
     def _start(self, number: int, command: RankCommand) -> None:
         report_fd = _anonymous_file()
@@ -250,9 +278,7 @@ class Supervisor:
                 os.close(pair[1])
         rank = _Rank(number, process, report_fd)
         self._ranks.append(rank)
-        if self._reaper is not None and self._reaper.stdin is not None:
-            with suppress(OSError):  # it was killed; the kernel still ends the ranks with us
-                self._reaper.stdin.write(b"%d\n" % process.pid)
+        self._name_to_reaper(process.pid)
         self._watch(rank, [pair[0] for pair in pairs])
 
     def _watch(self, rank: _Rank, fds: Sequence[int]) -> None:
@@ -459,10 +485,6 @@ class Supervisor:
             os.close(rank.report_fd)
             if rank.pidfd >= 0:
                 os.close(rank.pidfd)
-        if self._reaper is not None:
-            self._reaper.kill()
-            self._reaper.wait()
-            if self._reaper.stdin is not None:
-                self._reaper.stdin.close()
+        self._end_reaper()
         self._restore_signals()
         self._selector.close()
