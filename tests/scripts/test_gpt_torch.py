@@ -39,7 +39,18 @@ def _in_torch() -> types.ModuleType:
 
 
 @pytest.fixture
-def pair():
+def one_thread():
+    # Two pools of threads that wait by spinning get in each other's way.
+    before = paceline.get_num_threads(), torch.get_num_threads()
+    paceline.set_num_threads(1)
+    torch.set_num_threads(1)
+    yield
+    paceline.set_num_threads(before[0])
+    torch.set_num_threads(before[1])
+
+
+@pytest.fixture
+def pair(one_thread):
     ours, theirs = _module(SOURCE), _in_torch()
     sizes = {"layers": 3, "heads": 4, "width": 64, "context": 32, "vocab": 96}
     paceline.manual_seed(0)
