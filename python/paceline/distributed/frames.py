@@ -151,7 +151,8 @@ def receive(sock: socket.socket, owner: Descriptors) -> tuple[dict[str, Any] | N
     try:
         data, ancillary, flags, _ = sock.recvmsg(MAX_FRAME + 1, room, socket.MSG_CMSG_CLOEXEC)
     except ConnectionResetError:
-        return None, []
+        # Said once, before what the other end had sent: it closed without reading all of ours.
+        data, ancillary, flags, _ = sock.recvmsg(MAX_FRAME + 1, room, socket.MSG_CMSG_CLOEXEC)
     fds = array.array("i")
     for level, kind, content in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):

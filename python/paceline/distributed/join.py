@@ -6,6 +6,7 @@ Blocks on the caller's thread, interruptible; see ``rendezvous.py`` for the whol
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -227,7 +228,9 @@ class Joiner:
             if not is_new or len(fds) != 2:
                 raise failure("[init_process_group] rank 0 sent a link for another world")
             links.peer_fds[peer], links.pidfds[peer] = fds
-        frames.send(self._sock, frames.encode("ready"))
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            frames.send(self._sock, frames.encode("ready"))
+        # If that failed, what rank 0 said before it closed is still to be read.
         self._receive("go")
         links.owner, self._own = self._own, Descriptors()
         return links
