@@ -213,8 +213,6 @@ static void publish(pl_group *g, const pl__call *call, const pl__fingerprint *fp
 }
 
 pl_status pl__meet(pl_group *g, pl__call *call, const void *payload, size_t nbytes) {
-    // Relaxed: only the thread inside writes it; an announcement reads it for a message.
-    call->seq = atomic_fetch_add_explicit(&g->seq, 1, memory_order_relaxed);
     pl__fingerprint mine = fingerprint_of(call);
     publish(g, call, &mine, payload, nbytes);
     for (int i = 1; i < g->world; i++) {

@@ -129,9 +129,13 @@ static pl_status join(pl_group *g) {
     publish_affinity(g);
     // Release: a peer that sees us running sees our pid.
     atomic_store_explicit(&g->me->state, PL__RUNNING, memory_order_release);
-    PL_TRY(pl__run(g, &call));
+    PL_TRY(pl__run_sync(g, &call));
     g->oversubscribed = is_oversubscribed(g);
-    return pl__segment_make(g, &call, &g->arena);
+    pl_segment *arena;
+    PL_TRY(pl__segment_make(g, &call, &arena));
+    // Release: the watch thread, which is there already, sees it whole.
+    atomic_store_explicit(&g->arena, arena, memory_order_release);
+    return PL_OK;
 }
 
 pl_status pl_group_new(const pl_group_options *opt, pl_group **out) {
@@ -169,9 +173,7 @@ pl_status pl_group_new(const pl_group_options *opt, pl_group **out) {
 void pl_group_free(pl_group *g) {
     if (!g) return;
     bool forked = atomic_load_explicit(&g->forked, memory_order_relaxed);
-    if (forked) {
-        pl__comm_abandon(g);
-    } else if (g->control) {
+    if (!forked && g->control) {
         pl_group_announce_finished(g);
         atomic_store_explicit(&g->broken, true, memory_order_release);
         pl__wake_all(g);
@@ -189,7 +191,8 @@ void pl_group_free(pl_group *g) {
     }
     pl_free(g->peer_fds);
     pl_live_add(PL_KIND_GROUP, -1);
-    pl_free(g);
+    // In a forked child work may be queued for ever, and it looks at `forked` when it is freed.
+    if (!forked) pl_free(g);
 }
 
 int pl_group_rank(const pl_group *g) { return g->rank; }

@@ -99,10 +99,10 @@ struct pl_group {
     pl__control *control;
     size_t control_bytes;
     pl__slot *me;
-    pl_segment *arena;                   // staging and mailboxes, see Note [arena] in staged.c
+    _Atomic(pl_segment *) arena;  // staging and mailboxes, Note [arena] in staged.c; set once
     uint32_t *mail_posted, *mail_taken;  // [world] this rank's count as sender, as receiver
 
-    _Atomic uint64_t seq;  // of the next collective; written by the one thread inside
+    _Atomic uint64_t seq;  // of the next call; written by the caller's thread
     uint32_t step;         // of this rank; likewise
 
     int *peer_fds, *pidfds, *pids;  // [world]
@@ -122,7 +122,7 @@ struct pl_group {
     // Guards the queue; order: queue_lock before failure_lock.
     pthread_mutex_t queue_lock;
     pthread_cond_t queue_cond;
-    pl_work *queue_head, *queue_tail, *running;
+    pl_work *queue_head, *queue_tail;
     _Atomic uint32_t pending;  // queued or running; futex word of this process
     pthread_t comm_thread;
     bool comm_started, comm_stop;
@@ -207,10 +207,9 @@ pl_status pl__segment_make(pl_group *g, pl__call *call, pl_segment **out) PL_MUS
 void pl__segment_make_private(pl_segment *s);  // registry locked
 
 // work.c
-pl_status pl__run(pl_group *g, pl__call *call) PL_MUST_USE;       // meet and move, here and now
-pl_status pl__run_sync(pl_group *g, pl__call *call) PL_MUST_USE;  // enter, drain the queue, run
+pl_status pl__run_sync(pl_group *g,
+                       pl__call *call) PL_MUST_USE;  // enter, drain the queue, meet, move
 pl_status pl__queue(pl_group *g, const pl__call *call, pl_work **out) PL_MUST_USE;
-void pl__comm_stop(pl_group *g);     // ends the queue and joins the comm thread
-void pl__comm_abandon(pl_group *g);  // the same for a forked child, which has no such thread
+void pl__comm_stop(pl_group *g);  // ends the queue and joins the comm thread
 
 #endif

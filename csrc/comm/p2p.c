@@ -50,8 +50,10 @@ size_t pl__arena_bytes(int world) {
 }
 
 static mailbox *box_of(const pl_group *g, int src, int dst) {
-    char *arena = g->arena->parts[src];
-    return (mailbox *)(void *)(arena + pl__mail_offset() + (size_t)dst * mailbox_bytes(g->world));
+    // Acquire: the watch thread comes here as well.
+    const pl_segment *arena = atomic_load_explicit(&g->arena, memory_order_acquire);
+    return (mailbox *)(void *)((char *)arena->parts[src] + pl__mail_offset() +
+                               (size_t)dst * mailbox_bytes(g->world));
 }
 
 static mail_slot *slot_of(const pl_group *g, mailbox *b, uint32_t n) {
@@ -59,7 +61,7 @@ static mail_slot *slot_of(const pl_group *g, mailbox *b, uint32_t n) {
 }
 
 void pl__mail_wake(pl_group *g) {
-    if (!g->arena) return;
+    if (!atomic_load_explicit(&g->arena, memory_order_acquire)) return;
     for (int r = 0; r < g->world; r++) {
         pl__futex_wake(&box_of(g, g->rank, r)->taken, true);
         pl__futex_wake(&box_of(g, r, g->rank)->posted, true);

@@ -29,7 +29,8 @@
 size_t pl__mail_offset(void) { return AREAS * AREA_BYTES; }
 
 static char *area(const pl_group *g, int rank, int which) {
-    return (char *)g->arena->parts[rank] + (size_t)which * AREA_BYTES;
+    const pl_segment *arena = atomic_load_explicit(&g->arena, memory_order_relaxed);  // set once
+    return (char *)arena->parts[rank] + (size_t)which * AREA_BYTES;
 }
 
 // The elements of a piece of n that `rank` owns: whole cache lines, but at the end.

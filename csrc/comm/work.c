@@ -14,8 +14,17 @@
 #define SLICE_NS 20000000  // between two looks for Ctrl-C
 #define TRIES 100          // the comm thread may be about to set it
 
-pl_status pl__run(pl_group *g, pl__call *call) {
+// The number of a call is its place in the program, also when it waits in the queue.
+static void look_at_seq(pl_group *g, pl__call *call) {
+    // Relaxed: the caller's thread alone writes it.
     call->seq = atomic_load_explicit(&g->seq, memory_order_relaxed);
+}
+
+static void take_seq(pl_group *g, pl__call *call) {
+    call->seq = atomic_fetch_add_explicit(&g->seq, 1, memory_order_relaxed);
+}
+
+static pl_status run(pl_group *g, pl__call *call) {
     PL_TRY(pl__group_enter(g, call));
     PL_TRY(g->transport->meet(g, call));
     return g->transport->move(g, call);
@@ -39,12 +48,13 @@ static pl_status wait_local(pl_group *g, const pl__call *call, const _Atomic uin
 }
 
 pl_status pl__run_sync(pl_group *g, pl__call *call) {
-    call->seq = atomic_load_explicit(&g->seq, memory_order_relaxed);
+    look_at_seq(g, call);
     PL_TRY(pl__group_enter(g, call));
+    take_seq(g, call);
     if (PL_UNLIKELY(atomic_load_explicit(&g->pending, memory_order_acquire) != 0)) {
         PL_TRY(wait_local(g, call, &g->pending, 0));
     }
-    return pl__run(g, call);
+    return run(g, call);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -65,29 +75,32 @@ static void finish(pl_group *g, pl_work *w, pl_status st) {
 
 static pl_work *next_work(pl_group *g) {
     pthread_mutex_lock(&g->queue_lock);
-    g->running = NULL;
     while (!g->queue_head && !g->comm_stop) pthread_cond_wait(&g->queue_cond, &g->queue_lock);
     pl_work *w = g->queue_head;
     if (w) {
         g->queue_head = w->next;
         if (!g->queue_head) g->queue_tail = NULL;
-        g->running = w;
     }
     pthread_mutex_unlock(&g->queue_lock);
     return w;
+}
+
+static pl_status run_queued(pl_group *g, const pl_work *w) {
+    pl__call call = w->call;  // who waits for the work reads its own
+    return run(g, &call);
 }
 
 static void *comm_main(void *arg) {
     pl_group *g = arg;
     pl_work *w;
     // After a stop the rest of the queue fails at once: the group is broken by then.
-    while ((w = next_work(g)) != NULL) finish(g, w, pl__run(g, &w->call));
+    while ((w = next_work(g)) != NULL) finish(g, w, run_queued(g, w));
     return NULL;
 }
 
 pl_status pl__queue(pl_group *g, const pl__call *call, pl_work **out) {
     pl__call queued = *call;
-    queued.seq = atomic_load_explicit(&g->seq, memory_order_relaxed);  // should it fail right here
+    look_at_seq(g, &queued);
     PL_TRY(pl__group_enter(g, &queued));
     void *p;
     PL_TRY(pl_calloc(sizeof(pl_work), &p));
@@ -95,13 +108,14 @@ pl_status pl__queue(pl_group *g, const pl__call *call, pl_work **out) {
     w->group = g;
     w->call = queued;
     w->call.on_comm = true;
-    pthread_mutex_lock(&g->queue_lock);
     pl_status st = PL_OK;
+    pthread_mutex_lock(&g->queue_lock);
     if (!g->comm_started) {
         st = pl__thread_start(&g->comm_thread, comm_main, g);
         g->comm_started = st == PL_OK;
     }
     if (st == PL_OK) {
+        take_seq(g, &w->call);
         if (g->queue_tail) {
             g->queue_tail->next = w;
         } else {
@@ -129,18 +143,6 @@ void pl__comm_stop(pl_group *g) {
     pthread_mutex_unlock(&g->queue_lock);
     pthread_join(g->comm_thread, NULL);
     g->comm_started = false;
-}
-
-void pl__comm_abandon(pl_group *g) {
-    // No lock: the thread that may have held it does not exist here.
-    pl_work *w = g->running ? g->running : g->queue_head;
-    while (w) {
-        pl_work *next = w == g->running ? g->queue_head : w->next;
-        w->status = PL_ERUNTIME;
-        snprintf(w->message, sizeof w->message, "the group belongs to the parent process");
-        atomic_store_explicit(&w->done, 1, memory_order_release);
-        w = next;
-    }
 }
 
 pl_status pl_work_wait(pl_work *w) {

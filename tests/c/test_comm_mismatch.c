@@ -81,7 +81,7 @@ static pl_status call(pl_group *g, int kind, float *x, float *out) {
             if (!odd) return pl_group_barrier(g, site);
             return pl_group_all_reduce(g, x, 10, PL_F32, PL_RED_SUM, site);
         case SCATTER:
-            if (!odd) return pl_group_reduce_scatter(g, x, out, 3, PL_F32, PL_RED_SUM, site);
+            if (!odd) return pl_group_reduce_scatter(g, x, out, 2, PL_F32, PL_RED_SUM, site);
             return pl_group_all_reduce(g, x, 10, PL_F32, PL_RED_SUM, site);
         case REDUCE:
             return pl_group_reduce(g, x, 10, PL_F32, PL_RED_SUM, odd, site);
