@@ -207,6 +207,87 @@ out([one.weight.item(), two.weight.item()])
     assert _same(2, text)[:2] == [[1.0, 2.5], [1.0, 2.5]]
 
 
+def test_bf16_gives_the_same_bits_on_all_ranks() -> None:
+    text = """\
+accelerator = Accelerator(mixed_precision="bf16")
+model = torch.nn.Sequential(torch.nn.Linear(32, 64), torch.nn.GELU(), torch.nn.Linear(64, 4))
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+model, optimizer = accelerator.prepare(model, optimizer)
+losses = []
+x, y = torch.randn(8, 32), torch.randint(0, 4, (8,))
+for _ in range(10):
+    outputs = model(x)
+    assert outputs.dtype == torch.float32
+    loss = F.cross_entropy(outputs, y)
+    losses.append(loss.item())
+    accelerator.backward(loss)
+    optimizer.step()
+    optimizer.zero_grad()
+assert losses[-1] < losses[0]
+out([p.tolist() for p in model.parameters()])
+"""
+    _same(2, text)
+
+
+def test_copy_of_a_prepared_model_and_a_second_prepare() -> None:
+    text = """\
+import copy
+first = Accelerator()
+model = first.prepare(torch.nn.Linear(2, 2))
+x = torch.full((1, 2), 1.0 + RANK)
+first.backward(model(x).sum())
+twin = copy.deepcopy(model)
+twin(x).sum().backward()
+assert twin.weight.grad is not model.weight.grad
+assert model.weight.grad.tolist() == [[1.5, 1.5], [1.5, 1.5]]
+first.free_memory()
+assert model.weight.grad.tolist() == [[1.5, 1.5], [1.5, 1.5]], "kept, in memory of its own"
+model.zero_grad()
+second = Accelerator()
+model = second.prepare(model)
+second.backward(model(x).sum())
+out(model.weight.grad.tolist())
+"""
+    assert _same(2, text) == [[[1.5, 1.5], [1.5, 1.5]]]
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_buffers_follow_rank_zero_in_training(copied: bool) -> None:
+    text = f"""\
+class Counts(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(1, 1)
+        self.register_buffer("seen", torch.zeros(1))
+    def forward(self, x):
+        return self.inner(x) + self.seen.sum()
+accelerator = Accelerator(
+    kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers={copied})])
+model = accelerator.prepare(Counts())
+model.seen.fill_(10.0 + RANK)
+accelerator.backward(model(torch.ones(1, 1)).sum())
+out(model.seen.item())
+"""
+    assert [o[0] for o in _run(2, text)] == ([10.0, 10.0] if copied else [10.0, 11.0])
+
+
+def test_timeout_of_the_group_is_the_scripts() -> None:
+    text = """\
+from datetime import timedelta
+handler = InitProcessGroupKwargs(timeout=timedelta(seconds=0.5))
+accelerator = Accelerator(kwargs_handlers=[handler])
+if RANK == 0:
+    with failing():
+        accelerator.wait_for_everyone()
+import time
+time.sleep(1.5)
+import os
+os._exit(0)
+"""
+    ranks = harness.run_ranks(2, PRELUDE + text)
+    assert "CollectiveTimeoutError" in ranks[0].exception["kinds"]
+
+
 # --- gather and reduce ------------------------------------------------------------------------
 
 
