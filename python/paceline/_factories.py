@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
 
 from paceline import _C, _device, dtypes
 from paceline._shape import as_shape
 from paceline.dtypes import ALL, dtype, float_code, to_code
 
+TYPE_CHECKING = False  # typing itself takes 5 ms to load
 if TYPE_CHECKING:
+    from typing import Any
+
     from paceline._tensor import Tensor
 
 Where = str | int | _device.device | None

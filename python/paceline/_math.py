@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections import namedtuple
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 from paceline import _C
 from paceline.dtypes import dtype, to_code
 
+TYPE_CHECKING = False  # typing itself takes 5 ms to load
 if TYPE_CHECKING:
+    from typing import Any
+
     from paceline._tensor import Tensor
     from paceline.random import Generator
 

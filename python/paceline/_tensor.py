@@ -8,14 +8,16 @@ gradients and the protocols of Python and NumPy. Operators and indexing are slot
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
 
 from paceline import _C, _device, dtypes
 from paceline._math import MathMethods
 from paceline._shape import ShapeMethods
 from paceline.dtypes import ALL, dtype, to_code
 
+TYPE_CHECKING = False  # typing itself takes 5 ms to load
 if TYPE_CHECKING:
+    from typing import Any
+
     import numpy as np
 
 # Inside the class these names are methods and properties.
