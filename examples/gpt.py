@@ -50,27 +50,19 @@ class Attention(nn.Module):
         return self.proj(y.transpose(1, 2).reshape(b, t, c))
 
 
-class MLP(nn.Module):
-    """Two layers, four times as wide in between."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.up = nn.Linear(config.width, 4 * config.width)
-        self.down = nn.Linear(4 * config.width, config.width)
-
-    def forward(self, x):
-        return self.down(F.gelu(self.up(x)))
-
-
 class Block(nn.Module):
-    """Attention and MLP, each added to what it reads."""
+    """Attention and a two-layer network, each added to what it reads."""
 
     def __init__(self, config):
         super().__init__()
         self.norm1 = nn.LayerNorm(config.width)
         self.attention = Attention(config)
         self.norm2 = nn.LayerNorm(config.width)
-        self.mlp = MLP(config)
+        self.mlp = nn.Sequential(
+            nn.Linear(config.width, 4 * config.width),
+            nn.GELU(),
+            nn.Linear(4 * config.width, config.width),
+        )
         self.drop = nn.Dropout(config.dropout)
 
     def forward(self, x):
@@ -97,7 +89,7 @@ class GPT(nn.Module):
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
             elif parameter.dim() == 2:
-                adds = name.endswith(("proj.weight", "down.weight"))
+                adds = name.endswith(("proj.weight", "mlp.2.weight"))
                 std = 0.02 / math.sqrt(2 * self.config.layers) if adds else 0.02
                 nn.init.normal_(parameter, mean=0.0, std=std)
 
