@@ -204,6 +204,41 @@ def test_a_notebook_with_an_accelerator_before(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("used", "path"),
+    [
+        ("accelerator", "global 'accelerator' is a paceline.accelerator.Accelerator"),
+        ("loader", "global 'loader' is a paceline.data_loader.DataLoaderShard"),
+        ("trainer", "global 'trainer' -> .accelerator is a paceline.accelerator.Accelerator"),
+    ],
+)
+def test_what_belongs_to_the_notebooks_process_is_refused(
+    tmp_path: Path, used: str, path: str
+) -> None:
+    script = f"""
+import types
+import paceline as torch
+from paceline import Accelerator, notebook_launcher
+accelerator = Accelerator()
+loader = accelerator.prepare(torch.utils.data.DataLoader(torch.randn(8, 2)))
+trainer = types.SimpleNamespace(accelerator=accelerator)
+def train():
+    print({used})
+try:
+    notebook_launcher(train, num_processes=2)
+except TypeError as error:
+    print(error)
+"""
+    (tmp_path / "cell.py").write_text(script)
+    env = environment("", None)
+    done = subprocess.run(
+        [sys.executable, "cell.py"], env=env, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"[notebook_launcher] train() -> {path}, which cannot be sent" in done.stdout
+    assert "(it belongs to the process that made it): create it inside train()" in done.stdout
+
+
 def test_the_console_script(tmp_path: Path) -> None:
     program = shutil.which("paceline", path=os.path.dirname(sys.executable))
     if program is None:

@@ -90,6 +90,7 @@ def share_out(num_processes: int, threads: int | None = None, pin: bool = True) 
     list of Share
         One per rank.
     """
+    pin = pin and hasattr(os, "sched_setaffinity")
     cores = available_cores()
     logical = sorted(cpu for core in cores for cpu in core)
     if len(cores) < num_processes <= len(logical):

@@ -213,6 +213,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         the job, 2 if nothing was started.
     """
     try:
+        if os.name != "posix":
+            raise UsageError(f"needs Linux: this is {sys.platform}, where plain `python` works")
         args = _parse(sys.argv[1:] if argv is None else argv)
         _check_script(args)
         settings = resolve(args, os.environ)

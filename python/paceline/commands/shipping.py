@@ -8,6 +8,7 @@ else goes by name. Knows nothing of processes.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import linecache
 import os
@@ -19,6 +20,41 @@ from typing import Any
 __all__ = ["pack"]
 
 _DEPTH_MAX = 12
+
+# What knows which rank it is in. A copy of it in another process would be wrong without a word:
+# an Accelerator of the notebook is the only process of its world.
+_PROCESS_BOUND = frozenset(
+    (
+        "paceline.accelerator.Accelerator",
+        "paceline.data_loader.DataLoaderShard",
+        "paceline.distributed.process_group.ProcessGroup",
+        "paceline.optimizer.AcceleratedOptimizer",
+        "paceline.scheduler.AcceleratedScheduler",
+        "paceline.state.AcceleratorState",
+        "paceline.state.GradientState",
+        "paceline.state.PartialState",
+    )
+)
+
+
+def _is_bound(value: Any) -> bool:
+    kind = type(value)
+    return f"{kind.__module__}.{kind.__qualname__}" in _PROCESS_BOUND
+
+
+def _dumps(value: Any) -> bytes:
+    """Pickle by value, but nothing that belongs to this process."""
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        def reducer_override(self, obj: Any) -> Any:
+            if _is_bound(obj):
+                raise TypeError("it belongs to the process that made it")
+            return super().reducer_override(obj)
+
+    file = io.BytesIO()
+    Pickler(file).dump(value)
+    return file.getvalue()
 
 
 def pack(function: Any, args: tuple[Any, ...]) -> bytes:
@@ -41,15 +77,13 @@ def pack(function: Any, args: tuple[Any, ...]) -> bytes:
     TypeError
         Something that the function uses cannot be sent; the text names it.
     """
-    import cloudpickle
-
     with _half_imported_by_value(function):
         try:
-            pickled = cloudpickle.dumps((function, args))
+            pickled = _dumps((function, args))
         except Exception as error:
             raise TypeError(_explain(function, args, error)) from None
     header = json.dumps({"sys_path": list(sys.path), "sources": _sources()}).encode()
-    return len(header).to_bytes(8, "little") + header + bytes(pickled)
+    return len(header).to_bytes(8, "little") + header + pickled
 
 
 def _sources() -> dict[str, list[str]]:
@@ -102,13 +136,11 @@ def _explain(function: Any, args: tuple[Any, ...], error: Exception) -> str:
 
 def _trail(value: Any, words: list[str], seen: set[int]) -> tuple[list[str], Any, str] | None:
     """Follow what cannot be pickled down to its innermost part; None if `value` can be."""
-    import cloudpickle
-
     if id(value) in seen or len(words) > _DEPTH_MAX:
         return None
     seen.add(id(value))
     try:
-        cloudpickle.dumps(value)
+        _dumps(value)
     except Exception as error:
         for word, part in _parts(value):
             inner = _trail(part, [*words, word], seen)
@@ -121,6 +153,8 @@ def _trail(value: Any, words: list[str], seen: set[int]) -> tuple[list[str], Any
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     """List what `value` refers to, with a word for each."""
+    if _is_bound(value):
+        return
     if isinstance(value, types.MethodType):
         yield from ((".__self__", value.__self__), (".__func__", value.__func__))
     elif isinstance(value, types.FunctionType):
