@@ -214,7 +214,7 @@ def arange(
         start, end = 0, start
     if step == 0:
         raise RuntimeError("[arange] step: got 0, expected a number other than 0")
-    whole = all(isinstance(v, int) for v in (start, end, step))
+    whole = all(hasattr(v, "__index__") for v in (start, end, step))
     code = to_code(dtype, dtypes.int64.code if whole else float_code(None))
     t = _C.arange(start, end, step, code)
     return finish("arange", t, device, requires_grad)

@@ -61,14 +61,14 @@ ALIASES = {
 }
 
 
-def cat(tensors: Sequence[_C.Tensor], dim: int = 0) -> Tensor:
+def cat(tensors: Sequence[_C.Tensor], dim: int = 0, *, axis: int | None = None) -> Tensor:
     """Join tensors along a dimension they have."""
-    return _C.cat(tensors, dim)
+    return _C.cat(tensors, dim if axis is None else axis)
 
 
-def stack(tensors: Sequence[_C.Tensor], dim: int = 0) -> Tensor:
+def stack(tensors: Sequence[_C.Tensor], dim: int = 0, *, axis: int | None = None) -> Tensor:
     """Join tensors of one shape along a new dimension."""
-    return _C.stack(tensors, dim)
+    return _C.stack(tensors, dim if axis is None else axis)
 
 
 def hstack(tensors: Sequence[_C.Tensor]) -> Tensor:

@@ -34,9 +34,9 @@ def as_dims(dim: Dims) -> Sequence[int] | None:
     """A dimension argument as the binding takes it."""
     if dim is None:
         return None
-    if isinstance(dim, int):
-        return (dim,)
-    return tuple(dim) or None
+    if isinstance(dim, (tuple, list)):
+        return tuple(dim) or None
+    return (dim,)  # type: ignore[return-value]  # an int, or NumPy's
 
 
 class MathMethods(_C.Tensor):
@@ -187,13 +187,25 @@ class MathMethods(_C.Tensor):
 
     # -- reductions ---------------------------------------------------------------------------
 
-    def sum(self, dim: Dims = None, keepdim: bool = False, *, dtype: dtype | None = None) -> Tensor:
-        return _C.sum(_as(self, dtype), as_dims(dim), keepdim)
+    def sum(
+        self,
+        dim: Dims = None,
+        keepdim: bool = False,
+        *,
+        axis: Dims = None,
+        dtype: dtype | None = None,
+    ) -> Tensor:
+        return _C.sum(_as(self, dtype), as_dims(dim if axis is None else axis), keepdim)
 
     def mean(
-        self, dim: Dims = None, keepdim: bool = False, *, dtype: dtype | None = None
+        self,
+        dim: Dims = None,
+        keepdim: bool = False,
+        *,
+        axis: Dims = None,
+        dtype: dtype | None = None,
     ) -> Tensor:
-        return _C.mean(_as(self, dtype), as_dims(dim), keepdim)
+        return _C.mean(_as(self, dtype), as_dims(dim if axis is None else axis), keepdim)
 
     def prod(
         self, dim: Dims = None, keepdim: bool = False, *, dtype: dtype | None = None
@@ -206,27 +218,37 @@ class MathMethods(_C.Tensor):
     def amin(self, dim: Dims = None, keepdim: bool = False) -> Tensor:
         return _C.amin(self, as_dims(dim), keepdim)
 
-    def max(self, dim: int | _C.Tensor | None = None, keepdim: bool = False) -> Any:
+    def max(
+        self, dim: int | _C.Tensor | None = None, keepdim: bool = False, *, axis: int | None = None
+    ) -> Any:
         """The largest element, or (values, indices) along `dim`, or elementwise with a tensor."""
+        dim = dim if axis is None else axis
         if dim is None:
             return _C.amax(self, None, False)
         if isinstance(dim, _C.Tensor):
             return _C.maximum(self, dim)
         return MaxResult(*_pick(self, _C.argmax(self, dim, True), dim, keepdim))
 
-    def min(self, dim: int | _C.Tensor | None = None, keepdim: bool = False) -> Any:
+    def min(
+        self, dim: int | _C.Tensor | None = None, keepdim: bool = False, *, axis: int | None = None
+    ) -> Any:
         """The smallest element, or (values, indices) along `dim`, or elementwise with a tensor."""
+        dim = dim if axis is None else axis
         if dim is None:
             return _C.amin(self, None, False)
         if isinstance(dim, _C.Tensor):
             return _C.minimum(self, dim)
         return MinResult(*_pick(self, _C.argmin(self, dim, True), dim, keepdim))
 
-    def argmax(self, dim: int | None = None, keepdim: bool = False) -> Tensor:
-        return _C.argmax(self, dim, keepdim)
+    def argmax(
+        self, dim: int | None = None, keepdim: bool = False, *, axis: int | None = None
+    ) -> Tensor:
+        return _C.argmax(self, dim if axis is None else axis, keepdim)
 
-    def argmin(self, dim: int | None = None, keepdim: bool = False) -> Tensor:
-        return _C.argmin(self, dim, keepdim)
+    def argmin(
+        self, dim: int | None = None, keepdim: bool = False, *, axis: int | None = None
+    ) -> Tensor:
+        return _C.argmin(self, dim if axis is None else axis, keepdim)
 
     def any(self, dim: Dims = None, keepdim: bool = False) -> Tensor:
         return _C.any(self, as_dims(dim), keepdim)

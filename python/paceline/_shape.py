@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from paceline import _C
+from paceline.dtypes import dtype
 
 TYPE_CHECKING = False  # typing itself takes 5 ms to load
 if TYPE_CHECKING:
@@ -50,6 +51,11 @@ class ShapeMethods(_C.Tensor):
     # -- views --------------------------------------------------------------------------------
 
     def view(self, *shape: Any) -> Tensor:
+        if len(shape) == 1 and isinstance(shape[0], dtype):
+            raise NotImplementedError(
+                f"[view] the same bytes as another dtype are not built: got {shape[0]!r}, "
+                "expected sizes; to convert, use tensor.to(dtype)"
+            )
         return _C.view(self, as_shape("view", shape))
 
     def reshape(self, *shape: Any) -> Tensor:

@@ -213,6 +213,14 @@ class Tensor(MathMethods, ShapeMethods, _C.Tensor):
             return array.astype(dtype)
         return np.array(array) if copy else array
 
+    def __array_wrap__(
+        self, array: Any, context: Any = None, return_scalar: Bool = False
+    ) -> Tensor:
+        # tensor * array ends in NumPy's own product, whose result comes through here.
+        from paceline._factories import as_tensor
+
+        return as_tensor(array)
+
     def new_tensor(self, data: Any, *, dtype: DType | None = None) -> Tensor:
         from paceline._factories import tensor
 

@@ -162,7 +162,7 @@ def randint(
 ) -> Tensor:
     """Integers of [low, high): ``randint(high, size)`` or ``randint(low, high, size)``."""
     numbers = list(args)
-    if size is None and numbers and not isinstance(numbers[-1], int):
+    if size is None and numbers and isinstance(numbers[-1], (tuple, list)):
         size = numbers.pop()
     if high is None and numbers:
         high = numbers.pop()
@@ -173,7 +173,7 @@ def randint(
     if low >= high:
         raise RuntimeError(f"[randint] range: got {low} to {high}, expected low < high")
     shape = as_shape("randint", (size,))
-    t = _C.randint(shape, low, high, to_code(dtype, dtypes.int64.code), generator)
+    t = _C.randint(shape, int(low), int(high), to_code(dtype, dtypes.int64.code), generator)
     return finish("randint", t, device, requires_grad)
 
 

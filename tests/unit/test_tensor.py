@@ -74,6 +74,22 @@ def test_from_numpy_shares_and_tensor_copies() -> None:
     np.testing.assert_array_equal(paceline.from_numpy(a[:, 1:]).numpy(), a[:, 1:])
 
 
+def test_numbers_and_arrays_of_numpy_as_operands() -> None:
+    t = paceline.arange(3.0)
+    for out in (t * np.float32(2), np.float32(2) * t, np.float64(2) * t):
+        assert out.dtype is paceline.float32
+        assert out.tolist() == [0, 2, 4]
+    assert (t / np.int64(2)).tolist() == [0, 0.5, 1]
+    assert type(t * np.ones(3)) is paceline.Tensor
+    assert t[np.array([2, 0])].tolist() == [2, 0]
+    assert t[np.int64(1)].item() == 1
+    assert t.sum(dim=np.int64(0)).item() == 3
+    assert t.sum(axis=0).item() == 3
+    assert paceline.arange(np.int64(3)).dtype is paceline.int64
+    assert paceline.zeros(np.int64(2), 3).shape == (2, 3)
+    assert paceline.randint(0, np.int64(2), (3,)).shape == (3,)
+
+
 @pytest.mark.parametrize("bad", [np.zeros(2, np.complex64), np.array(["a"]), [1.0], 3])
 def test_from_numpy_refuses(bad: object) -> None:
     with pytest.raises(TypeError):

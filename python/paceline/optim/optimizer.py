@@ -140,7 +140,7 @@ class Optimizer:
             packed["params"] = [numbers[id(p)] for p in group["params"]]
             groups.append(packed)
         state = {numbers[id(p)]: self._packed(s) for p, s in self.state.items()}
-        return {"state": state, "param_groups": groups}
+        return {"state": dict(sorted(state.items())), "param_groups": groups}
 
     def _packed(self, state: dict[str, Any]) -> dict[str, Any]:
         # PyTorch keeps the number of steps as a tensor.
