@@ -8,7 +8,9 @@ int pl_tensor_setitem(PyObject *self, PyObject *index, PyObject *value);
 
 static bool is_basic(PyObject *item) {
     if (PyBool_Check(item) || PyObject_TypeCheck(item, pl_tensor_type())) return false;
-    return item == Py_None || item == Py_Ellipsis || PySlice_Check(item) || PyIndex_Check(item);
+    if (item == Py_None || item == Py_Ellipsis || PySlice_Check(item)) return true;
+    // NumPy's arrays have __index__ as its integers do, but are sequences.
+    return PyLong_Check(item) || (PyIndex_Check(item) && !PySequence_Check(item));
 }
 
 // One step: t (taken over) seen through one index item at dimension *dim.
