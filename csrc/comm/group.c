@@ -138,34 +138,58 @@ static pl_status join(pl_group *g) {
     return PL_OK;
 }
 
-pl_status pl_group_new(const pl_group_options *opt, pl_group **out) {
-    void *p;
-    PL_TRY(check_options(opt));
-    PL_TRY(pl_calloc(sizeof(pl_group), &p));
-    pl_group *g = p;
-    pl_live_add(PL_KIND_GROUP, 1);
+// A rank that cannot even make its group tells the others, through a group that lives here only.
+static void tell_peers(const pl_group_options *o, const char *message) {
+    pl_group g = {.rank = o->rank, .world = o->world};
+    if (map_control(&g, o->control_fd) != PL_OK) return;
+    pthread_mutex_init(&g.failure_lock, NULL);
+    pl_group_announce_failed(&g, message);
+    pthread_mutex_destroy(&g.failure_lock);
+    munmap(g.control, g.control_bytes);
+}
+
+static void initialise(pl_group *g, const pl_group_options *o) {
     g->transport = &pl__shm_transport;
-    g->rank = opt->rank;
-    g->world = opt->world;
-    g->timeout_ns = opt->timeout_ms * 1000000;
-    g->strict_sites = opt->strict_sites;
+    g->rank = o->rank;
+    g->world = o->world;
+    g->timeout_ns = o->timeout_ms * 1000000;
+    g->strict_sites = o->strict_sites;
     g->stop_fd = -1;
-    snprintf(g->name, sizeof g->name, "%s", opt->name ? opt->name : "default");
+    snprintf(g->name, sizeof g->name, "%s", o->name ? o->name : "default");
     pthread_mutex_init(&g->failure_lock, NULL);
     pthread_mutex_init(&g->queue_lock, NULL);
     pthread_cond_init(&g->queue_cond, NULL);
-    pl_status st = set_up(g, opt);
-    if (st == PL_OK) st = join(g);
-    if (st != PL_OK) {
-        char message[2048];
-        snprintf(message, sizeof message, "%s", pl_error_message());
-        if (g->control) pl_group_announce_failed(g, message);
+}
+
+// Gives st back with its message, after everything is undone; the descriptors stay the caller's.
+static pl_status give_up(pl_group *g, const pl_group_options *o, pl_status st) {
+    char message[2048], what[PL__TEXT_BYTES];
+    snprintf(message, sizeof message, "%s", pl_error_message());
+    snprintf(what, sizeof what, "%s: %.900s", pl_status_exception(st), message);
+    if (g && g->control) {
+        pl_group_announce_failed(g, what);
+    } else {
+        tell_peers(o, what);
+    }
+    if (g) {
         pl__watch_stop(g);
-        // The descriptors stay the caller's.
         for (int r = 0; g->peer_fds && r < g->world; r++) g->peer_fds[r] = g->pidfds[r] = -1;
         pl_group_free(g);
-        return pl_fail(st, "%s", message);
     }
+    return pl_fail(st, "%s", message);
+}
+
+pl_status pl_group_new(const pl_group_options *opt, pl_group **out) {
+    PL_TRY(check_options(opt));
+    void *p = NULL;
+    pl_status st = pl_calloc(sizeof(pl_group), &p);
+    pl_group *g = p;
+    if (st != PL_OK) return give_up(NULL, opt, st);
+    pl_live_add(PL_KIND_GROUP, 1);
+    initialise(g, opt);
+    st = set_up(g, opt);
+    if (st == PL_OK) st = join(g);
+    if (st != PL_OK) return give_up(g, opt, st);
     *out = g;
     return PL_OK;
 }
