@@ -70,7 +70,7 @@ def parse_arguments():
     add("--dropout", type=float, default=0.0)
     add("--batch-size", type=int, default=8, help="windows per process and step")
     add("--accumulate", type=int, default=1, help="batches per optimizer step")
-    add("--steps", type=int, default=200)
+    add("--steps", type=int, default=250)
     add("--warmup", type=int, default=20, help="steps until the full learning rate")
     add("--lr", type=float, default=1e-3)
     add("--weight-decay", type=float, default=0.1)

@@ -113,8 +113,10 @@ if TYPE_CHECKING:
     from paceline.serialization import load, save
     from paceline.state import PartialState
     from paceline.utils.dataclasses import (
+        AutocastKwargs,
         DataLoaderConfiguration,
         DistributedDataParallelKwargs,
+        DistributedType,
         InitProcessGroupKwargs,
     )
 
@@ -131,8 +133,10 @@ Size = tuple[dtypes.Int, ...]
 #: Names that are loaded at their first use, and the module that has each.
 _LATER = {
     "Accelerator": "accelerator",
+    "AutocastKwargs": "utils.dataclasses",
     "DataLoaderConfiguration": "utils.dataclasses",
     "DistributedDataParallelKwargs": "utils.dataclasses",
+    "DistributedType": "utils.dataclasses",
     "InitProcessGroupKwargs": "utils.dataclasses",
     "PartialState": "state",
     "autocast": "amp",

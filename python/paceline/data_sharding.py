@@ -207,9 +207,7 @@ class SampleShards(_EpochSampler):
     def __iter__(self) -> Iterator[Any]:
         epoch = self._plan(self.epoch)
         share = self.share
-        own = _C.distributed_indices(
-            epoch.n, share.world, share.rank, share.drop_last, epoch.order
-        )
+        own = _C.distributed_indices(epoch.n, share.world, share.rank, share.drop_last, epoch.order)
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             yield epoch.take(own, start, start + self.batch_size)
 

@@ -42,7 +42,6 @@ class Environment:
     mixed_precision: str | None = None
     gradient_accumulation_steps: int | None = None
     use_cpu: bool = False
-    debug: bool = False
     log_level: str | None = None
 
 
@@ -90,7 +89,6 @@ def read_environment() -> Environment:
         mixed_precision=os.environ.get("ACCELERATE_MIXED_PRECISION") or None,
         gradient_accumulation_steps=_integer("ACCELERATE_GRADIENT_ACCUMULATION_STEPS"),
         use_cpu=_flag("ACCELERATE_USE_CPU"),
-        debug=_flag("ACCELERATE_DEBUG_MODE"),
         log_level=read_log_level(),
     )
 
@@ -148,7 +146,6 @@ class PartialState:
 
         self._timeout = timeout
         self._local_world_size = env.local_world_size
-        self.debug = env.debug
         self.device = default_engine().device(env.local_rank, cpu or env.use_cpu)
         self.group = None
         self.backend = None
