@@ -130,6 +130,9 @@ typedef struct pl_group_failure {
     char text[2048];
 } pl_group_failure;
 void pl_group_failure_get(pl_group *g, pl_group_failure *out);
+// The same for the group whose failure this thread was told last, for statuses that came through
+// other modules (a backward pass); false if there is none or the group is gone.
+bool pl_group_failure_last(pl_group_failure *out);
 // Warnings gathered since the last call (call sites that differ), for the binding to raise.
 bool pl_group_take_warning(pl_group *g, char *buf, size_t cap);
 

@@ -138,6 +138,7 @@ pl_status pl__group_enter(pl_group *g, const pl__call *call) PL_MUST_USE;
 void pl__group_close_fds(pl_group *g);
 void pl__registry_lock(void);
 void pl__registry_unlock(void);
+pl_group *pl__registry_find(const pl_group *g);  // NULL if it is no group any more
 pl_status pl__registry_add(pl_group *g) PL_MUST_USE;
 void pl__registry_remove(pl_group *g);  // also cuts its segments loose
 void pl__registry_add_segment(pl_group *g, pl_segment *s);
@@ -168,6 +169,7 @@ pl_status pl__fail_local(pl_group *g, const pl__call *call, pl_status st, const 
 // message, and returns st.
 pl_status pl__fail_here(pl_group *g, const pl__call *call, pl_status st);
 pl_status pl__fail_again(pl_group *g);
+void pl__note_failed(pl_group *g);  // this thread is told of the failure now
 pl_status pl__blame_finished(pl_group *g, const pl__call *call, int peer);
 pl_status pl__blame_failed(pl_group *g, const pl__call *call, int peer);
 pl_status pl__blame_late(pl_group *g, const pl__call *call);

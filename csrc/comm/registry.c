@@ -53,6 +53,14 @@ pl_status pl__registry_add(pl_group *g) {
     return PL_OK;
 }
 
+pl_group *pl__registry_find(const pl_group *g) {
+    pl__registry_lock();
+    pl_group *found = groups;
+    while (found && found != g) found = found->next;
+    pl__registry_unlock();
+    return found;
+}
+
 void pl_group_announce_exit(int code) {
     char text[48];
     snprintf(text, sizeof text, "SystemExit: %d", code);

@@ -79,10 +79,22 @@ void pl__describe_call(const pl_group *g, const pl__call *call, char *buf, size_
            g->world);
 }
 
+static _Thread_local const pl_group *told_of;  // compared only: it may be gone
+
+void pl__note_failed(pl_group *g) { told_of = g; }
+
+bool pl_group_failure_last(pl_group_failure *out) {
+    pl_group *g = told_of ? pl__registry_find(told_of) : NULL;
+    if (!g) return false;
+    pl_group_failure_get(g, out);
+    return true;
+}
+
 // Fills in the failure and its text, once. `st` and `why` are the reason in common words.
 static pl_status set_failure(pl_group *g, const pl__call *call, pl_status st, const uint64_t *dead,
                              const char *why) {
     char where[512];
+    pl__note_failed(g);
     pl__describe_call(g, call, where, sizeof where);
     pthread_mutex_lock(&g->failure_lock);
     bool first = !atomic_load_explicit(&g->failed, memory_order_relaxed);
@@ -151,6 +163,7 @@ pl_status pl__fail_here(pl_group *g, const pl__call *call, pl_status st) {
 }
 
 pl_status pl__fail_again(pl_group *g) {
+    pl__note_failed(g);
     pthread_mutex_lock(&g->failure_lock);
     char text[sizeof g->failure.text];
     memcpy(text, g->failure.text, sizeof text);

@@ -153,7 +153,9 @@ pl_status pl_work_wait(pl_work *w) {
         }
         PL_TRY(wait_local(g, &w->call, &w->done, 1));
     }
-    return w->status == PL_OK ? PL_OK : pl_fail(w->status, "%s", w->message);
+    if (w->status == PL_OK) return PL_OK;
+    pl__note_failed(w->group);
+    return pl_fail(w->status, "%s", w->message);
 }
 
 bool pl_work_done(const pl_work *w) {

@@ -31,16 +31,12 @@ static void describe_remote(PyObject *exc, const pl_group_failure *f) {
                   PyUnicode_DecodeUTF8(rest, (Py_ssize_t)strlen(rest), "replace"));
 }
 
-// The exception of st, with the details of the group's failure as attributes. Gives NULL.
-PyObject *pl_raise_group(pl_group *g, pl_status st) {
-    pl_raise(NULL, st);
-    if (st != PL_EPEER && st != PL_EREMOTE && st != PL_EMISMATCH && st != PL_ETIME) return NULL;
+void pl_describe_failure(pl_status st) {
     PyObject *type, *exc, *tb;
     PyErr_Fetch(&type, &exc, &tb);
     PyErr_NormalizeException(&type, &exc, &tb);
     pl_group_failure f;
-    pl_group_failure_get(g, &f);
-    if (exc && f.status == st) {
+    if (exc && pl_group_failure_last(&f) && f.status == st) {
         PyObject *dead = PyTuple_New(f.n_dead);
         for (int i = 0; dead && i < f.n_dead; i++) {
             PyTuple_SetItem(dead, i, PyLong_FromLong(f.dead_ranks[i]));
@@ -53,13 +49,12 @@ PyObject *pl_raise_group(pl_group *g, pl_status st) {
         if (st == PL_EREMOTE) describe_remote(exc, &f);
     }
     PyErr_Restore(type, exc, tb);
-    return NULL;
 }
 
 // The end of every call: the exception, or a pending warning, or None.
 PyObject *pl_group_result(pl_group_object *self, pl_status st) {
     char text[512];
-    if (st != PL_OK) return pl_raise_group(self->g, st);
+    if (st != PL_OK) return pl_raise(NULL, st);
     if (pl_group_take_warning(self->g, text, sizeof text) &&
         PyErr_WarnEx(PyExc_RuntimeWarning, text, 2) != 0) {
         return NULL;

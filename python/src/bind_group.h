@@ -21,9 +21,9 @@ pl_group *pl_group_of(PyObject *obj, const char *op);
 // the group only with that. Given back by pl_group_unhold.
 pl_group *pl_group_hold(PyObject *obj, const char *op);
 void pl_group_unhold(PyObject *obj);
-// pl_raise for a status that came from a group: sets the attributes .dead_ranks, .op, .seq,
-// .call_site and so on of the exception. Gives NULL.
-PyObject *pl_raise_group(pl_group *g, pl_status st);
+// Gives the exception that is set, for a status that came from a group, perhaps through a backward
+// pass, its attributes: .dead_ranks, .op, .seq, .call_site and so on. pl_raise calls it.
+void pl_describe_failure(pl_status st);
 
 // EXPR, a pl_status, without the GIL; the group cannot be closed meanwhile.
 #define WITHOUT_GIL(self, st, expr) \

@@ -45,7 +45,7 @@ static int make(reducer_object *self, PyObject *args) {
     Py_END_ALLOW_THREADS
     pl_free(params);
     if (st == PL_OK) return 0;
-    pl_raise_group(group, st);
+    pl_raise(NULL, st);
     return -1;
 }
 
@@ -100,7 +100,7 @@ static PyObject *finalize(PyObject *self, PyObject *unused) {
     st = pl_reducer_finalize(r);
     Py_END_ALLOW_THREADS
     if (st == PL_OK) Py_RETURN_NONE;
-    return pl_raise_group(((pl_group_object *)((reducer_object *)self)->group)->g, st);
+    return pl_raise(NULL, st);
 }
 
 static PyObject *get_buckets(PyObject *self, void *unused) {

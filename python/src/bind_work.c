@@ -35,7 +35,7 @@ PyObject *pl_group_all_reduce_async_py(PyObject *obj, PyObject *const *args, Py_
                                   (pl_redop)a[0], pl_call_site(a[1]), &w->w);
     if (st == PL_OK) return (PyObject *)w;
     Py_DECREF(w);
-    return pl_raise_group(self->g, st);
+    return pl_raise(NULL, st);
 }
 
 // ---- Work -------------------------------------------------------------------------------------

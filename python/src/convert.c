@@ -2,6 +2,7 @@
 // Arguments in, exceptions out.
 #include <string.h>
 
+#include "bind_group.h"
 #include "call.h"
 
 static PyObject *exception_class(const char *name) {
@@ -33,6 +34,9 @@ PyObject *pl_raise(PyObject *module, pl_status st) {
         PyErr_SetString(cls, text);
     }
     Py_DECREF(cls);
+    if (st == PL_EPEER || st == PL_EREMOTE || st == PL_EMISMATCH || st == PL_ETIME) {
+        pl_describe_failure(st);
+    }
     return NULL;
 }
 

@@ -38,10 +38,21 @@ def step():
         work.wait()
     elif phase == "barrier":
         dist.barrier()
+    elif phase == "backward":
+        accelerator.backward(model(batch).square().mean())
     else:
         dist.gather_object({"rank": RANK, "blob": bytes(20_000)}, [None] * WORLD)
 
-dist.init_process_group()
+if phase == "backward":
+    import paceline as pl
+    from paceline import Accelerator, nn
+    from paceline.utils import DistributedDataParallelKwargs
+    # A bucket per layer, eight in all: each is reduced while the pass goes on.
+    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(bucket_cap_mb=1)])
+    model = accelerator.prepare(nn.Sequential(*[nn.Linear(512, 512) for _ in range(8)]))
+    batch = pl.ones((4, 512))
+else:
+    dist.init_process_group()
 for _ in range(3):
     step()
 if RANK == victim:
@@ -73,6 +84,7 @@ PHASES = {
     "async": {"all_reduce"},
     "barrier": {"barrier"},
     "gather_object": {"all_gather", "send", "recv"},
+    "backward": {"reduce_bucket"},
 }
 GRID = list(itertools.product(FAULTS, PHASES, [2, 4], ["first", "last"]))
 # Every fault with every phase appears; world and victim are drawn.
@@ -124,7 +136,7 @@ def check_survivor(result: Result, fault: str, phase: str, victim: int) -> float
     assert f"rank {victim}" in error["text"]
     assert error["op"] in PHASES[phase]
     assert error["seq"] > 0
-    assert "script.py:" in error["call_site"]
+    assert ("backward" if phase == "backward" else "script.py:") in error["call_site"]
     return float(error["at"])
 
 

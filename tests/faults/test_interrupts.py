@@ -28,6 +28,7 @@ CALLS = {
     "broadcast": "dist.broadcast(x, 1)",
     "work.wait": "dist.all_reduce(x, async_op=True).wait()",
     "gather_object": "dist.gather_object(1, [0] * WORLD)",
+    "backward": "backward()",
     "second group": "dist.ProcessGroup('second')",
 }
 
@@ -39,6 +40,12 @@ def test_ctrl_c_in_a_call_that_waits(call: str) -> None:
         + """
 dist.init_process_group()
 dist.barrier()
+if ARGS["call"] == "backward()":
+    from paceline import Accelerator, nn, ones
+    model = Accelerator().prepare(nn.Linear(512, 512))
+    def backward():
+        model(ones((4, 512))).sum().backward()
+    backward()
 if RANK == 1:
     time.sleep(60)
 mark("going")
