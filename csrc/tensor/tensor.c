@@ -46,8 +46,8 @@ pl_status pl_tensor_from_storage(pl_storage *s, pl_dtype dt, int ndim, const int
     t->numel = numel;
     t->meta = NULL;
     t->meta_free = NULL;
-    memcpy(t->shape, shape, (size_t)ndim * sizeof *shape);
-    if (strides) {
+    if (ndim > 0) memcpy(t->shape, shape, (size_t)ndim * sizeof *shape);
+    if (strides && ndim > 0) {
         memcpy(t->strides, strides, (size_t)ndim * sizeof *strides);
     } else {
         contiguous_strides(ndim, shape, t->strides);
