@@ -3,7 +3,7 @@
 # kernels/cpu sees either, so that another value of the switch compiles one folder again.
 add_library(paceline_onednn INTERFACE)
 if(PACELINE_ONEDNN)
-    execute_process(COMMAND "${Python_EXECUTABLE}" "${CMAKE_CURRENT_LIST_DIR}/dnnl_include.py"
+    execute_process(COMMAND "${Python_EXECUTABLE}" "${CMAKE_CURRENT_LIST_DIR}/find_dnnl.py" header
                     OUTPUT_VARIABLE dnnl_include OUTPUT_STRIP_TRAILING_WHITESPACE
                     RESULT_VARIABLE failed)
     if(failed)
@@ -11,6 +11,8 @@ if(PACELINE_ONEDNN)
                 "`pip install onednn-devel-cpu-gomp` brings it (Linux x86-64), or build with "
                 "PACELINE_ONEDNN=0 for plain loops, which are slower")
     endif()
+    execute_process(COMMAND "${Python_EXECUTABLE}" "${CMAKE_CURRENT_LIST_DIR}/find_dnnl.py" library
+                    OUTPUT_VARIABLE dnnl_library OUTPUT_STRIP_TRAILING_WHITESPACE)
     target_include_directories(paceline_onednn SYSTEM INTERFACE "${dnnl_include}")
     target_compile_definitions(paceline_onednn INTERFACE PACELINE_ONEDNN=1)
 else()

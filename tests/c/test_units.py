@@ -26,6 +26,14 @@ TESTS = [
 
 
 @pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """Return an environment in which a C program finds oneDNN: it has no wheel to ask."""
+    finder = [sys.executable, ROOT / "cmake" / "find_dnnl.py", "library"]
+    library = subprocess.run(finder, capture_output=True, text=True).stdout.strip()
+    return {"PACELINE_DNNL": library, **os.environ} if library else dict(os.environ)
+
+
+@pytest.fixture(scope="session")
 def built() -> tuple[Path, str]:
     """Build all C tests; return the folder they are in, and what went wrong."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
@@ -55,10 +63,11 @@ def test_the_c_tests_build(built: tuple[Path, str]) -> None:
 
 @pytest.mark.timeout(900)  # whichever test is first waits for the build
 @pytest.mark.parametrize(("binary", "name"), TESTS)
-def test_unit(built: tuple[Path, str], binary: str, name: str) -> None:
+def test_unit(built: tuple[Path, str], environment: dict[str, str], binary: str, name: str) -> None:
     folder, problem = built
     if problem:
         pytest.fail("the C tests did not build", pytrace=False)
-    done = subprocess.run([folder / binary, name], capture_output=True, text=True)
+    command = [folder / binary, name]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode != 0:
         pytest.fail(done.stdout + done.stderr, pytrace=False)
