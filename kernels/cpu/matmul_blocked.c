@@ -128,7 +128,7 @@ static void run_block(const blocked_job *job, int64_t task, char *scratch) {
             pack(p->ab, pb + (size_t)(j * KC) * real, step,
                  b + (size_t)(k0 * p->b_row + (j0 + j) * p->b_col) * size, k, width, p->b_row,
                  p->b_col);
-            job->rows->tile[job->wide](rows, step, k, pa, KC, pb + (size_t)(j * KC) * real, step,
+            job->rows->tile[job->wide](true, rows, step, k, pa, KC, pb + (size_t)(j * KC) * real, step,
                                        sums + (size_t)j * real, NC);
         }
     }

@@ -60,9 +60,9 @@ typedef struct pl_dropout_job {
     pl_dtype dt;
 } pl_dropout_job;
 
-// C (m, n) += A (m, k) B (k, n), n a multiple of tile_cols; A's rows lda apart, B's and C's as
-// ldb and ldc. All of R.
-typedef void (*pl_tile_fn)(int64_t m, int64_t n, int64_t k, const void *a, int64_t lda,
+// C (m, n) = A (m, k) B (k, n), or with `add` C += A B; n a multiple of tile_cols; A's rows lda
+// apart, B's ldb, C's ldc. All of R.
+typedef void (*pl_tile_fn)(bool add, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda,
                            const void *b, int64_t ldb, void *c, int64_t ldc);
 
 typedef struct pl_rows {
@@ -75,6 +75,8 @@ typedef struct pl_rows {
     pl_range_fn sum_columns[2];      // over columns
     pl_range_fn softmax[2], softmax_grad[2];              // over rows
     pl_range_fn cross_entropy[2], cross_entropy_grad[2];  // over rows
+    pl_range_fn attention[2];        // over heads and query tiles
+    pl_range_fn attention_grad[2];   // over heads
     pl_range_fn dropout[2];          // over chunks of PL_DROPOUT_CHUNK elements
 } pl_rows;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // All inner loops at one PL_SIMD_LEVEL, for float and for double, and the table of them. Included
 // once by each rows_*.c.
+#include "attention.h"
 #include "rows.h"
 #include "simd.h"
 
@@ -11,6 +12,10 @@
 #include "softmax_body.h"
 #include "loss_body.h"
 #include "dropout_body.h"
+#include "attention_forms_real.h"
+#include "attention_tile_body.h"
+#include "attention_body.h"
+#include "attention_grad_body.h"
 #undef PL_REAL_IS_DOUBLE
 #define PL_REAL_IS_DOUBLE 1
 #include "simd_real.h"
@@ -19,6 +24,10 @@
 #include "softmax_body.h"
 #include "loss_body.h"
 #include "dropout_body.h"
+#include "attention_forms_real.h"
+#include "attention_tile_body.h"
+#include "attention_body.h"
+#include "attention_grad_body.h"
 
 PL_SIMD_END
 
@@ -33,5 +42,7 @@ static const pl_rows table = {
     .softmax_grad = {softmax_grad_f32, softmax_grad_f64},
     .cross_entropy = {cross_entropy_f32, cross_entropy_f64},
     .cross_entropy_grad = {cross_entropy_grad_f32, cross_entropy_grad_f64},
+    .attention = {attention_f32, attention_f64},
+    .attention_grad = {attention_grad_f32, attention_grad_f64},
     .dropout = {dropout_f32, dropout_f64},
 };

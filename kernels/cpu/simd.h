@@ -50,6 +50,7 @@ PL_SIMD_TARGET("avx2,fma,f16c")
 //   vf_less(a, b, x, y) = a < b ? x : y
 //   vf_get(p, i, dt), vf_put(p, i, dt, v)       elements i.. of a buffer of dtype dt, converted
 //   vf_get_n(p, i, n, dt, fill), vf_put_n(..)   the first n lanes only, n < VF
+//   vf_transpose(r)                             r[i] lane j <-> r[j] lane i, VF vectors
 // + - * / work on vectors as they are.
 
 // e^x to 1.5 ulp; 0 below -104, inf above 89, NaN stays. x = n ln 2 + r, |r| <= ln 2 / 2, and

@@ -101,3 +101,50 @@ PL_INLINE void vd_put_n(void *p, int64_t i, int64_t n, pl_dtype dt, vd v) {
     (void)dt;
     _mm512_mask_storeu_pd((double *)p + i, (__mmask8)vf_first(n), v);
 }
+
+// r[i] lane j <-> r[j] lane i: inside 128-bit quarters first, then the quarters.
+PL_INLINE void vf_transpose(vf r[16]) {
+    vf t[16];
+    PL_UNROLL
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+    PL_UNROLL
+    for (int i = 0; i < 16; i += 4) {
+        r[i] = (vf)_mm512_unpacklo_pd((vd)t[i], (vd)t[i + 2]);
+        r[i + 1] = (vf)_mm512_unpackhi_pd((vd)t[i], (vd)t[i + 2]);
+        r[i + 2] = (vf)_mm512_unpacklo_pd((vd)t[i + 1], (vd)t[i + 3]);
+        r[i + 3] = (vf)_mm512_unpackhi_pd((vd)t[i + 1], (vd)t[i + 3]);
+    }
+    PL_UNROLL
+    for (int i = 0; i < 16; i += i % 8 == 3 ? 5 : 1) {  // i = 0..3, 8..11
+        t[i] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
+    }
+    PL_UNROLL
+    for (int i = 0; i < 8; i++) {
+        r[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
+        r[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
+    }
+}
+
+PL_INLINE void vd_transpose(vd r[8]) {
+    vd t[8];
+    PL_UNROLL
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm512_unpacklo_pd(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_pd(r[i], r[i + 1]);
+    }
+    PL_UNROLL
+    for (int i = 0; i < 8; i += i % 4 == 1 ? 3 : 1) {  // i = 0, 1, 4, 5
+        r[i] = _mm512_shuffle_f64x2(t[i], t[i + 2], 0x88);
+        r[i + 2] = _mm512_shuffle_f64x2(t[i], t[i + 2], 0xdd);
+    }
+    PL_UNROLL
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_f64x2(r[i], r[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_f64x2(r[i], r[i + 4], 0xdd);
+    }
+    for (int i = 0; i < 8; i++) r[i] = t[i];
+}

@@ -15,7 +15,7 @@
 #define V(op) vd_##op
 #define FN(name) name##_f64
 // Calls fn(dt, ...) with dt a constant, so that conversions are chosen outside the loops.
-#define PL_EACH_DTYPE(dtype, fn, ...) fn(PL_F64, __VA_ARGS__)
+#define PL_EACH_DTYPE(dtype, fn, ...) ((void)(dtype), fn(PL_F64, __VA_ARGS__))
 #else
 #define R float
 #define VR vf

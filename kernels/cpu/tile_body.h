@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tile product C += A B that the blocked matmul and attention are made of: 8 rows by two
+// The tile product C = A B or C += A B that the blocked matmul and attention are made of: 8 rows by two
 // vectors of sums stay in registers while k runs; A's numbers are broadcast from where they lie,
 // so only B must have its columns adjacent. For float and for double (simd_real.h).
 
-PL_INLINE void FN(tile_rows)(int rows, int64_t k, const R *a, int64_t lda, const R *b, int64_t ldb,
-                             R *c, int64_t ldc) {
+PL_INLINE void FN(tile_rows)(int rows, bool add, int64_t k, const R *a, int64_t lda, const R *b,
+                             int64_t ldb, R *c, int64_t ldc) {
     VR lo[8], hi[8];
     PL_UNROLL
     for (int i = 0; i < rows; i++) {
+        lo[i] = V(set1)(0);
+        hi[i] = V(set1)(0);
+        if (!add) continue;
         lo[i] = V(load)(c + i * ldc);
         hi[i] = V(load)(c + i * ldc + VN);
     }
@@ -27,24 +30,29 @@ PL_INLINE void FN(tile_rows)(int rows, int64_t k, const R *a, int64_t lda, const
     }
 }
 
-PL_INLINE void FN(tile_typed)(int64_t m, int64_t n, int64_t k, const R *a, int64_t lda, const R *b,
-                              int64_t ldb, R *c, int64_t ldc) {
-    for (int64_t j = 0; j < n; j += 2 * VN) {
-        int64_t i = 0;
-        for (; i + 8 <= m; i += 8) {
-            FN(tile_rows)(8, k, a + i * lda, lda, b + j, ldb, c + i * ldc + j, ldc);
-        }
-        if (m - i >= 4) {
-            FN(tile_rows)(4, k, a + i * lda, lda, b + j, ldb, c + i * ldc + j, ldc);
-            i += 4;
-        }
-        for (; i < m; i++) {
-            FN(tile_rows)(1, k, a + i * lda, lda, b + j, ldb, c + i * ldc + j, ldc);
-        }
+PL_INLINE void FN(tile_columns)(bool add, int64_t m, int64_t k, const R *a, int64_t lda,
+                                const R *b, int64_t ldb, R *c, int64_t ldc) {
+    int64_t i = 0;
+    for (; i + 8 <= m; i += 8) {
+        FN(tile_rows)(8, add, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
     }
+    if (m - i >= 4) {
+        FN(tile_rows)(4, add, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
+        i += 4;
+    }
+    for (; i < m; i++) FN(tile_rows)(1, add, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
 }
 
-static void FN(tile)(int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *b,
-                     int64_t ldb, void *c, int64_t ldc) {
-    FN(tile_typed)(m, n, k, a, lda, b, ldb, c, ldc);
+// A's rows are lda apart, B's ldb, C's ldc; n is a multiple of 2 * VN.
+static void FN(tile)(bool add, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda,
+                     const void *b, int64_t ldb, void *c, int64_t ldc) {
+    for (int64_t j = 0; j < n; j += 2 * VN) {
+        const R *bj = (const R *)b + j;
+        R *cj = (R *)c + j;
+        if (add) {
+            FN(tile_columns)(true, m, k, a, lda, bj, ldb, cj, ldc);
+        } else {
+            FN(tile_columns)(false, m, k, a, lda, bj, ldb, cj, ldc);
+        }
+    }
 }

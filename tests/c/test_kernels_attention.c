@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tests of kernels/cpu/attention.c against the oracle, forward and gradient: dtypes, causal, masks,
+// dropout, views of a packed qkv, sizes around the tiles.
+#include "kernels_check.h"
+
+static const pl_dtype FLOATS[] = {PL_F32, PL_BF16, PL_F16, PL_F64};
+
+typedef enum mask_kind { MASK_NONE, MASK_BOOL, MASK_FLOAT, MASK_KEYS } mask_kind;
+
+typedef struct att_case {
+    pl_dtype dt;
+    int64_t b, h, t, s, d;
+    bool causal;
+    mask_kind mask;
+    double dropout;
+    bool packed;  // q, k, v are views of one (B, T, 3, H, D); s == t then
+} att_case;
+
+typedef struct att_data {
+    pl_tensor *base, *q, *k, *v, *g, *mask;
+    pl_tensor *out, *lse, *dq, *dk, *dv;
+    pl_tensor *want, *want_lse, *want_dq, *want_dk, *want_dv;
+} att_data;
+
+// (B, H, rows, D) out of t (B, rows, 3, H, D).
+static pl_tensor *part_of(pl_tensor *t, int64_t which) {
+    pl_tensor *one, *view;
+    CHECK_OK(pl_tensor_select(t, 2, which, &one));
+    CHECK_OK(pl_tensor_transpose(one, 1, 2, &view));
+    pl_tensor_release(one);
+    return view;
+}
+
+static pl_tensor *make_mask(const att_case *c) {
+    int64_t shape[] = {c->b, c->h, c->t, c->s}, keys[] = {c->b, 1, 1, c->s};
+    if (c->mask == MASK_NONE) return NULL;
+    if (c->mask == MASK_FLOAT) return check_tensor(c->dt, 4, shape, 1.0);
+    if (c->mask == MASK_KEYS) {  // padding: the last keys of each batch element are not seen
+        pl_tensor *t = check_tensor(PL_BOOL, 4, keys, 1.0), *view;
+        for (int64_t i = 0; i < t->numel; i++) check_set(t, i, i % c->s <= c->s / 2 + i / c->s);
+        CHECK_OK(pl_tensor_expand(t, 4, shape, &view));
+        pl_tensor_release(t);
+        return view;
+    }
+    pl_tensor *t = check_tensor(PL_BOOL, 4, shape, 1.0);
+    for (int64_t i = 0; i < t->numel; i++) {  // every seventh query sees nothing
+        check_set(t, i, i / c->s % 7 != 3 && check_random() < 0.5);
+    }
+    return t;
+}
+
+static void make_data(const att_case *c, att_data *x) {
+    int64_t qs[] = {c->b, c->h, c->t, c->d}, ks[] = {c->b, c->h, c->s, c->d};
+    pl_dtype real = c->dt == PL_F64 ? PL_F64 : PL_F32;
+    memset(x, 0, sizeof *x);
+    if (c->packed) {
+        x->base = check_tensor(c->dt, 5, (int64_t[]){c->b, c->t, 3, c->h, c->d}, 1.0);
+        x->q = part_of(x->base, 0), x->k = part_of(x->base, 1), x->v = part_of(x->base, 2);
+    } else {
+        x->q = check_tensor(c->dt, 4, qs, 1.0);
+        x->k = check_tensor(c->dt, 4, ks, 1.0);
+        x->v = check_tensor(c->dt, 4, ks, 1.0);
+    }
+    x->g = check_tensor(c->dt, 4, qs, 1.0);
+    x->mask = make_mask(c);
+    CHECK_OK(pl_tensor_empty(c->dt, 4, qs, &x->out));
+    CHECK_OK(pl_tensor_empty(c->dt, 4, qs, &x->dq));
+    CHECK_OK(pl_tensor_empty(c->dt, 4, ks, &x->dk));
+    CHECK_OK(pl_tensor_empty(c->dt, 4, ks, &x->dv));
+    CHECK_OK(pl_tensor_empty(real, 3, qs, &x->lse));
+    CHECK_OK(pl_tensor_empty(PL_F64, 4, qs, &x->want));
+    CHECK_OK(pl_tensor_empty(PL_F64, 4, qs, &x->want_dq));
+    CHECK_OK(pl_tensor_empty(PL_F64, 4, ks, &x->want_dk));
+    CHECK_OK(pl_tensor_empty(PL_F64, 4, ks, &x->want_dv));
+    CHECK_OK(pl_tensor_empty(PL_F64, 3, qs, &x->want_lse));
+}
+
+static void free_data(att_data *x) {
+    pl_tensor **all[] = {&x->base, &x->q, &x->k, &x->v, &x->g, &x->mask, &x->out, &x->lse,
+                         &x->dq, &x->dk, &x->dv, &x->want, &x->want_lse, &x->want_dq,
+                         &x->want_dk, &x->want_dv};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) pl_tensor_release(*all[i]);
+}
+
+// Inputs are below 1. A score is a sum of d products, good to d eps in fp32, so a probability is
+// good to about 2 d eps; with bf16 dot products probabilities and ds are rounded to bf16 on top:
+// each of a sum's terms is off by 2^-9 of itself at most. Of the outputs, out and lse are averages;
+// dq, dk and dv sum terms whose sizes add up to a few units (dk, dv: to t / s of that, since a key
+// serves t queries, each with a probability of about 1 / s), and dropout multiplies by 1 / (1 - p).
+static void check_case(const att_case *c) {
+    att_data x;
+    make_data(c, &x);
+    pl_attention_args args = {.scale = 1.0 / sqrt((double)c->d), .causal = c->causal,
+                              .mask = x.mask, .dropout_p = c->dropout, .seed = 77,
+                              .offset = (1ull << 32) - 3};
+    const pl_kernels *ref = pl_kernels_ref(), *cpu = pl_kernels_cpu();
+    CHECK_OK(ref->attention(x.q, x.k, x.v, &args, x.want, x.want_lse));
+    CHECK_OK(cpu->attention(x.q, x.k, x.v, &args, x.out, x.lse));
+    double base = check_sum_eps(c->dt) * (double)(c->d + c->s + 16) * 4.0;
+    double inner = base + (c->dt == PL_BF16 ? 0x1p-8 : 0.0);
+    double grow = 1.0 / (1.0 - c->dropout);
+    check_close("lse", x.lse, x.want_lse, base, base * 4.0);
+    check_close("out", x.out, x.want, check_eps(c->dt), inner * grow);
+    CHECK_OK(ref->attention_grad(x.g, x.q, x.k, x.v, x.out, x.lse, &args, x.want_dq, x.want_dk,
+                                 x.want_dv));
+    CHECK_OK(cpu->attention_grad(x.g, x.q, x.k, x.v, x.out, x.lse, &args, x.dq, x.dk, x.dv));
+    // delta = sum(g * out) carries out's rounding: d terms of eps each.
+    double grad = (inner + check_eps(c->dt) * sqrt((double)c->d)) * grow * grow *
+                  (2.0 + sqrt((double)c->d));
+    double load = 4.0 + 4.0 * (double)c->t / (double)(c->s + 1) + (c->causal ? 8.0 : 0.0);
+    check_close("dq", x.dq, x.want_dq, check_eps(c->dt), grad);
+    check_close("dk", x.dk, x.want_dk, check_eps(c->dt), grad * load);
+    check_close("dv", x.dv, x.want_dv, check_eps(c->dt), inner * grow * load);
+    free_data(&x);
+}
+
+TEST(sizes_around_the_tiles_agree_with_the_oracle) {
+    static const int64_t sizes[][3] = {{1, 1, 1},   {1, 5, 8},    {3, 2, 16},  {33, 33, 7},
+                                       {64, 64, 32}, {65, 63, 9}, {130, 67, 24}, {70, 140, 40}};
+    for (size_t d = 0; d < sizeof FLOATS / sizeof *FLOATS; d++) {
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            for (int causal = 0; causal < 2; causal++) {
+                check_case(&(att_case){FLOATS[d], 1, 2, sizes[i][0], sizes[i][1], sizes[i][2],
+                                       causal, MASK_NONE, 0.0, false});
+            }
+        }
+    }
+}
+
+TEST(masks_agree_with_the_oracle) {
+    for (size_t d = 0; d < sizeof FLOATS / sizeof *FLOATS; d++) {
+        for (int mask = MASK_BOOL; mask <= MASK_KEYS; mask++) {
+            check_case(&(att_case){FLOATS[d], 2, 2, 37, 70, 12, false, (mask_kind)mask, 0, false});
+            check_case(&(att_case){FLOATS[d], 1, 2, 66, 66, 20, true, (mask_kind)mask, 0, true});
+        }
+    }
+}
+
+TEST(dropout_agrees_with_the_oracle) {
+    for (size_t d = 0; d < sizeof FLOATS / sizeof *FLOATS; d++) {
+        check_case(&(att_case){FLOATS[d], 1, 2, 40, 68, 12, false, MASK_NONE, 0.3, false});
+        check_case(&(att_case){FLOATS[d], 2, 1, 67, 67, 12, true, MASK_NONE, 0.3, true});
+        check_case(&(att_case){FLOATS[d], 1, 1, 20, 20, 4, true, MASK_BOOL, 0.5, false});
+    }
+}
+
+TEST(a_packed_qkv_needs_no_copy) {
+    for (size_t d = 0; d < sizeof FLOATS / sizeof *FLOATS; d++) {
+        check_case(&(att_case){FLOATS[d], 2, 3, 75, 75, 16, true, MASK_NONE, 0.0, true});
+        check_case(&(att_case){FLOATS[d], 2, 3, 75, 75, 64, false, MASK_NONE, 0.0, true});
+    }
+}
+
+TEST(empty_is_legal) {
+    check_case(&(att_case){PL_F32, 0, 2, 3, 3, 4, false, MASK_NONE, 0.0, false});
+    check_case(&(att_case){PL_F32, 1, 2, 0, 3, 4, false, MASK_NONE, 0.0, false});
+    check_case(&(att_case){PL_F32, 1, 2, 3, 0, 4, false, MASK_NONE, 0.0, false});
+}
+
+TEST(an_expanded_gradient_is_taken) {
+    att_case c = {PL_F32, 1, 2, 9, 9, 8, true, MASK_NONE, 0.0, false};
+    att_data x;
+    make_data(&c, &x);
+    pl_attention_args args = {.scale = 0.5, .causal = true};
+    pl_tensor *one = check_tensor(PL_F32, 4, (int64_t[]){1, 1, 1, 1}, 1.0), *g;
+    CHECK_OK(pl_tensor_expand(one, 4, x.q->shape, &g));
+    CHECK_OK(pl_kernels_cpu()->attention(x.q, x.k, x.v, &args, x.out, x.lse));
+    CHECK_OK(pl_kernels_ref()->attention_grad(g, x.q, x.k, x.v, x.out, x.lse, &args, x.want_dq,
+                                              x.want_dk, x.want_dv));
+    CHECK_OK(pl_kernels_cpu()->attention_grad(g, x.q, x.k, x.v, x.out, x.lse, &args, x.dq, x.dk,
+                                              x.dv));
+    check_close("dv", x.dv, x.want_dv, 1e-5, 1e-5);
+    check_close("dq", x.dq, x.want_dq, 1e-5, 1e-5);
+    pl_tensor_release(g);
+    pl_tensor_release(one);
+    free_data(&x);
+}
+
+// A NaN in a query stays in that query's row; one in a value reaches every query that sees it.
+TEST(nan_stays_where_it_belongs) {
+    for (size_t d = 0; d < sizeof FLOATS / sizeof *FLOATS; d++) {
+        att_case c = {FLOATS[d], 1, 1, 10, 10, 8, false, MASK_NONE, 0.0, false};
+        att_data x;
+        make_data(&c, &x);
+        pl_attention_args args = {.scale = 0.5};
+        check_set(x.q, 3 * 8 + 1, NAN);
+        check_set(x.v, 5 * 8 + 2, NAN);
+        CHECK_OK(pl_kernels_cpu()->attention(x.q, x.k, x.v, &args, x.out, x.lse));
+        for (int64_t i = 0; i < 80; i++) {
+            CHECK_EQ(isnan(check_get(x.out, i)) != 0, i / 8 == 3 || i % 8 == 2);
+        }
+        free_data(&x);
+    }
+}
+
+TEST(the_thread_count_changes_no_bit) {
+    for (size_t d = 0; d < sizeof FLOATS / sizeof *FLOATS; d++) {
+        att_case c = {FLOATS[d], 1, 3, 130, 130, 16, true, MASK_NONE, 0.2, false};
+        att_data x, y;
+        check_state = 9;
+        make_data(&c, &x);
+        check_state = 9;
+        make_data(&c, &y);
+        pl_attention_args args = {.scale = 0.25, .causal = true, .dropout_p = 0.2, .seed = 3};
+        for (int i = 0; i < 2; i++) {
+            att_data *z = i ? &y : &x;
+            CHECK_OK(pl_set_num_threads(i ? 2 : 1));
+            CHECK_OK(pl_kernels_cpu()->attention(z->q, z->k, z->v, &args, z->out, z->lse));
+            CHECK_OK(pl_kernels_cpu()->attention_grad(z->g, z->q, z->k, z->v, z->out, z->lse,
+                                                      &args, z->dq, z->dk, z->dv));
+        }
+        check_same_bits("out", x.out, y.out);
+        check_same_bits("lse", x.lse, y.lse);
+        check_same_bits("dq", x.dq, y.dq);
+        check_same_bits("dk", x.dk, y.dk);
+        check_same_bits("dv", x.dv, y.dv);
+        free_data(&y);
+        free_data(&x);
+    }
+}
