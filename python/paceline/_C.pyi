@@ -92,6 +92,7 @@ class Generator:
     offset: int  # settable
 
 def default_generator() -> Generator: ...
+def set_default_generator(gen: Generator, /) -> None: ...
 
 # Elementwise. unary(name), binary(name): names of PL_UNARY_MAP / PL_BINARY_MAP in kernels.h,
 # each also a function of its own: _C.exp(x), _C.add(a, b); b or a may be a Scalar.

@@ -94,8 +94,9 @@ class Generator(_C.Generator):
         return self
 
 
-#: What is used where no generator is given.
-default_generator = _C.default_generator()
+#: What is used where no generator is given; its first seed is the system's entropy.
+default_generator = Generator().manual_seed(int.from_bytes(os.urandom(8), "little"))
+_C.set_default_generator(default_generator)
 
 
 def seed() -> int:
@@ -105,7 +106,7 @@ def seed() -> int:
     return chosen
 
 
-def manual_seed(seed: int) -> _C.Generator:
+def manual_seed(seed: int) -> Generator:
     """Start the default stream from `seed`, so that a run can be repeated bit for bit."""
     default_generator.seed = int(seed) % _U64
     return default_generator

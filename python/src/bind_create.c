@@ -85,6 +85,19 @@ static PyObject *py_default_generator(PyObject *module, PyObject *unused) {
     return Py_NewRef(default_object);
 }
 
+// The facade's own class has more methods: its object becomes the default stream.
+static PyObject *py_set_default_generator(PyObject *module, PyObject *obj) {
+    (void)module;
+    if (obj == Py_None || !pl_arg_generator(obj)) {
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "expected a Generator, got None");
+        return NULL;
+    }
+    PyObject *before = default_object;
+    default_object = Py_NewRef(obj);
+    Py_DECREF(before);
+    return Py_NewRef(Py_None);
+}
+
 // ---- plain -----------------------------------------------------------------------------------
 
 #define ARGS PyObject *module, PyObject *const *args, Py_ssize_t n
@@ -491,6 +504,7 @@ static PyMethodDef functions[] = {
     FAST(empty),     FAST(full),    FAST(arange),  FAST(from_data), FAST(from_buffer),
     FAST(uniform),   FAST(normal),  FAST(randint), FAST(randperm),  FAST(uniform_),
     FAST(normal_),   {"default_generator", py_default_generator, METH_NOARGS, NULL},
+    {"set_default_generator", py_set_default_generator, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -470,6 +470,12 @@ def test_generators_are_their_own() -> None:
     assert paceline.equal(a, paceline.randn(4, generator=two))
     assert one.initial_seed() == 5
     two.set_state(one.get_state())
+    default = paceline.manual_seed(9)
+    assert default is paceline.default_generator
+    assert default.initial_seed() == 9
+    a = paceline.rand(3)
+    default.manual_seed(9)
+    assert paceline.equal(paceline.rand(3, generator=default), a)
     assert paceline.equal(paceline.rand(3, generator=one), paceline.rand(3, generator=two))
 
 
