@@ -26,7 +26,6 @@ VECTOR(v_u32, uint32_t);
 VECTOR(v_i64, int64_t);
 VECTOR(v_u64, uint64_t);
 VECTOR(v_u8, uint8_t);
-typedef uint16_t v_u16 __attribute__((vector_size(32), aligned(1), may_alias));
 
 typedef void (*fold_fn)(const void *a, const void *b, void *d0, void *d1, int64_t n, double scale);
 
