@@ -56,8 +56,44 @@
     BOTH(MIN, T, highest, (MINIMUM), member)   \
     BOTH(ANY, T, 0, (ANY_OF), member)          \
     BOTH(ALL, T, 1, (ALL_OF), member)
-SELECTIONS(float, -__builtin_inff(), __builtin_inff(), f)
-SELECTIONS(double, -__builtin_inf(), __builtin_inf(), f)
+// Rows of floats: the extreme of the numbers by the one instruction for it, NaN noticed beside it.
+#define EXTREME(id, T, M, start, better, nan)                                                    \
+    ISA_TARGET static void ISA(row_##T##_##id)(int64_t n, const void *px, pl_accumulator *acc) { \
+        const T *restrict x = px;                                                                \
+        T lane[LANES], best = (T)acc->f;                                                         \
+        M bad[LANES] = {0}, any = best != best;                                                  \
+        for (int k = 0; k < LANES; k++) lane[k] = start;                                         \
+        int64_t i = 0;                                                                           \
+        for (; i + LANES <= n; i += LANES) {                                                     \
+            for (int k = 0; k < LANES; k++) {                                                    \
+                T b = x[i + k];                                                                  \
+                bad[k] |= b != b;                                                                \
+                lane[k] = b better lane[k] ? b : lane[k];                                        \
+            }                                                                                    \
+        }                                                                                        \
+        for (int k = 0; i + k < n; k++) {                                                        \
+            T b = x[i + k];                                                                      \
+            bad[k] |= b != b;                                                                    \
+            lane[k] = b better lane[k] ? b : lane[k];                                            \
+        }                                                                                        \
+        for (int k = 0; k < LANES; k++) {                                                        \
+            any |= bad[k];                                                                       \
+            best = lane[k] better best ? lane[k] : best;                                         \
+        }                                                                                        \
+        acc->f = any ? (double)nan : (double)best;                                               \
+    }
+EXTREME(MAX, float, int32_t, -__builtin_inff(), >, __builtin_nanf(""))
+EXTREME(MIN, float, int32_t, __builtin_inff(), <, __builtin_nanf(""))
+EXTREME(MAX, double, int64_t, -__builtin_inf(), >, __builtin_nan(""))
+EXTREME(MIN, double, int64_t, __builtin_inf(), <, __builtin_nan(""))
+COL(MAX, float, MAXIMUM)
+COL(MIN, float, MINIMUM)
+COL(MAX, double, MAXIMUM)
+COL(MIN, double, MINIMUM)
+BOTH(ANY, float, 0, (ANY_OF), f)
+BOTH(ALL, float, 1, (ALL_OF), f)
+BOTH(ANY, double, 0, (ANY_OF), f)
+BOTH(ALL, double, 1, (ALL_OF), f)
 SELECTIONS(int64_t, INT64_MIN, INT64_MAX, i)
 
 #define WRAPPED(op) (int64_t)((uint64_t)a op(uint64_t) b)
@@ -131,6 +167,7 @@ static const pl_reduce_loops ISA(reduce_loops) = {
 #undef ANY_OF
 #undef ALL_OF
 #undef SELECTIONS
+#undef EXTREME
 #undef WRAPPED
 #undef SQUARES
 #undef R

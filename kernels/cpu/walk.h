@@ -8,7 +8,7 @@
 
 #include "cpu/convert.h"
 
-#define PL_CHUNK 512
+#define PL_CHUNK 1024
 #define PL_WALK_MAX 4
 // Below this many elements a second thread costs more than it brings.
 #define PL_SERIAL 32768
