@@ -286,7 +286,7 @@ def _value(answer: bytes) -> Any:
 
 def _where_it_was(outcome: Outcome) -> RankTraceback | None:
     """Give the traceback of the first interrupted rank that has one."""
-    for ending in outcome.endings:
+    for ending in sorted(outcome.endings, key=lambda ending: ending.kind != "KeyboardInterrupt"):
         if ending.text:
             return RankTraceback(ending.rank, ending.text.decode(errors="replace"))
     return None

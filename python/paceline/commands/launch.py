@@ -180,8 +180,9 @@ def _run(args: argparse.Namespace, settings: Settings) -> int:
 def _conclude(outcome: Outcome) -> int:
     """Show the first failure once, and give the exit code."""
     if outcome.signal:
-        texts = [ending.text for ending in outcome.endings if ending.text]
-        _show(texts[0] if texts else b"")
+        # Where one rank was when it was interrupted; what others made of that says less.
+        told = sorted(outcome.endings, key=lambda ending: ending.kind != "KeyboardInterrupt")
+        _show(next((ending.text for ending in told if ending.text), b""))
         return 0 if all(e.code == 0 for e in outcome.endings) else 128 + outcome.signal
     if outcome.root is None:
         return 0

@@ -31,7 +31,7 @@ _HELD_BYTES_MAX = 1 << 20
 # bar), a group of them, a crash, bad syntax.
 _REPORT = re.compile(
     rb"Traceback \(most recent call last\):|^  \+ Exception Group Traceback"
-    rb'|^Fatal Python error: |^  File "[^"\n]*", line \d+$',
+    rb'|^Error in sys.excepthook:|^Fatal Python error: |^  File "[^"\n]*", line \d+$',
     re.MULTILINE,
 )
 _LINE_START = re.compile(rb"(?<=[\n\r])(?=[^\n\r])")
