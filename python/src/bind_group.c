@@ -120,20 +120,6 @@ int pl_int_args(const char *fn, PyObject *const *args, Py_ssize_t n, int *out) {
     return 0;
 }
 
-// The caller's line, and the shape of what it passes.
-static pl_site site_of(int depth, const pl_buffer *b) {
-    pl_site site = pl_call_site(depth);
-    if (b->has_view) {
-        int64_t dims[64];  // the buffer protocol's own limit
-        for (int i = 0; i < b->view.ndim; i++) dims[i] = b->view.shape[i];
-        site.shape = pl_site_shape(b->view.ndim, dims);
-    } else {
-        const pl_tensor *t = pl_tensor_of(b->keep, "collective");
-        site.shape = t ? pl_site_shape(t->ndim, t->shape) : 0;
-    }
-    return site;
-}
-
 // A collective wrote into obj: a tensor that a backward pass has saved must notice.
 void pl_group_wrote(PyObject *obj) {
     if (!PyObject_TypeCheck(obj, pl_tensor_type())) return;
@@ -168,7 +154,7 @@ static PyObject *all_reduce(PyObject *obj, PyObject *const *args, Py_ssize_t n) 
     pl_buffer b;
     if (pl_arg_count("all_reduce", n, 3) || pl_int_args("all_reduce", args + 1, 2, a)) return NULL;
     if (pl_group_begin(self, "all_reduce") || pl_buffer_from(args[0], true, &b)) return NULL;
-    pl_site site = site_of(a[1], &b);
+    pl_site site = pl_call_site_of(a[1], &b);
     pl_status st;
     WITHOUT_GIL(self, st,
                 pl_group_all_reduce(self->g, b.data, b.count, b.dtype, (pl_redop)a[0], site));
@@ -183,7 +169,7 @@ static PyObject *reduce(PyObject *obj, PyObject *const *args, Py_ssize_t n) {
     pl_buffer b;
     if (pl_arg_count("reduce", n, 4) || pl_int_args("reduce", args + 1, 3, a)) return NULL;
     if (pl_group_begin(self, "reduce") || pl_buffer_from(args[0], true, &b)) return NULL;
-    pl_site site = site_of(a[2], &b);
+    pl_site site = pl_call_site_of(a[2], &b);
     pl_status st;
     WITHOUT_GIL(self, st,
                 pl_group_reduce(self->g, b.data, b.count, b.dtype, (pl_redop)a[0], a[1], site));
@@ -203,7 +189,7 @@ static PyObject *reduce_scatter(PyObject *obj, PyObject *const *args, Py_ssize_t
         two_buffers(args, true, self->world, "reduce_scatter", &in, &out)) {
         return NULL;
     }
-    pl_site site = site_of(a[1], &out);
+    pl_site site = pl_call_site_of(a[1], &out);
     pl_status st;
     WITHOUT_GIL(self, st,
                 pl_group_reduce_scatter(self->g, in.data, out.data, out.count, in.dtype,
@@ -225,7 +211,7 @@ static PyObject *all_gather(PyObject *obj, PyObject *const *args, Py_ssize_t n) 
         two_buffers(args, false, self->world, "all_gather", &in, &out)) {
         return NULL;
     }
-    pl_site site = site_of(depth, &in);
+    pl_site site = pl_call_site_of(depth, &in);
     pl_status st;
     WITHOUT_GIL(self, st,
                 pl_group_all_gather(self->g, in.data, out.data, in.count, in.dtype, site));
@@ -242,7 +228,7 @@ static PyObject *broadcast(PyObject *obj, PyObject *const *args, Py_ssize_t n) {
     if (pl_arg_count("broadcast", n, 3) || pl_int_args("broadcast", args + 1, 2, a)) return NULL;
     bool root = a[0] == self->rank;  // the root's buffer is only read
     if (pl_group_begin(self, "broadcast") || pl_buffer_from(args[0], !root, &b)) return NULL;
-    pl_site site = site_of(a[1], &b);
+    pl_site site = pl_call_site_of(a[1], &b);
     pl_status st;
     WITHOUT_GIL(self, st, pl_group_broadcast(self->g, b.data, b.count, b.dtype, a[0], site));
     if (!root) pl_group_wrote(args[0]);
@@ -267,7 +253,7 @@ static PyObject *message(pl_group_object *self, PyObject *const *args, Py_ssize_
     pl_buffer b;
     if (pl_arg_count(op, n, 4) || pl_int_args(op, args + 1, 3, a)) return NULL;
     if (pl_group_begin(self, op) || pl_buffer_from(args[0], !sends, &b)) return NULL;
-    pl_site site = site_of(a[2], &b);
+    pl_site site = pl_call_site_of(a[2], &b);
     pl_status st;
     WITHOUT_GIL(self, st,
                 sends ? pl_group_send(self->g, b.data, b.count, b.dtype, a[0], a[1], site)

@@ -100,9 +100,23 @@ pl_site pl_call_site(int depth) {
         site = e->site;
         cached++;
     } else {
-        site = (pl_site){.hash = 1, .text = "a call site too many"};  // code made at run time, over and over
+        site = (pl_site){.hash = 1,
+                         .text = "a call site too many"};  // code made at run time, over and over
     }
     Py_DECREF(code);
     Py_DECREF(frame);
+    return site;
+}
+
+pl_site pl_call_site_of(int depth, const pl_buffer *b) {
+    pl_site site = pl_call_site(depth);
+    if (b->has_view) {
+        int64_t dims[64];  // the buffer protocol's own limit
+        for (int i = 0; i < b->view.ndim; i++) dims[i] = b->view.shape[i];
+        site.shape = pl_site_shape(b->view.ndim, dims);
+    } else {
+        const pl_tensor *t = pl_tensor_of(b->keep, "collective");
+        site.shape = t ? pl_site_shape(t->ndim, t->shape) : 0;
+    }
     return site;
 }

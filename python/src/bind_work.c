@@ -32,7 +32,7 @@ PyObject *pl_group_all_reduce_async_py(PyObject *obj, PyObject *const *args, Py_
     pl_group_wrote(args[0]);
     pl_status st =
         pl_group_all_reduce_async(self->g, w->buffer.data, w->buffer.count, w->buffer.dtype,
-                                  (pl_redop)a[0], pl_call_site(a[1]), &w->w);
+                                  (pl_redop)a[0], pl_call_site_of(a[1], &w->buffer), &w->w);
     if (st == PL_OK) return (PyObject *)w;
     Py_DECREF(w);
     return pl_raise(NULL, st);
