@@ -151,8 +151,10 @@ _MODULES = frozenset(
 
 __all__ = [
     "Accelerator",
+    "AutocastKwargs",
     "DataLoaderConfiguration",
     "DistributedDataParallelKwargs",
+    "DistributedType",
     "Generator",
     "InitProcessGroupKwargs",
     "PartialState",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from paceline import _C, _device, dtypes
 from paceline._shape import as_shape
@@ -83,6 +84,8 @@ def as_tensor(data: Any, dtype: dtype | None = None, device: Where = None) -> Te
 def from_numpy(array: Any) -> Tensor:
     """A tensor over the memory of a NumPy array.
 
+    Warns where the array is not writable: writing to the tensor would write to it.
+
     Raises
     ------
     TypeError
@@ -90,22 +93,36 @@ def from_numpy(array: Any) -> Tensor:
     """
     if not hasattr(array, "__array_interface__") or not hasattr(array, "strides"):
         raise TypeError(f"[from_numpy] got {type(array).__name__}, expected a NumPy array")
+    if not array.flags.writeable:
+        import warnings
+
+        warnings.warn(
+            "[from_numpy] the array is not writable, but the tensor over its memory is: "
+            "use paceline.tensor(array) for a copy",
+            stacklevel=2,
+        )
     return _C.from_buffer(array, -1)
+
+
+# How the elements of a buffer are called by memoryview.cast.
+_FORMATS = {"bool": "?", "uint8": "B", "int32": "i", "int64": "q", "float16": "e",
+            "float32": "f", "float64": "d"}  # fmt: skip
 
 
 def frombuffer(buffer: Any, *, dtype: dtype, count: int = -1, offset: int = 0) -> Tensor:
     """A 1-d tensor over the memory of an object with the buffer protocol."""
+    if dtype.name not in _FORMATS:
+        raise TypeError(f"[frombuffer] dtype: got {dtype!r}, expected one of {list(_FORMATS)}")
     view = memoryview(buffer).cast("B")[offset:]
     size = dtype.itemsize
-    if count >= 0:
-        if count * size > len(view):
-            raise ValueError(
-                f"[frombuffer] bytes: got {len(view)}, expected at least {count * size}"
-            )
-        view = view[: count * size]
-    if len(view) % size:
-        raise ValueError(f"[frombuffer] bytes: got {len(view)}, expected a multiple of {size}")
-    return _C.from_buffer(view, dtype.code)
+    wanted = len(view) if count < 0 else count * size
+    if wanted > len(view) or wanted % size:
+        kind = "a multiple of" if count < 0 else "at least"
+        raise ValueError(
+            f"[frombuffer] bytes: got {len(view)}, expected {kind} {size if count < 0 else wanted}"
+        )
+    element: Any = _FORMATS[dtype.name]
+    return _C.from_buffer(view[:wanted].cast(element), dtype.code)
 
 
 def _is_plain(data: Any) -> bool:
@@ -137,15 +154,39 @@ def _plain(data: Any) -> Any:
 def _share(data: Any, code: int) -> Tensor:
     if hasattr(data, "__array__") and not hasattr(data, "__array_interface__"):
         data = data.__array__()
+    if hasattr(data, "__array_interface__"):
+        data = _shareable(data)
+    elif isinstance(data, Sequence) and not isinstance(data, (str, bytes)):
+        return _from_sequence(list(data), code)
     try:
         t = _C.from_buffer(data, -1)
     except (TypeError, BufferError) as error:
-        if hasattr(data, "tolist"):  # an array whose layout or dtype cannot be shared
-            return _C.from_data(data.tolist(), code)
         raise TypeError(
             f"[tensor] data: got {type(data).__name__}, expected numbers, sequences or arrays"
         ) from error
     return t if code < 0 else _C.to_dtype(t, code)
+
+
+def _shareable(array: Any) -> Any:
+    """A NumPy array or scalar as one whose memory a tensor can have.
+
+    Integers of a width that tensors have not become int64, which holds them all but uint64's
+    largest, and those raise.
+    """
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind not in "biuf" or size > 8:
+        raise TypeError(
+            f"[tensor] data: got an array of {array.dtype}, "
+            "expected one of numbers or bools of 8 bytes at most"
+        )
+    if kind in "iu" and array.dtype.name not in ("uint8", "int32", "int64"):
+        if array.dtype.name == "uint64" and array.size and int(array.max()) >= 2**63:
+            raise OverflowError(f"[tensor] data: got {int(array.max())}, expected below 2**63")
+        return array.astype("int64")
+    if not array.dtype.isnative:
+        return array.astype(array.dtype.newbyteorder("="))
+    strided = all(s >= 0 and s % size == 0 for s in array.strides)
+    return array if array.flags.writeable and strided else array.copy()
 
 
 # -- from sizes -------------------------------------------------------------------------------

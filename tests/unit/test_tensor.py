@@ -96,6 +96,41 @@ def test_from_numpy_refuses(bad: object) -> None:
         paceline.from_numpy(bad)
 
 
+def test_arrays_that_cannot_be_shared_are_copied() -> None:
+    whole = np.arange(12.0).reshape(3, 4)
+    fixed = whole.copy()
+    fixed.flags.writeable = False
+    for a in (whole[::-1], whole[:, ::-2], fixed, whole.astype(">f4"), np.ones(3, np.int16)):
+        for t in (paceline.tensor(a), paceline.as_tensor(a)):
+            np.testing.assert_array_equal(t.numpy(), a)
+            t.zero_()
+    assert fixed.any()
+    assert paceline.tensor(np.ones(3, np.uint64)).dtype is paceline.int64
+    with pytest.raises(OverflowError):
+        paceline.tensor(np.full(3, 2**63, np.uint64))
+    with pytest.warns(UserWarning, match="not writable"):
+        paceline.from_numpy(fixed)
+    for bad in (np.zeros(2, complex), np.array(["a"]), np.array([None])):
+        with pytest.raises(TypeError, match="array of"):
+            paceline.tensor(bad)
+
+
+def test_buffers() -> None:
+    raw = bytearray(range(8))
+    t = paceline.frombuffer(raw, dtype=paceline.uint8, count=3, offset=2)
+    assert t.tolist() == [2, 3, 4]
+    raw[2] = 99
+    assert t[0].item() == 99
+    assert paceline.frombuffer(raw, dtype=paceline.int32).shape == (2,)
+    assert paceline.tensor(range(3)).tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="multiple of 4"):
+        paceline.frombuffer(raw, dtype=paceline.int32, offset=1)
+    with pytest.raises(ValueError, match="at least 12"):
+        paceline.frombuffer(raw, dtype=paceline.int32, count=3)
+    with pytest.raises(TypeError, match="bfloat16"):
+        paceline.frombuffer(raw, dtype=paceline.bfloat16)
+
+
 # -- making -----------------------------------------------------------------------------------
 
 
