@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The models that are timed, written once for both libraries: the API is the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def make_gpt(torch: Any, layers: int, heads: int, width: int, context: int, vocab: int) -> Any:
+    """A GPT-2 style decoder: pre-norm, GELU, learned positions."""
+    nn, functional = torch.nn, torch.nn.functional
+
+    class Block(nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm1 = nn.LayerNorm(width)
+            self.qkv = nn.Linear(width, 3 * width)
+            self.out = nn.Linear(width, width)
+            self.norm2 = nn.LayerNorm(width)
+            self.mlp = nn.Sequential(
+                nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+            )
+
+        def forward(self, x: Any) -> Any:
+            b, t, _ = x.shape
+            qkv = self.qkv(self.norm1(x)).view(b, t, 3, heads, width // heads)
+            q, k, v = (qkv[:, :, i].transpose(1, 2) for i in range(3))
+            mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + self.out(mixed.transpose(1, 2).reshape(b, t, width))
+            return x + self.mlp(self.norm2(x))
+
+    class GPT(nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.token = nn.Embedding(vocab, width)
+            self.position = nn.Embedding(context, width)
+            self.blocks = nn.ModuleList([Block() for _ in range(layers)])
+            self.norm = nn.LayerNorm(width)
+            self.head = nn.Linear(width, vocab, bias=False)
+
+        def forward(self, ids: Any) -> Any:
+            x = self.token(ids) + self.position(torch.arange(ids.shape[1]))
+            for block in self.blocks:
+                x = block(x)
+            return self.head(self.norm(x))
+
+    return GPT()
+
+
+def make_mlp(torch: Any) -> Any:
+    """784-512-512-10."""
+    nn = torch.nn
+    return nn.Sequential(
+        nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10)
+    )
+
+
+def make(torch: Any, name: str) -> tuple[Any, Any, Any]:
+    """Model, inputs and targets: ``gpt`` (10.7 M, batch 8), ``gpt-b1``, ``mlp`` (batch 64)."""
+    torch.manual_seed(0)
+    if name == "mlp":
+        return make_mlp(torch), torch.randn(64, 784), torch.randint(0, 10, (64,))
+    batch = {"gpt": 8, "gpt-b1": 1}[name]
+    model = make_gpt(torch, 6, 6, 384, 256, 256)
+    ids = torch.randint(0, 256, (batch, 256))
+    return model, ids, torch.randint(0, 256, (batch * 256,))

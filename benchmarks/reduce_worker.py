@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One rank of the all-reduce table: waits for ``KIND BYTES REPEATS`` and answers with seconds."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+
+def paceline_calls(count: int) -> dict[str, Callable[[], object]]:
+    import paceline
+    import paceline.distributed as dist
+    from paceline import _C
+
+    buffer = np.ones(count, dtype=np.float32)
+    source, target = np.ones(count, dtype=np.float32), np.empty(count, dtype=np.float32)
+    weight = paceline.zeros(count).requires_grad_()
+    weight.grad = paceline.ones(count)
+    native = dist.default_group().native
+    reducer = _C.Reducer(native, [weight], ["w"], 1 << 40, 1 << 40, dist.ReduceOp.SUM)
+
+    def bucket() -> None:
+        reducer.expect()
+        reducer.finalize()
+
+    return {
+        "ordinary buffer": lambda: dist.all_reduce(buffer),
+        "bucket in place": bucket,
+        "copy loop (limit)": lambda: np.copyto(target, source),
+    }
+
+
+def torch_calls(count: int) -> dict[str, Callable[[], object]]:
+    import torch
+
+    buffer = torch.ones(count)
+    return {"Gloo": lambda: torch.distributed.all_reduce(buffer)}
+
+
+def main() -> None:
+    library = sys.argv[1]
+    if library == "paceline":
+        import paceline.distributed as dist
+
+        dist.init_process_group()
+        make, barrier = paceline_calls, dist.barrier
+    else:
+        import torch
+
+        torch.set_num_threads(1)
+        torch.distributed.init_process_group("gloo")
+        make, barrier = torch_calls, torch.distributed.barrier
+    print("ready", flush=True)
+    for line in sys.stdin:
+        nbytes, repeats = (int(word) for word in line.split())
+        answer = {}
+        for name, call in make(max(nbytes // 4, 1)).items():
+            for _ in range(2):
+                call()
+            barrier()
+            start = time.perf_counter()
+            for _ in range(repeats):
+                call()
+            answer[name] = (time.perf_counter() - start) / repeats
+            barrier()
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
