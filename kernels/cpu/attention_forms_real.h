@@ -10,12 +10,6 @@
 #define FORMS_SHARED 1   // form A is form B
 #define FORM_DEPTH(k) (k)  // of a product, as the forms hold it
 
-// VN elements at i of which the first n exist; zeros beyond.
-PL_INLINE VR FN(get_part)(pl_dtype dt, const void *p, int64_t i, int64_t n) {
-    if (n >= VN) return V(get)(p, i, dt);
-    return n > 0 ? V(get_n)(p, i, n, dt, 0) : V(set1)(0);
-}
-
 // dst (rows, ld): the rows of src, zeros beyond cols. ld is a multiple of VN.
 PL_INLINE void FN(pack_rows)(pl_dtype dt, R *dst, int64_t ld, const void *src, int64_t step,
                              int64_t rows, int64_t cols) {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // simd: vectors of floats (vf) and doubles (vd) for the row kernels. A file that includes it first
-// defines PL_SIMD_LEVEL: 0 any processor, 2 AVX2 with FMA and F16C, 3 AVX-512 F, BW, DQ, VL. All
-// code after the include is compiled for that level, and may run only where pl_cpu() has it.
+// defines PL_SIMD_LEVEL: 0 any processor, 2 AVX2 with FMA and F16C, 3 AVX-512 F, BW, DQ, VL, and
+// with PL_SIMD_BF16 its bf16 dot products. All code after the include is compiled for that level,
+// and may run only where pl_cpu() has it.
 #ifndef PL_KERNELS_CPU_SIMD_H
 #define PL_KERNELS_CPU_SIMD_H
 
@@ -29,7 +30,10 @@
 #define PL_UNROLL PL_PRAGMA(GCC unroll 32)
 #endif
 
-#if PL_SIMD_LEVEL == 3
+#if PL_SIMD_LEVEL == 3 && defined(PL_SIMD_BF16)
+PL_SIMD_TARGET("avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+#include "simd_avx512.h"
+#elif PL_SIMD_LEVEL == 3
 PL_SIMD_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 #include "simd_avx512.h"
 #elif PL_SIMD_LEVEL == 2
