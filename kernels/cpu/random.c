@@ -9,6 +9,10 @@
 #include "cpu/cpu.h"
 #include "cpu/isa.h"
 #include "cpu/walk.h"
+#include "normal.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 // Philox 4x32-10, as in base/random.c.
 #define PHILOX_M0 0xD2511F53u
@@ -19,6 +23,9 @@
 typedef struct random_loops {
     void (*philox16)(uint64_t seed, uint64_t offset, uint32_t *out);
     void (*uniform_words)(int64_t n, const uint32_t *w, double lo, double width, double *out);
+    // Values 2k and 2k + 1 of out from u1[k] and u2[k].
+    void (*normals)(int64_t pairs, const double *u1, const double *u2, double mean, double std,
+                    double *out);
 } random_loops;
 
 #define PL_LOOPS "cpu/random_loops.h"
@@ -119,32 +126,30 @@ pl_status pl_cpu_uniform(pl_tensor *out, double lo, double hi, uint64_t seed, ui
 
 // ---- normal
 
-// Box-Muller: u1 in (0, 1], u2 in [0, 1) make two values.
-static void normal_pair(double u1, double u2, double z[2]) {
-    double r = sqrt(-2.0 * log(u1)), angle = 6.283185307179586 * u2;
-    z[0] = r * cos(angle);
-    z[1] = r * sin(angle);
+// The two uniforms of each pair of elements (Note [random streams]).
+static void pair_uniforms(const uint32_t *words, bool wide, int64_t pairs, double *u1,
+                          double *u2) {
+    for (int64_t k = 0; k < pairs; k++) {
+        if (wide) {
+            u1[k] = ((double)(word64(words, 2 * k) >> 11) + 1.0) * 0x1p-53;
+            u2[k] = (double)(word64(words, 2 * k + 1) >> 11) * 0x1p-53;
+        } else {
+            u1[k] = ((double)words[2 * k] + 1.0) * 0x1p-32;
+            u2[k] = (double)words[2 * k + 1] * 0x1p-32;
+        }
+    }
 }
 
 static void normal_range(int64_t begin, int64_t end, void *ctx) {
     const job *j = ctx;
+    const random_loops *loops = PL_ISA_PICK(loops);
     uint32_t words[2 * PL_CHUNK];
-    double values[PL_CHUNK];
-    bool wide = j->out->dtype == PL_F64;
+    double u1[PL_CHUNK / 2], u2[PL_CHUNK / 2], values[PL_CHUNK];
     for (int64_t i = begin; i < end; i += PL_CHUNK) {
-        int64_t n = end - i < PL_CHUNK ? end - i : PL_CHUNK;
-        fill_words(j, i, n + n % 2, words);
-        for (int64_t k = 0; k < n; k += 2) {
-            double z[2];
-            if (wide) {
-                normal_pair(((double)(word64(words, k) >> 11) + 1.0) * 0x1p-53,
-                            (double)(word64(words, k + 1) >> 11) * 0x1p-53, z);
-            } else {
-                normal_pair(((double)words[k] + 1.0) * 0x1p-32, (double)words[k + 1] * 0x1p-32, z);
-            }
-            values[k] = j->lo + j->hi * z[0];
-            if (k + 1 < n) values[k + 1] = j->lo + j->hi * z[1];
-        }
+        int64_t n = end - i < PL_CHUNK ? end - i : PL_CHUNK, pairs = (n + 1) / 2;
+        fill_words(j, i, 2 * pairs, words);
+        pair_uniforms(words, j->out->dtype == PL_F64, pairs, u1, u2);
+        loops->normals(pairs, u1, u2, j->lo, j->hi, values);
         store_chunk(j, PL_C_F64, i, n, values);
     }
 }

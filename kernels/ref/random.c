@@ -10,7 +10,7 @@
 //             The value is lo + u * (hi - lo) in double, rounded to the dtype (bf16 and f16 by way
 //             of f32). One that rounding brought to hi or above is the largest below hi instead.
 //   normal    elements 2j and 2j + 1 are a pair (Box-Muller): r cos(2 pi u2), r sin(2 pi u2) with
-//             r = sqrt(-2 ln u1), in double, then mean + std * z, rounded as above. Words 2(j % 2)
+//             r = sqrt(-2 ln u1), in double (normal.h), then mean + std * z, rounded as above. Words 2(j % 2)
 //             and the next, of block offset + j / 2: u1 = (w0 + 1) * 2^-32, u2 = w1 * 2^-32.
 //             f64: block offset + j: u1 = ((w0 << 32 | w1) >> 11) + 1) * 2^-53, u2 from w2, w3
 //             without the + 1. u1 is in (0, 1], so no logarithm of zero.
@@ -19,6 +19,7 @@
 //             i64: the uniform f64's two words: lo + floor(w64 * n / 2^64), off by < 2^-64.
 //   dropout   kept when the uniform's u (one word per element, whatever the dtype) is >= p.
 
+#include "normal.h"
 #include "ref/ref.h"
 
 uint64_t pl_random_blocks(pl_dtype dt, int64_t n, bool normal) {
@@ -85,8 +86,9 @@ static double normal_element(pl_dtype dt, uint64_t seed, uint64_t offset, uint64
         u1 = ((double)word(seed, offset, 2 * pair) + 1.0) * 0x1p-32;
         u2 = (double)word(seed, offset, 2 * pair + 1) * 0x1p-32;
     }
-    double r = sqrt(-2.0 * log(u1)), angle = 6.283185307179586 * u2;
-    return i % 2 == 0 ? r * cos(angle) : r * sin(angle);
+    double z[2];
+    pl_normal_pair(u1, u2, &z[0], &z[1]);
+    return z[i % 2];
 }
 
 pl_status pl_ref_normal(pl_tensor *out, double mean, double std, uint64_t seed, uint64_t offset) {

@@ -4,6 +4,7 @@
 #include "test.h"
 
 #include "kernel_cases.h"
+#include "normal.h"
 
 enum { UNIFORM, NORMAL, RANDINT };
 
@@ -155,5 +156,20 @@ TEST(randint_covers_its_range) {
         }
         for (int k = 0; k < 7; k++) CHECK_NEAR(seen[k], 10000, 500);  // 5 standard deviations
         pl_tensor_release(t);
+    }
+}
+
+// The arithmetic of normal.h against libm, over the whole range of both uniforms.
+TEST(normal_pairs_against_libm) {
+    for (int i = 0; i < 200000; i++) {
+        double u1 = ((double)(next_random() >> 11) + 1.0) * 0x1p-53, c, s;
+        double u2 = (double)(next_random() >> 11) * 0x1p-53;
+        if (i < 53) u1 = ldexp(1.0, -i);
+        if (i < 64) u2 = i / 64.0;
+        CHECK_NEAR(pl_normal_log(u1), log(u1), 4e-16 * fabs(log(u1)));
+        pl_normal_turn(u2, &c, &s);
+        double angle = 2 * (u2 < 0.5 ? u2 : u2 - 1.0) * 3.14159265358979323846;
+        CHECK_NEAR(c, cos(angle), 8e-16);  // the angle itself is rounded here: 4.4e-16
+        CHECK_NEAR(s, sin(angle), 8e-16);
     }
 }
