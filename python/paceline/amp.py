@@ -7,6 +7,7 @@ What is cast, and when, is decided in C (``csrc/amp``); here is only the switch.
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -17,6 +18,18 @@ __all__ = ["autocast"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 _OFF = -1
+
+
+@functools.cache
+def _warn_if_not_faster() -> None:
+    """Say once where bf16 saves memory only: without its instructions it is emulated."""
+    info = _C.cpu_info()
+    if not (info["avx512_bf16"] or info["amx_bf16"]):
+        warnings.warn(
+            f"[autocast] this processor ({info['name']}) has no bfloat16 arithmetic: results are "
+            "right, but it will not be faster than float32",
+            stacklevel=3,
+        )
 
 
 class autocast:  # noqa: N801 (PyTorch's name)
@@ -65,6 +78,8 @@ class autocast:  # noqa: N801 (PyTorch's name)
             )
         if enabled and chosen is not dtypes.bfloat16:
             raise ValueError(f"[autocast] dtype: got {chosen!r}, expected paceline.bfloat16")
+        if enabled:
+            _warn_if_not_faster()
         self._code = chosen.code if enabled else _OFF
         self._before: list[int] = []
 

@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
+
 import numpy as np
 import pytest
 
 import paceline
 import paceline.nn.functional as F
-from paceline import _C
+from paceline import _C, amp
 
 
 def leaf(*shape: int) -> paceline.Tensor:
@@ -158,3 +163,39 @@ def test_autocast_casts_a_weight_once_per_change() -> None:
         w.data.mul_(2.0)
         new = F.linear(x, w).float()
     assert np.allclose(new.numpy(), 2 * old.numpy())  # a change is seen at once
+
+
+def test_autocast_warns_once_where_it_will_not_be_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = {"name": "an older processor", "avx512_bf16": False, "amx_bf16": False}
+    monkeypatch.setattr(_C, "cpu_info", lambda: old)
+    amp._warn_if_not_faster.cache_clear()
+    with pytest.warns(UserWarning, match="older processor.*will not be faster"):
+        paceline.autocast("cpu", paceline.bfloat16)
+    paceline.autocast("cpu", paceline.bfloat16)  # a second warning would be an error here
+
+
+def test_ctrl_c_in_a_long_backward_pass() -> None:
+    w = (paceline.randn(512, 512) / 23).requires_grad_()
+    y = w
+    for _ in range(250):
+        y = y @ w
+    hit: list[float] = []
+
+    def interrupt() -> None:
+        time.sleep(0.1)
+        hit.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def train() -> None:
+        while True:  # on a quick machine one pass may end before the signal comes
+            y.sum().backward(retain_graph=True)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    late = time.monotonic() - hit[0]
+    thread.join()
+    print(f"KeyboardInterrupt after {late * 1e3:.0f} ms")
+    assert late < 5 * 0.1
+    y.sum().backward()  # nothing is left in the graph
