@@ -29,6 +29,7 @@ void pl_reducer_free(pl_reducer *r);  // parameters keep their gradients, in mem
 void pl_reducer_set_sync(pl_reducer *r, bool on);
 // The model's forward ran: a reduction is owed, even if no parameter gets a gradient here.
 void pl_reducer_expect(pl_reducer *r);
+bool pl_reducer_owed(const pl_reducer *r);  // expected, and no pass has settled it since
 // Settles what a backward pass has not: buckets with unused parameters, or all of them where no
 // hook fired on this rank. Does nothing if nothing is owed. Waits for all buckets.
 pl_status pl_reducer_finalize(pl_reducer *r) PL_MUST_USE;

@@ -138,6 +138,8 @@ void pl_reducer_set_sync(pl_reducer *r, bool on) { r->sync = on; }
 
 void pl_reducer_expect(pl_reducer *r) { r->expected = true; }
 
+bool pl_reducer_owed(const pl_reducer *r) { return r->expected; }
+
 pl_status pl_reducer_finalize(pl_reducer *r) {
     if (!r->sync) r->expected = false;
     if (!r->expected) return PL_OK;

@@ -253,6 +253,7 @@ class Reducer:
     def set_sync(self, on: bool, /) -> None: ...  # off: no_sync
     def expect(self, /) -> None: ...  # the model's forward ran: a reduction is owed
     def finalize(self, /) -> None: ...  # settles what the backward pass has not
+    owed: bool  # expected, and no pass has settled it since
     buckets: list[list[int]]
 
 # Index arithmetic of samplers (python/src/bind_data.c; contract in csrc/data/data.h).

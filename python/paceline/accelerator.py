@@ -343,8 +343,8 @@ class Accelerator(ProcessMembers):
         **kwargs
             As for ``Tensor.backward``.
         """
-        engine_of_tensor(loss).backward(loss, self.gradient_accumulation_steps, **kwargs)
-        self._models.settle()
+        engine = engine_of_tensor(loss)
+        self._models.backward(engine, loss, self.gradient_accumulation_steps, **kwargs)
 
     @contextmanager
     def accumulate(self, *models: Any) -> Iterator[None]:

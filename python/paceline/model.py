@@ -158,11 +158,18 @@ class PreparedModels:
         finally:
             sync.set_sync(True)
 
-    def settle(self) -> None:
-        """After a backward pass: reduce what other ranks wait for though none of it came here."""
-        for entry in self._entries.values():
-            if entry.sync is not None:
-                entry.sync.settle()
+    def backward(self, engine: Engine, loss: Any, divisor: int, **kwargs: Any) -> None:
+        """Run a backward pass of ``loss / divisor``, and leave no other rank waiting for it.
+
+        A loss that went through none of the models that ran here may go through one of them
+        elsewhere; that rank then waits for this one's part of the reduction.
+        """
+        syncs = [entry.sync for entry in self._entries.values() if entry.sync is not None]
+        owed = [sync for sync in syncs if sync.owed]
+        engine.backward(loss, divisor, **kwargs)
+        if all(sync.owed for sync in owed):
+            for sync in owed:
+                sync.settle()
 
     def close(self) -> None:
         """Forget all models and stop synchronising their gradients."""

@@ -120,7 +120,13 @@ static PyObject *get_buckets(PyObject *self, void *unused) {
     return list;
 }
 
+static PyObject *get_owed(PyObject *self, void *unused) {
+    (void)unused;
+    return PyBool_FromLong(pl_reducer_owed(R(self)));
+}
+
 static PyGetSetDef getset[] = {
+    {"owed", get_owed, NULL, NULL, NULL},
     {"buckets", get_buckets, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -163,6 +163,31 @@ out(model.weight.grad.item())
     assert _same(2, text) == [0.5]
 
 
+def test_plain_backward_reduces_too() -> None:
+    text = """\
+model = Accelerator().prepare(torch.nn.Linear(1, 1, bias=False))
+loss = model(torch.full((1, 1), 1.0 + RANK)).sum()
+loss.backward()
+out(model.weight.grad.item())
+"""
+    assert _same(2, text) == [1.5]
+
+
+def test_a_model_that_only_rank_zero_runs_disturbs_no_other() -> None:
+    text = """\
+accelerator = Accelerator()
+one, two = accelerator.prepare(*(torch.nn.Linear(1, 1, bias=False) for _ in range(2)))
+x = torch.full((1, 1), 1.0 + RANK)
+for _ in range(3):
+    if accelerator.is_main_process:
+        two(x)
+    accelerator.backward(one(x).sum())
+    accelerator.backward(two(x).sum())
+out([one.weight.grad.item(), two.weight.grad.item()])
+"""
+    assert _same(2, text) == [[4.5, 4.5]]
+
+
 def test_accumulation_equals_the_big_batch() -> None:
     text = """\
 def train(batch, steps):

@@ -72,10 +72,14 @@ class GradientSync(Protocol):
         """Reduce, or only accumulate, in the backward passes from now on."""
 
     def expect(self) -> None:
-        """Note that the model ran: unless gradients are off, a reduction is owed."""
+        """Note that the model ran: where gradients are on and reduced, a reduction is owed."""
+
+    @property
+    def owed(self) -> bool:
+        """Whether the model ran, and no backward pass has come through it since."""
 
     def settle(self) -> None:
-        """After a backward pass: reduce what is owed though no gradient came on this rank."""
+        """Reduce what is owed though no gradient came on this rank: other ranks may wait."""
 
     def close(self) -> None:
         """Stop watching the model."""

@@ -54,6 +54,7 @@ class NativeGradientSync:
     ) -> None:
         from paceline.distributed import ReduceOp
 
+        self._on = True
         bucket = max(1, int(bucket_cap_mb * _MIB))
         self._reducer: _C.Reducer | None = _C.Reducer(
             group.native,
@@ -66,16 +67,22 @@ class NativeGradientSync:
 
     def set_sync(self, on: bool) -> None:
         """Reduce, or only accumulate, in the backward passes from now on."""
+        self._on = on
         if self._reducer is not None:
             self._reducer.set_sync(on)
 
     def expect(self) -> None:
-        """Note that the model ran: unless gradients are off, a reduction is owed."""
-        if self._reducer is not None and _C.is_grad_enabled():
+        """Note that the model ran: where gradients are on and reduced, a reduction is owed."""
+        if self._reducer is not None and self._on and _C.is_grad_enabled():
             self._reducer.expect()
 
+    @property
+    def owed(self) -> bool:
+        """Whether the model ran, and no backward pass has come through it since."""
+        return self._reducer is not None and self._reducer.owed
+
     def settle(self) -> None:
-        """After a backward pass: reduce what is owed though no gradient came on this rank."""
+        """Reduce what is owed though no gradient came on this rank: other ranks may wait."""
         if self._reducer is not None:
             self._reducer.finalize()
 
