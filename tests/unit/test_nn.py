@@ -12,6 +12,7 @@ import pytest
 import paceline
 import paceline.nn.functional as F
 from paceline import nn
+from unit import cases
 
 
 class Net(nn.Module):
@@ -245,6 +246,12 @@ def test_sequential_with_hooks_is_not_fused() -> None:
     model[1].register_forward_hook(lambda m, args, out: seen.append("relu"))
     model(paceline.ones(1, 2))
     assert seen == ["linear", "relu"]
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    model[1].forward = lambda x: x * 0 + 5
+    assert model(paceline.ones(1, 2)).tolist() == [[5, 5]]
+    model[0].forward = lambda x: seen.append("own") or x
+    model(paceline.ones(1, 2))
+    assert seen[-1] == "own"
 
 
 def test_containers() -> None:
@@ -372,69 +379,14 @@ def test_clip_grad_value_and_nonfinite() -> None:
 
 # -- functional -------------------------------------------------------------------------------
 
-CALLS = [
-    "F.linear(x, w, b)", "F.relu(x)", "F.gelu(x)", "F.gelu(x, approximate='tanh')", "F.silu(x)",
-    "F.leaky_relu(x, 0.3)", "F.softplus(x * 30)", "F.softplus(x, 2.0)", "F.logsigmoid(x * 50)",
-    "F.softmax(x, dim=0)", "F.log_softmax(x, -1)", "F.layer_norm(x, (6,), w[0], w[1], 1e-3)",
-    "F.layer_norm(x, (4, 6))", "F.embedding(i, w)", "F.embedding(i, w, padding_idx=2)",
-    "F.dropout(x, 0.5, training=False)", "F.dropout(x, 0.0)", "F.one_hot(i)", "F.one_hot(i, 9)",
-    "F.normalize(x)", "F.normalize(x, p=1, dim=0)", "F.cosine_similarity(x, w[:1])",
-    "F.pad(x, (1, 2))", "F.pad(x, (1, 0, 0, 2), value=3.0)", "F.pad(x, (-1, 1))",
-    "F.cross_entropy(x, i[0, :4])", "F.cross_entropy(x, i[0, :4], reduction='none')",
-    "F.cross_entropy(x, i[0, :4], reduction='sum', label_smoothing=0.1)",
-    "F.cross_entropy(x, i[0, :4], weight=w[0].abs().detach(), label_smoothing=0.2)",
-    "F.cross_entropy(x, i[0, :4], ignore_index=1)", "F.cross_entropy(x[0], i[0, 0])",
-    "F.cross_entropy(x, w[:4].softmax(1))", "F.cross_entropy(x, w[:4].softmax(1), w[0].abs())",
-    "F.cross_entropy(x, w[:4].softmax(1), label_smoothing=0.1, reduction='none')",
-    "F.cross_entropy(x.reshape(2, 6, 2), i[:2, :2])", "F.nll_loss(x, i[0, :4])",
-    "F.nll_loss(x, i[0, :4], w[0].abs().detach(), ignore_index=2)", "F.nll_loss(x[0], i[0, 1])",
-    "F.nll_loss(x, i[0, :4], reduction='none')", "F.nll_loss(x.reshape(2, 6, 2), i[:2, :2])",
-    "F.mse_loss(x, w[:4])", "F.l1_loss(x, w[:4], reduction='sum')", "F.smooth_l1_loss(x, w[:4])",
-    "F.smooth_l1_loss(x, w[:4], beta=0.3, reduction='none')",
-    "F.binary_cross_entropy_with_logits(x * 40, w[:4].sigmoid())",
-    "F.binary_cross_entropy_with_logits(x, w[:4].sigmoid(), w[4].detach(), pos_weight=b.abs())",
-    "F.scaled_dot_product_attention(x[None], w[None], w[None])",
-    "F.scaled_dot_product_attention(x[None], x[None], x[None], is_causal=True, scale=0.3)",
-    "F.scaled_dot_product_attention(x[None], w[None], w[None], attn_mask=m)",
-    "F.scaled_dot_product_attention(x[None], w[None], w[None], attn_mask=x.detach())",
-    "F.scaled_dot_product_attention(x[None, None], w[None, None], w[None, None])",
-    "F.scaled_dot_product_attention(x, w, w)",
-    "F.scaled_dot_product_attention(x.view(2, 2, 6), w.view(2, 3, 6), w.view(2, 3, 6), "
-    "m[:2, None, :3])",
-    "F.scaled_dot_product_attention(x.view(1, 2, 1, 2, 6), w.view(1, 2, 1, 3, 6), "
-    "w.view(1, 2, 1, 3, 6), m[0, :3].expand(1, 2, 1, 2, 3))",
-]  # fmt: skip
 
-
-@pytest.mark.parametrize("code", CALLS)
+@pytest.mark.parametrize("code", cases.CALLS)
 def test_functional_as_pytorch(code: str) -> None:
-    torch = pytest.importorskip("torch")
-    paceline.manual_seed(4)
-    x, w, b = paceline.randn(4, 6), paceline.randn(6, 6), paceline.randn(6)
-    i, m = paceline.randint(0, 6, (3, 5)), paceline.rand(4, 6) > 0.3
-    for t in (x, w):
-        t.requires_grad_()
-    names = {"F": F, "x": x, "w": w, "b": b, "i": i, "m": m}
-    own = eval(code, dict(names))
-    both = {k: torch.tensor(v.tolist()) for k, v in names.items() if k != "F"}
-    for k in ("x", "w"):
-        both[k].requires_grad_()
-    theirs = eval(code, {"F": torch.nn.functional, **both})
-    assert tuple(own.shape) == tuple(theirs.shape)
-    # fp32 against fp32, sums of at most 24 terms.
-    torch.testing.assert_close(
-        torch.tensor(own.tolist(), dtype=theirs.dtype), theirs.detach(), rtol=2e-5, atol=2e-6
-    )
-    if not theirs.requires_grad:
-        return
-    own.square().sum().backward()
-    theirs.square().sum().backward()
-    for k in ("x", "w"):
-        if both[k].grad is None:
-            assert names[k].grad is None
-            continue
-        mine = torch.tensor(names[k].grad.tolist())
-        torch.testing.assert_close(mine, both[k].grad, rtol=2e-4, atol=2e-5)
+    own, wanted = cases.call(paceline, code), cases.expected("call", code)
+    # fp32 against fp32, sums of at most 24 terms; gradients pass through two such sums.
+    cases.assert_same(own["out"], wanted["out"], rtol=2e-5, atol=2e-6)
+    for name in ("x", "w"):
+        cases.assert_same(own[name], wanted[name], rtol=2e-4, atol=2e-5)
 
 
 def test_functional_refusals() -> None:
@@ -459,6 +411,15 @@ def test_functional_refusals() -> None:
     for error, call in cases:
         with pytest.raises(error, match=r"^\["):
             call()
+
+
+def test_inplace() -> None:
+    x = paceline.tensor([-1.0, 2.0])
+    assert nn.ReLU(inplace=True)(x) is not None
+    assert x.tolist() == [0, 2]
+    w = paceline.tensor([-1.0, 2.0], requires_grad=True)
+    nn.Sequential(nn.Identity(), nn.ReLU(inplace=True))(w * 1).sum().backward()
+    assert w.grad.tolist() == [0, 1]
 
 
 def test_a_target_of_another_shape_warns() -> None:

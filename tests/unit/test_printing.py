@@ -8,6 +8,7 @@ import math
 import pytest
 
 import paceline
+from unit import cases
 
 # The text, and what makes the tensor of either library called `torch`.
 LITERAL = [
@@ -31,31 +32,6 @@ DTYPES = [
     ("torch.tensor([], dtype=torch.int64)", "tensor([], dtype=paceline.int64)"),
     ("torch.zeros(2, dtype=torch.uint8)", "tensor([0, 0], dtype=paceline.uint8)"),
 ]
-COMPARED = [
-    "torch.arange(2000)",
-    "torch.arange(2000.).reshape(2, 1000)",
-    "torch.arange(60000).reshape(20, 30, 100)",
-    "torch.arange(1001).reshape(1001, 1) * 1.25",
-    "torch.arange(30.) / 7",
-    "torch.arange(24).reshape(2, 3, 4)",
-    "torch.arange(24.).reshape(2, 3, 4) * 1000.5",
-    "torch.tensor([1e10, 1.0])",
-    "torch.tensor([1e9])",
-    "torch.tensor([123456789.0, 2.0])",
-    "torch.tensor([0.0, -0.0, 0.00001])",
-    "torch.tensor([-math.inf, math.nan, 1e-8])",
-    "torch.tensor([math.nan, math.inf])",
-    "torch.tensor([[1.0, math.inf], [100000.0, 3.0]])",
-    "torch.tensor(1e-7)",
-    "torch.tensor([0.1, 0.25], dtype=torch.float16)",
-    "torch.arange(40, dtype=torch.float64) / 3",
-    "torch.zeros(3, 0, 2)",
-    "torch.tensor([[[]]])",
-    "torch.arange(100.).reshape(10, 10).t()",
-    "torch.ones(2, 2) > 0",
-    "torch.arange(15.).reshape(3, 5)[:, ::2]",
-    "torch.tensor([1e20] * 30, dtype=torch.float64)",
-]
 
 
 @pytest.mark.parametrize(("code", "expected"), LITERAL + DTYPES)
@@ -63,12 +39,14 @@ def test_literal(code: str, expected: str) -> None:
     assert repr(eval(code, {"torch": paceline, "math": math})) == expected
 
 
-@pytest.mark.parametrize("code", [c for c, _ in LITERAL + DTYPES] + COMPARED)
+@pytest.mark.parametrize("code", cases.PRINTED)
 def test_as_pytorch(code: str) -> None:
-    torch = pytest.importorskip("torch")
-    own = repr(eval(code, {"torch": paceline, "math": math}))
-    theirs = repr(eval(code, {"torch": torch, "math": math}))
-    assert own == theirs.replace("torch.", "paceline.")
+    assert cases.printed(paceline, code) == cases.expected("printed", code)
+
+
+@pytest.mark.parametrize(("code", "expected"), LITERAL + DTYPES)
+def test_literals_are_pytorchs(code: str, expected: str) -> None:
+    assert cases.printed(pytest.importorskip("torch"), code) == expected
 
 
 def test_what_made_it_is_named() -> None:

@@ -21,18 +21,22 @@ def _wrap(index: int, size: int) -> int:
     return at + size if at < 0 else at
 
 
+def _is_plain(module: Module) -> bool:
+    # Calling it does what its class says: no hooks, and no forward of the instance's own.
+    hooked = module._forward_hooks or module._forward_pre_hooks
+    return not hooked and "forward" not in module.__dict__
+
+
 def _fused(module: Module) -> int:
     """Code of the activation that `module` is, if `linear` can compute it in its own pass."""
     kind = type(module)
     if kind is ReLU:
-        plain = not module.inplace
-        code = 1
+        code = 0 if module.inplace else 1
     elif kind is GELU:
-        plain = True
-        code = 2 if module.approximate == "none" else 3 if module.approximate == "tanh" else 0
+        code = {"none": 2, "tanh": 3}.get(module.approximate, 0)
     else:
         return 0
-    return code if plain and not module._forward_hooks and not module._forward_pre_hooks else 0
+    return code if _is_plain(module) else 0
 
 
 class _Ordered(Module):
@@ -117,7 +121,7 @@ class Sequential(_Ordered):
             at += 1
             if type(module) is Linear and at < count:
                 code = _fused(modules[at])
-                if code and not module._forward_hooks and not module._forward_pre_hooks:
+                if code and _is_plain(module):
                     input = _C.linear(input, module.weight, module.bias, code)
                     at += 1
                     continue

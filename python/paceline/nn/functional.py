@@ -84,9 +84,14 @@ def linear(
     return _C.linear(input, weight, bias, code)
 
 
+def _placed(input: _C.Tensor, out: Tensor, inplace: bool) -> Tensor:
+    # inplace saves memory where nothing is recorded; the graph needs the input as it was.
+    return _C.copy_(input, out) if inplace and not out.requires_grad else out
+
+
 def relu(input: _C.Tensor, inplace: bool = False) -> Tensor:
     """max(input, 0)."""
-    return _C.copy_(input, _C.relu(input)) if inplace else _C.relu(input)
+    return _placed(input, _C.relu(input), inplace)
 
 
 def gelu(input: _C.Tensor, approximate: str = "none") -> Tensor:
@@ -100,7 +105,7 @@ def gelu(input: _C.Tensor, approximate: str = "none") -> Tensor:
 
 def silu(input: _C.Tensor, inplace: bool = False) -> Tensor:
     """input * sigmoid(input)."""
-    return _C.copy_(input, _C.silu(input)) if inplace else _C.silu(input)
+    return _placed(input, _C.silu(input), inplace)
 
 
 def tanh(input: _C.Tensor) -> Tensor:
@@ -116,7 +121,7 @@ def sigmoid(input: _C.Tensor) -> Tensor:
 def leaky_relu(input: _C.Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     """`input` where positive, else ``negative_slope * input``."""
     out = _C.where(_C.gt(input, 0), input, _C.mul(input, negative_slope))
-    return _C.copy_(input, out) if inplace else out
+    return _placed(input, out, inplace)
 
 
 def softplus(input: _C.Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
@@ -203,7 +208,7 @@ def dropout(
     if not training or p == 0.0:
         return input  # type: ignore[return-value]
     out = _C.dropout(input, p, None)
-    return _C.copy_(input, out) if inplace else out
+    return _placed(input, out, inplace)
 
 
 def scaled_dot_product_attention(
