@@ -7,6 +7,7 @@ so this file imports no tensor library.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -271,16 +272,24 @@ class Accelerator(ProcessMembers):
             gradient_state=self.gradient_state,
         )
         self._dataloaders.append(prepared)
+        if logger.isEnabledFor(logging.INFO):
+            self._announce(prepared)
+        return prepared
+
+    def _announce(self, loader: DataLoaderShard) -> None:
+        try:
+            steps = str(len(loader))
+        except TypeError:  # a stream, or a sampler that does not know its length
+            steps = "an unknown number of"
         logger.info(
-            "%d processes on %s, precision %s; global batch %s x accumulation %d; %s steps",
+            "%d processes on %s, precision %s; global batch %s x accumulation %d; %s batches",
             self.num_processes,
             self.device,
             self.mixed_precision,
-            prepared.total_batch_size,
+            loader.total_batch_size,
             self.gradient_accumulation_steps,
-            len(prepared) if hasattr(prepared.dataset, "__len__") else "?",
+            steps,
         )
-        return prepared
 
     def prepare_scheduler(self, scheduler: Any) -> Any:
         """Prepare one scheduler; see ``AcceleratedScheduler`` for how far it steps."""

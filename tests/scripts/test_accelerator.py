@@ -23,7 +23,14 @@ from paceline.utils import (
     InitProcessGroupKwargs,
     set_seed,
 )
-from paceline.utils.data import BatchSampler, DataLoader, Dataset, Sampler, TensorDataset
+from paceline.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Sampler,
+    TensorDataset,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -393,6 +400,43 @@ def test_dataset_of_dicts_and_collate_function() -> None:
     assert batches[0]["x"].tolist() == [[0.0], [1.0]]
     upper = DataLoader(Dicts(), batch_size=2, collate_fn=lambda items: [i["name"] for i in items])
     assert list(Accelerator().prepare(upper)) == [["n0", "n1"], ["n2"]]
+
+
+def test_sampler_without_a_length_and_a_stream() -> None:
+    class Endless(Sampler):
+        def __iter__(self) -> Iterator[int]:
+            return iter([2, 0])
+
+    class Stream(IterableDataset):
+        def __iter__(self) -> Iterator[int]:
+            return iter(range(5))
+
+    accelerator = Accelerator()
+    own, stream = accelerator.prepare(
+        DataLoader(_numbers(3), sampler=Endless()), DataLoader(Stream(), batch_size=2)
+    )
+    assert _read(own) == [[2], [0]]
+    assert [batch.tolist() for batch in stream] == [[0, 1], [2, 3], [4]]
+
+
+def test_log_line_of_prepare(caplog: pytest.LogCaptureFixture) -> None:
+    accelerator = Accelerator(gradient_accumulation_steps=2)
+    accelerator.prepare(DataLoader(_numbers(6), 2))
+    assert caplog.text == "", "silent by default"
+    with caplog.at_level("INFO", logger="paceline.accelerator"):
+        accelerator.prepare(DataLoader(_numbers(6), 2))
+    assert "1 processes on cpu, precision no; global batch 2 x accumulation 2; 3 batches" in (
+        caplog.text
+    )
+
+
+def test_prepared_optimizer_can_be_copied() -> None:
+    model = torch.nn.Linear(1, 1)
+    optimizer = Accelerator().prepare(torch.optim.SGD(model.parameters(), lr=0.5))
+    twin = copy.deepcopy(optimizer)
+    assert type(twin) is AcceleratedOptimizer
+    twin.param_groups[0]["lr"] = 0.25
+    assert optimizer.param_groups[0]["lr"] == 0.5
 
 
 def test_split_between_processes_alone() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import os
 import re
 import subprocess
@@ -80,3 +81,5 @@ def test_main_job_learns_and_resumes_where_it_was(tmp_path: Path, n: int) -> Non
     text = _launch(n, "train_gpt.py", *arguments, "--out", "parts", "--resume", cwd=tmp_path)
     assert "--- a sample ---" in text
     assert _curve(tmp_path / "parts") == whole
+    drawn = (tmp_path / "whole" / "curve.png").exists()
+    assert drawn == (importlib.util.find_spec("matplotlib") is not None)
