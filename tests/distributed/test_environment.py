@@ -41,6 +41,12 @@ def test_torchrun_s_variables() -> None:
     assert read_job(TORCHRUN, rank=1, world=2, address=("h", 5)).where == "h:5"
 
 
+def test_a_world_of_one_s_own_is_not_the_launcher_s() -> None:
+    job = read_job(TORCHRUN, rank=0, world=1)
+    assert (job.local_rank, job.local_world) == (0, 1)
+    require_one_machine(job)
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [

@@ -6,6 +6,7 @@ Needs no data plane: the control memory is of any size here.
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
@@ -294,6 +295,52 @@ else:
 """)
     error = run_ranks(2, body)[1].exception
     assert "is not rank 0 of a paceline job" in error["text"]
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
+
+
+@needs_root
+def test_another_user_is_not_let_in() -> None:
+    body = script("""
+if RANK == 1:
+    name = socket_name(read_job(), "")
+    time.sleep(0.3)
+    pid = os.fork()
+    if pid == 0:
+        os.setuid(65534)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.connect(name)
+        try:
+            sock.send(b"x")
+            got = sock.recv(100)
+        except (BrokenPipeError, ConnectionResetError):
+            got = b""
+        os._exit(0 if got == b"" else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+out(meet().job_id)
+""")
+    first, second = run_ranks(2, body)
+    assert first.outs == second.outs
+
+
+@needs_root
+def test_another_user_on_the_name_is_named() -> None:
+    body = script("""
+name = socket_name(read_job(), "")
+if RANK == 0:
+    os.setuid(65534)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.bind(name)
+    sock.listen()
+    mark("listens")
+    sock.accept()[0].recv(1)
+else:
+    with failing():
+        meet()
+""")
+    error = run_ranks(2, body)[1].exception
+    assert "is used by another user" in error["text"]
 
 
 def test_ctrl_c_while_waiting() -> None:

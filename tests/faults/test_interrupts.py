@@ -18,11 +18,12 @@ import numpy as np
 import paceline.distributed as dist
 from rankside import ARGS, RANK, WORLD, failing, mark, out, report
 x = np.ones(1000, dtype="float32")
+large = np.ones(4 << 20, dtype="float32")
 """
 
 CALLS = {
     "all_reduce": "dist.all_reduce(x)",
-    "large all_reduce": "dist.all_reduce(np.ones(4 << 20))",
+    "large all_reduce": "dist.all_reduce(large)",
     "barrier": "dist.barrier()",
     "recv": "dist.recv(x, 1)",
     "broadcast": "dist.broadcast(x, 1)",
@@ -69,7 +70,7 @@ raise KeyboardInterrupt
         body = body.replace('mark("again")\ntry:\n    dist.all_reduce(x)', "try:\n    pass")
     with Ranks(2, body, args={"call": CALLS[call]}) as ranks:
         ranks.await_mark(0, "going")
-        time.sleep(0.15)
+        time.sleep(0.3)  # by now it waits
         at = ranks.hit(0, signal.SIGINT)
         ranks.wait(timeout=10, only=[0])
         rank = ranks.ranks[0]
@@ -273,6 +274,27 @@ for turn in range(20):
         dist.all_reduce(x, dist.ReduceOp.AVG)
 assert float(x.sum()) == 1000.0
 assert len(os.listdir("/proc/self/fd")) == fds
+"""
+    )
+    for result in run_ranks(2, body):
+        assert not result.stderr
+
+
+def test_a_forked_child_may_make_a_group_of_its_own() -> None:
+    body = (
+        HEAD
+        + """
+dist.init_process_group()
+pid = os.fork()
+if pid == 0:
+    y = np.ones(3)
+    dist.init_process_group(world_size=1, rank=0)
+    dist.all_reduce(y)
+    dist.destroy_process_group()
+    os._exit(0 if y.sum() == 3.0 else 1)
+_, status = os.waitpid(pid, 0)
+assert status == 0
+dist.all_reduce(x)
 """
     )
     for result in run_ranks(2, body):

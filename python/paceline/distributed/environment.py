@@ -97,7 +97,11 @@ def read_job(
         A variable is missing, is not a number or contradicts another one.
     """
     env = os.environ if environ is None else environ
-    world = _integer(env, "WORLD_SIZE", 1, 1) if world is None else world
+    if world is None:
+        world = _integer(env, "WORLD_SIZE", 1, 1)
+    elif str(world) != env.get("WORLD_SIZE"):
+        # Another job than the launcher's: its places on this machine say nothing about this one.
+        env = {k: v for k, v in env.items() if k not in ("LOCAL_RANK", "LOCAL_WORLD_SIZE")}
     if rank is None:
         rank = _integer(env, "RANK", 0 if world == 1 else None, 0)
     if not 0 <= rank < world:

@@ -107,7 +107,7 @@ def init_process_group(
     >>> dist.destroy_process_group()
     """
     global _default
-    if _default is not None:
+    if _default is not None and lifecycle.is_own(_default):  # a forked child may make its own
         raise ValueError("trying to initialize the default process group twice!")
     if backend not in _BACKENDS:
         raise NotImplementedError(

@@ -56,6 +56,11 @@ def alive() -> list[ProcessGroup]:
     return list(_groups) if _is_rank() else []
 
 
+def is_own(group: ProcessGroup) -> bool:
+    """Whether `group` is alive and was made by this process, not by the one it was forked from."""
+    return group in alive()
+
+
 def _is_rank() -> bool:
     return _pid == os.getpid()
 

@@ -37,6 +37,11 @@ class ReduceOp(enum.IntEnum):
     MIN = 3
 
 
+def _code(op: ReduceOp) -> ReduceOp:
+    # The look-up of an enum costs more than the rest of a small call.
+    return op if type(op) is ReduceOp else ReduceOp(op)
+
+
 class Work:
     """A collective under way.
 
@@ -223,9 +228,9 @@ class ProcessGroup:
         """
         memory, back = contiguous("all_reduce", tensor)
         if async_op:
-            native = self._native.all_reduce_async(memory, ReduceOp(op), depth + 1)
+            native = self._native.all_reduce_async(memory, _code(op), depth + 1)
             return Work(native, memory, back)
-        self._native.all_reduce(memory, ReduceOp(op), depth + 1)
+        self._native.all_reduce(memory, _code(op), depth + 1)
         if back is not None:
             back()
         return None
@@ -236,7 +241,7 @@ class ProcessGroup:
         """Combine `tensor` over all ranks; only rank `dst` of the job gets the result."""
         root = self.group_rank("reduce", dst)
         memory, back = contiguous("reduce", tensor)
-        self._native.reduce(memory, ReduceOp(op), root, depth + 1)
+        self._native.reduce(memory, _code(op), root, depth + 1)
         if back is not None and root == self.rank:
             back()
 
@@ -246,7 +251,7 @@ class ProcessGroup:
         """Combine `input` over all ranks; rank r gets the r-th of `world_size` equal parts."""
         source, _ = contiguous("reduce_scatter", input)
         target, back = contiguous("reduce_scatter", output)
-        self._native.reduce_scatter(source, target, ReduceOp(op), depth + 1)
+        self._native.reduce_scatter(source, target, _code(op), depth + 1)
         if back is not None:
             back()
 
