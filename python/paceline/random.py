@@ -93,6 +93,15 @@ class Generator(_C.Generator):
         _unpack(self, state)
         return self
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self.seed, self.offset)
+
+
+def _restored(seed: int, offset: int) -> Generator:
+    generator = Generator().manual_seed(seed)
+    generator.offset = offset
+    return generator
+
 
 #: What is used where no generator is given; its first seed is the system's entropy.
 default_generator = Generator().manual_seed(int.from_bytes(os.urandom(8), "little"))

@@ -380,6 +380,24 @@ def test_backward_arguments() -> None:
     assert g.tolist() == [3, 12]
 
 
+def test_updates_by_hand() -> None:
+    p = paceline.nn.Parameter(paceline.ones(2))
+    (p * p).sum().backward()
+    with paceline.no_grad():
+        p -= 0.1 * p.grad
+        p.sub_(p.grad, alpha=0.1)
+        p.add_(p.grad, alpha=-0.1)
+    p.data -= 0.1 * p.grad
+    assert p.tolist() == pytest.approx([0.2, 0.2])
+    assert type(p) is paceline.nn.Parameter
+    assert p.is_leaf
+    p.grad = None
+    with pytest.raises(RuntimeError, match="in place"):
+        p.add_(1)
+    with pytest.raises((RuntimeError, ValueError, TypeError)):
+        p.grad = paceline.ones(3)
+
+
 def test_max_sends_the_gradient_to_the_place() -> None:
     x = paceline.tensor([[1.0, 5.0, 2.0], [7.0, 0.0, 1.0]], requires_grad=True)
     x.max(1).values.sum().backward()
@@ -425,6 +443,8 @@ def test_generators_are_their_own() -> None:
     default.manual_seed(9)
     assert paceline.equal(paceline.rand(3, generator=default), a)
     assert paceline.equal(paceline.rand(3, generator=one), paceline.rand(3, generator=two))
+    again = pickle.loads(pickle.dumps(one))
+    assert paceline.equal(paceline.rand(3, generator=one), paceline.rand(3, generator=again))
 
 
 def test_randint_forms() -> None:
