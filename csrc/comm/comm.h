@@ -26,9 +26,8 @@ typedef struct pl_work pl_work;
 // Where in the user's program a collective was called: hash for comparison, text only for errors.
 typedef struct pl_site {
     uint64_t hash;
-    const char
-        *text;  // "train.py:31 in main"; borrowed, must outlive the group (interned) or be NULL
-    uint32_t shape;  // pl_site_shape of the buffer, 0 where it has none: compared too
+    const char *text;  // "train.py:31 in main"; must outlive the group (interned) or be NULL
+    uint32_t shape;    // pl_site_shape of the buffer, 0 where it has none: compared too
 } pl_site;
 // Packs a shape, so that ranks with (2, 3) and (3, 2) are told apart, and told so. Never 0.
 uint32_t pl_site_shape(int ndim, const int64_t *dims);

@@ -147,6 +147,8 @@ static pl_status exchange(pl_group *g, pl__call *call, pl_segment *s, int fd) {
                     info.st_size >= (off_t)s->nbytes && (fcntl(got, F_GET_SEALS) & F_SEAL_SHRINK);
         s->parts[peer] = good ? map(got, s->nbytes) : NULL;
         int err = errno;
+        // The pages are there; map them now rather than one fault at a time in the first step.
+        if (s->parts[peer]) (void)madvise(s->parts[peer], s->nbytes, MADV_POPULATE_WRITE);
         close(got);
         if (!good) {
             return pl_fail(PL_ERUNTIME, "[%s] rank %d sent memory that is not what was agreed on",
