@@ -15,6 +15,7 @@ from typing import IO, Any
 from paceline import _C
 from paceline._tensor import Tensor, raw_memory
 from paceline.dtypes import ALL
+from paceline.errors import PacelineError
 
 #: Longest header that is read: as safetensors itself.
 HEADER_LIMIT = 100_000_000
@@ -23,7 +24,7 @@ _NAMES = ("BOOL", "U8", "I32", "I64", "F16", "BF16", "F32", "F64")  # by dtype c
 _CODES = {name: code for code, name in enumerate(_NAMES)}
 
 
-class FormatError(ValueError):
+class FormatError(PacelineError, ValueError):
     """The file is not what it says, or not safetensors."""
 
 

@@ -166,6 +166,8 @@ def test_attributes() -> None:
         net.scale = 3
     with pytest.raises(KeyError, match="contain"):
         net.register_buffer("a.b", paceline.ones(1))
+    with pytest.raises(KeyError, match="already exists"):
+        net.register_buffer("forward", paceline.ones(1))
     with pytest.raises(NotImplementedError, match='missing the required "forward"'):
         nn.Module()(1)
 

@@ -180,6 +180,9 @@ class Module(StateMethods):
             raise KeyError(f'{kind} name can\'t contain ".", got: {name}')
         if name == "":
             raise KeyError(f'{kind} name can\'t be empty string ""')
+        if hasattr(type(self), name):
+            # The table would never be asked: methods and properties are found first.
+            raise KeyError(f"attribute '{name}' already exists")
         slots.pop(name, None)
         for table in ("_parameters", "_buffers", "_modules"):
             if table != "_" + kind + "s":
