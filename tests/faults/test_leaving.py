@@ -18,6 +18,7 @@ HEAD = """
 import os, sys, time
 import numpy as np
 import paceline.distributed as dist
+from paceline import _C
 from rankside import ARGS, RANK, WORLD, mark, out
 """
 
@@ -57,6 +58,8 @@ for turn in range(12):
     if turn == 1:
         first = state()
 assert state() == first, (first, state())
+live = _C.live_objects()
+assert live["group"] == live["work"] == live["segment"] == 0, live
 """
     )
     run_ranks(2, body)
@@ -92,6 +95,23 @@ def test_an_uncaught_exception_shows_its_traceback_once_and_keeps_its_code() -> 
     for result in run_ranks(2, body, expect={0: 1, 1: 1}):
         assert result.stderr.count("ValueError: mine") == 1
         assert result.stderr.count("Traceback") == 1
+
+
+def test_a_hook_that_replaces_ours_does_not_hide_the_exception() -> None:
+    body = (
+        HEAD
+        + """
+from rankside import failing
+dist.init_process_group()
+sys.excepthook = lambda *exception: None
+if RANK == 1:
+    raise KeyError("x")
+with failing():
+    dist.barrier()
+"""
+    )
+    error = run_ranks(2, body, expect={1: 1})[0].exception
+    assert (error["type"], error["remote_type"]) == ("RemoteError", "KeyError")
 
 
 def test_a_user_s_own_excepthook_still_runs() -> None:

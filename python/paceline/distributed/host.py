@@ -202,9 +202,13 @@ class Host:
         if who.uid != os.geteuid() or len(self._pending) >= _MAX_PENDING:
             sock.close()
             return
+        if who.pid <= 0:
+            try_send(sock, frames.encode("refused", text=linux.OTHER_PID_NAMESPACE))
+            sock.close()
+            return
         try:
             pidfd = self._own.add(linux.pidfd_open(who.pid))
-        except ProcessLookupError:  # it is gone already, or in another pid namespace
+        except ProcessLookupError:  # it is gone already
             sock.close()
             return
         sock.setblocking(False)

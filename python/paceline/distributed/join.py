@@ -111,6 +111,8 @@ class Joiner:
                 f"{who.pid} of user {linux.user_name(who.uid)}, expected user "
                 f"{linux.user_name(os.geteuid())}; choose another MASTER_PORT"
             )
+        if who.pid <= 0:
+            raise failure(linux.OTHER_PID_NAMESPACE)
         try:
             self._host_pidfd = linux.pidfd_open(who.pid)
         except ProcessLookupError:

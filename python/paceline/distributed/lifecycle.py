@@ -94,5 +94,10 @@ def _on_exception(
 def _on_exit() -> None:
     # The exit code is not known here (SystemExit reaches no hook), so the core announces it when
     # the process ends; the groups stay whole until then, also for later exit handlers.
+    # An exception that ended the process without our hook being called: another one replaced it.
+    error = getattr(sys, "last_value", None)
+    is_interactive = hasattr(sys, "ps1") or bool(sys.flags.interactive)
     for group in alive():
+        if error is not None and not is_interactive:
+            group.native.announce_failed(_describe(error))
         group.native.leave_at_exit()

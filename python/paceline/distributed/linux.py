@@ -23,6 +23,10 @@ _MFD_ALLOW_SEALING = 2
 _F_ADD_SEALS = 1033
 _F_SEAL_SHRINK = 2
 _F_SEAL_GROW = 4
+OTHER_PID_NAMESPACE = (
+    "[init_process_group] the ranks cannot see one another: they run in different pid namespaces; "
+    "start all ranks in one container"
+)
 _NEEDS = "paceline needs Linux 5.3 or later for several processes"
 
 
