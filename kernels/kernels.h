@@ -5,14 +5,15 @@
 // says "may be in place"; shapes and dtypes are already checked by ops/, so a kernel fails only
 // for want of memory or of its library; floating-point results accumulate in fp32 (fp64 for fp64)
 // and are rounded once; a result depends on inputs only, never on the number of threads (every
-// reduction has a fixed order) ; NaN and Inf travel as IEEE says. "rows" means contiguous in the last dimension.
-// A scratch buffer is pl_alloc'ed and freed inside. Kernels run without the GIL.
+// reduction has a fixed order); NaN and Inf travel as IEEE says. "rows" means contiguous in the
+// last dimension. A scratch buffer is pl_alloc'ed and freed inside. Kernels run without the GIL.
 #ifndef PL_KERNELS_H
 #define PL_KERNELS_H
 
 #include "base/base.h"
 #include "tensor/tensor.h"
 
+// clang-format off
 #define PL_UNARY_MAP(X)                                                                          \
     X(NEG, "neg") X(ABS, "abs") X(SIGN, "sign") X(EXP, "exp") X(LOG, "log") X(SQRT, "sqrt")      \
     X(RSQRT, "rsqrt") X(RECIPROCAL, "reciprocal") X(SQUARE, "square") X(SIN, "sin")              \
@@ -32,7 +33,9 @@
     X(GELU_TANH_GRAD, "gelu_tanh_grad") X(SILU_GRAD, "silu_grad")
 
 #define PL_REDUCE_MAP(X) \
-    X(SUM, "sum") X(MEAN, "mean") X(PROD, "prod") X(MAX, "max") X(MIN, "min") X(ANY, "any") X(ALL, "all")
+    X(SUM, "sum") X(MEAN, "mean") X(PROD, "prod") X(MAX, "max") X(MIN, "min") \
+    X(ANY, "any") X(ALL, "all")
+// clang-format on
 
 #define X(name, text) PL_UNARY_##name,
 typedef enum pl_unary { PL_UNARY_MAP(X) PL_UNARY_COUNT } pl_unary;
@@ -44,7 +47,12 @@ typedef enum pl_binary { PL_BINARY_MAP(X) PL_BINARY_COUNT } pl_binary;
 typedef enum pl_reduce { PL_REDUCE_MAP(X) PL_REDUCE_COUNT } pl_reduce;
 #undef X
 
-typedef enum pl_activation { PL_ACT_NONE, PL_ACT_RELU, PL_ACT_GELU, PL_ACT_GELU_TANH } pl_activation;
+typedef enum pl_activation {
+    PL_ACT_NONE,
+    PL_ACT_RELU,
+    PL_ACT_GELU,
+    PL_ACT_GELU_TANH
+} pl_activation;
 
 // One step of SGD, Adam or AdamW over one run of n elements. Formulas are PyTorch's.
 typedef struct pl_adam_args {
@@ -61,10 +69,13 @@ typedef struct pl_sgd_args {
 
 typedef struct pl_attention_args {
     double scale;
-    bool causal;               // key j is seen by query i when j <= i (top-left aligned, as PyTorch)
-    const pl_tensor *mask;     // NULL, or bool (true: seen) or additive float; expanded to (B, H, T, S)
-    double dropout_p;          // of the probabilities; element ((b*H + h)*T + i)*S + j of the
-    uint64_t seed, offset;     // stream decides, as in dropout()
+    bool causal;  // key j is seen by query i when j <= i (top-left aligned, as PyTorch)
+    // NULL, or bool (true: seen) or additive float; expanded to (B, H, T, S).
+    const pl_tensor *mask;
+    // Dropout of the probabilities: element ((b*H + h)*T + i)*S + j of the stream decides, as in
+    // dropout().
+    double dropout_p;
+    uint64_t seed, offset;
 } pl_attention_args;
 
 typedef struct pl_kernels {
@@ -74,14 +85,16 @@ typedef struct pl_kernels {
     // unary: out has x's dtype (LOGICAL_NOT, ISNAN, ISFINITE: bool). Transcendental ones only for
     // floating dtypes. May be in place (same data and strides).
     pl_status (*unary)(pl_unary op, const pl_tensor *x, pl_tensor *out);
-    // a and b have one dtype, or one is bf16/f16 and the other f32 with f32 out; out has the common dtype, comparisons and
-    // logical ones bool. Integer division by zero fails with PL_EINVAL. May be in place in a or b.
+    // a and b have one dtype, or one is bf16/f16 and the other f32 with f32 out; out has the common
+    // dtype, comparisons and logical ones bool. Integer division by zero fails with PL_EINVAL. May
+    // be in place in a or b.
     pl_status (*binary)(pl_binary op, const pl_tensor *a, const pl_tensor *b, pl_tensor *out);
-    pl_status (*where)(const pl_tensor *cond, const pl_tensor *a, const pl_tensor *b, pl_tensor *out);
+    pl_status (*where)(const pl_tensor *cond, const pl_tensor *a, const pl_tensor *b,
+                       pl_tensor *out);
     // Any dtype to any dtype, any strides; float to integer truncates, to bool is != 0. No overlap.
     pl_status (*copy)(const pl_tensor *src, pl_tensor *dst);
-    pl_status (*fill)(pl_tensor *dst, double value);      // floating dtypes
-    pl_status (*fill_int)(pl_tensor *dst, int64_t value);  // integer dtypes and bool
+    pl_status (*fill)(pl_tensor *dst, double value);                 // floating dtypes
+    pl_status (*fill_int)(pl_tensor *dst, int64_t value);            // integer dtypes and bool
     pl_status (*arange)(pl_tensor *out, double start, double step);  // out 1-d contiguous
 
     // Reductions. bit d of `dims` set: dimension d of x is reduced. out is contiguous and has x's
@@ -127,8 +140,8 @@ typedef struct pl_kernels {
     pl_status (*cross_entropy)(const pl_tensor *logits, const pl_tensor *target,
                                const pl_tensor *weight, int64_t ignore_index,
                                double label_smoothing, pl_tensor *losses, pl_tensor *lse);
-    // dlogits = d(sum_i g[i] * losses[i]) / dlogits. g (M) f32/f64, or a 0-d/expanded one. dlogits may be logits
-    // (in place).
+    // dlogits = d(sum_i g[i] * losses[i]) / dlogits. g (M) f32/f64, or a 0-d/expanded one. dlogits
+    // may be logits (in place).
     pl_status (*cross_entropy_grad)(const pl_tensor *g, const pl_tensor *logits,
                                     const pl_tensor *target, const pl_tensor *weight,
                                     const pl_tensor *lse, int64_t ignore_index,
@@ -192,6 +205,7 @@ uint64_t pl_random_blocks(pl_dtype dt, int64_t n, bool normal);
 // without it the blocked loops of this project serve only when PACELINE_ONEDNN=0 was built, else
 // the product fails with one sentence that says what is missing and how to get it.
 void pl_cpu_set_dnnl_path(const char *path);
-const char *pl_cpu_matmul_library(void);  // "oneDNN 3.2.0 (/path)", "blocked loops", or "not loaded"
+const char *pl_cpu_matmul_library(
+    void);  // "oneDNN 3.2.0 (/path)", "blocked loops", or "not loaded"
 
 #endif

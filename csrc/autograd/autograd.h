@@ -16,8 +16,8 @@ bool pl_grad_set_enabled(bool on);
 // tensors that the graph connects to, where they differ from `in` (autocast computes with casts
 // but connects to the originals); NULL: in. Entries may be NULL.
 pl_status pl_autograd_apply(const pl_op *op, int n_in, pl_tensor *const *in,
-                            pl_tensor *const *edges, const pl_attrs *attrs, pl_tensor **out)
-    PL_MUST_USE;
+                            pl_tensor *const *edges, const pl_attrs *attrs,
+                            pl_tensor **out) PL_MUST_USE;
 // x = op(x, ...) in x's own memory. in[0] is x. Fails on a leaf that requires grad, and where the
 // graph cannot follow (a view).
 pl_status pl_autograd_apply_inplace(const pl_op *op, int n_in, pl_tensor *const *in,
@@ -29,15 +29,15 @@ pl_status pl_autograd_will_write(const char *op, pl_tensor *x, const pl_tensor *
 bool pl_requires_grad(const pl_tensor *t);
 pl_status pl_set_requires_grad(pl_tensor *t, bool on) PL_MUST_USE;
 bool pl_is_leaf(const pl_tensor *t);
-const char *pl_grad_fn_name(const pl_tensor *t);  // NULL for a leaf
-pl_tensor *pl_grad_of(const pl_tensor *t);        // borrowed, or NULL
+const char *pl_grad_fn_name(const pl_tensor *t);                   // NULL for a leaf
+pl_tensor *pl_grad_of(const pl_tensor *t);                         // borrowed, or NULL
 pl_status pl_set_grad(pl_tensor *t, pl_tensor *grad) PL_MUST_USE;  // NULL: none
 pl_status pl_detach(pl_tensor *t, pl_tensor **out) PL_MUST_USE;    // an alias without history
 
 // backward: adds gradients of sum_i <grads[i], roots[i]> to the leaves' .grad. grads[i] NULL: 1,
 // for a root of one element. Calls pl_check_interrupt between nodes.
-pl_status pl_backward(int n, pl_tensor *const *roots, pl_tensor *const *grads, bool retain_graph)
-    PL_MUST_USE;
+pl_status pl_backward(int n, pl_tensor *const *roots, pl_tensor *const *grads,
+                      bool retain_graph) PL_MUST_USE;
 // grad: the gradients of inputs only, given back (owned by the caller; NULL where unused and
 // allowed), no .grad is touched and no leaf event fires.
 pl_status pl_grad(int n, pl_tensor *const *roots, pl_tensor *const *grads, int n_inputs,
@@ -54,7 +54,8 @@ typedef struct pl_leaf_hook {
     void *ctx;
     int index;
 } pl_leaf_hook;
-pl_status pl_autograd_set_hook(pl_tensor *leaf, const pl_leaf_hook *hook) PL_MUST_USE;  // NULL: none
+pl_status pl_autograd_set_hook(pl_tensor *leaf,
+                               const pl_leaf_hook *hook) PL_MUST_USE;  // NULL: none
 // From now on the leaf's gradient lives in `view` (retained; the leaf's shape and dtype,
 // contiguous). An existing gradient is copied there. NULL: back to memory of its own.
 pl_status pl_autograd_set_grad_view(pl_tensor *leaf, pl_tensor *view) PL_MUST_USE;

@@ -201,9 +201,16 @@ static pl_status run_node(pass *p, pl_node *node) {
         into[i] = out[i] = NULL;
         if (needs[i]) offer_destination(p, node, i, &into[i], &acc[i]);
     }
-    pl_op_back b = {.op = node->op, .n_in = node->n_in, .attrs = &node->attrs,
-                    .saved = node->saved, .grad = node->grad, .in = node->in, .needs = needs,
-                    .into = into, .accumulate = acc, .out = out};
+    pl_op_back b = {.op = node->op,
+                    .n_in = node->n_in,
+                    .attrs = &node->attrs,
+                    .saved = node->saved,
+                    .grad = node->grad,
+                    .in = node->in,
+                    .needs = needs,
+                    .into = into,
+                    .accumulate = acc,
+                    .out = out};
     pl_status st = check_saved(node);
     if (st == PL_OK) st = node->op->backward(&b);
     pl_tensor_release(node->grad);
@@ -343,11 +350,9 @@ pl_status pl_backward(int n, pl_tensor *const *roots, pl_tensor *const *grads, b
 }
 
 pl_status pl_grad(int n, pl_tensor *const *roots, pl_tensor *const *grads, int n_inputs,
-                  pl_tensor *const *inputs, bool retain_graph, bool allow_unused,
-                  pl_tensor **out) {
+                  pl_tensor *const *inputs, bool retain_graph, bool allow_unused, pl_tensor **out) {
     pass p = {.retain = retain_graph, .n_captures = n_inputs};
-    PL_TRY(pl_calloc((size_t)(n_inputs ? n_inputs : 1) * sizeof *p.captures,
-                     (void **)&p.captures));
+    PL_TRY(pl_calloc((size_t)(n_inputs ? n_inputs : 1) * sizeof *p.captures, (void **)&p.captures));
     pl_status st = PL_OK;
     for (int i = 0; i < n_inputs && st == PL_OK; i++) {
         if (!pl_requires_grad(inputs[i])) {

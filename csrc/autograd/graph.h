@@ -22,9 +22,9 @@ struct pl_node {
     pl_in_meta out;  // shape and dtype of the result
     pl_tensor *saved[PL_OP_MAX_SAVED];
     uint32_t versions[PL_OP_MAX_SAVED];
-    bool released;      // a backward pass has freed what was saved
-    uint64_t pass;      // the pass that last reached this node
-    pl_tensor *grad;    // the sum under way in that pass
+    bool released;       // a backward pass has freed what was saved
+    uint64_t pass;       // the pass that last reached this node
+    pl_tensor *grad;     // the sum under way in that pass
     pl_node *next_free;  // links nodes on their way out
     int n_in;
     pl_edge *edges;  // [n_in]

@@ -62,8 +62,7 @@ void pl__node_release(pl_node *n) {
 bool pl__exclusive(const pl_tensor *t) {
     // Acquire: whoever dropped the other references has finished with the bytes.
     return __atomic_load_n(&t->refs, __ATOMIC_ACQUIRE) == 1 &&
-           __atomic_load_n(&t->storage->refs, __ATOMIC_ACQUIRE) == 1 &&
-           pl_tensor_is_contiguous(t);
+           __atomic_load_n(&t->storage->refs, __ATOMIC_ACQUIRE) == 1 && pl_tensor_is_contiguous(t);
 }
 
 pl_status pl__sum_into(pl_tensor **sum, pl_tensor *g) {

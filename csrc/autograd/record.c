@@ -136,8 +136,8 @@ pl_status pl_autograd_will_write(const char *op, pl_tensor *x, const pl_tensor *
 static pl_status write_plain(const pl_op *op, int n_in, pl_tensor *const *in,
                              const pl_attrs *attrs) {
     pl_tensor *x = in[0], *r = NULL;
-    bool binary = n_in == 2 && (op == &pl_op_add || op == &pl_op_sub || op == &pl_op_mul ||
-                                op == &pl_op_div);
+    bool binary =
+        n_in == 2 && (op == &pl_op_add || op == &pl_op_sub || op == &pl_op_mul || op == &pl_op_div);
     if (binary && in[1]->dtype == x->dtype && (pl_dtype_is_float(x->dtype) || op != &pl_op_div) &&
         pl_shape_equal(x->ndim, x->shape, in[1]->ndim, in[1]->shape)) {
         return pl_k()->binary((pl_binary)op->kind, x, in[1], x);
@@ -148,9 +148,10 @@ static pl_status write_plain(const pl_op *op, int n_in, pl_tensor *const *in,
     r = call.out;
     char a[128], b[128];
     if (st == PL_OK && !pl_shape_equal(r->ndim, r->shape, x->ndim, x->shape)) {
-        st = pl_fail(PL_ERUNTIME, "[%s_] the result has shape %s, which does not fit in place in %s",
-                     op->name, pl_shape_text(r->ndim, r->shape, a, sizeof a),
-                     pl_shape_text(x->ndim, x->shape, b, sizeof b));
+        st =
+            pl_fail(PL_ERUNTIME, "[%s_] the result has shape %s, which does not fit in place in %s",
+                    op->name, pl_shape_text(r->ndim, r->shape, a, sizeof a),
+                    pl_shape_text(x->ndim, x->shape, b, sizeof b));
     }
     if (st == PL_OK && pl_dtype_is_float(r->dtype) && !pl_dtype_is_float(x->dtype)) {
         st = pl_fail(PL_ERUNTIME, "[%s_] result type %s cannot be cast to the tensor's type %s",

@@ -56,8 +56,7 @@ pl_status pl_set_grad(pl_tensor *t, pl_tensor *grad) {
                            "expected %s of %s",
                            pl_shape_text(grad->ndim, grad->shape, a, sizeof a),
                            pl_dtype_name(grad->dtype),
-                           pl_shape_text(t->ndim, t->shape, b, sizeof b),
-                           pl_dtype_name(t->dtype));
+                           pl_shape_text(t->ndim, t->shape, b, sizeof b), pl_dtype_name(t->dtype));
         }
         if (m->grad_view && grad->data != m->grad_view->data) {
             PL_TRY(pl_k()->copy(grad, m->grad_view));
@@ -115,8 +114,7 @@ pl_status pl_autograd_low(pl_tensor *t, pl_dtype dt, pl_tensor **out) {
     struct pl_grad_meta *m = t->meta;
     if (!m) return pl_cast(t, dt, out);
     uint32_t version = pl_storage_version(t->storage);
-    bool fresh = m->low && m->low->dtype == dt && m->low_version == version &&
-                 m->low_of == t->data;
+    bool fresh = m->low && m->low->dtype == dt && m->low_version == version && m->low_of == t->data;
     if (!fresh) {
         // The old copy's memory serves again if no graph holds it.
         if (!(m->low && m->low->dtype == dt && pl__exclusive(m->low) &&

@@ -10,8 +10,8 @@
 // Samples of one rank out of `world`: sample i of the padded (or cut) order goes to rank
 // i % world, so that ranks side by side see samples side by side. Without drop_last the order is
 // padded by looping from its start until it divides; with it, the tail is left out.
-pl_status pl_data_distributed_count(int64_t n, int world, int rank, bool drop_last, int64_t *out)
-    PL_MUST_USE;
+pl_status pl_data_distributed_count(int64_t n, int world, int rank, bool drop_last,
+                                    int64_t *out) PL_MUST_USE;
 // out has the count of above. order: (n) or NULL for 0..n-1.
 pl_status pl_data_distributed_fill(const int64_t *order, int64_t n, int world, int rank,
                                    bool drop_last, int64_t *out) PL_MUST_USE;
@@ -27,8 +27,8 @@ typedef struct pl_data_shard {
     bool drop_last, even, split;
 } pl_data_shard;
 
-pl_status pl_data_shard_count(const pl_data_shard *shard, int64_t *n_batches, int64_t *n_indices)
-    PL_MUST_USE;
+pl_status pl_data_shard_count(const pl_data_shard *shard, int64_t *n_batches,
+                              int64_t *n_indices) PL_MUST_USE;
 // indices: (n_indices); offsets: (n_batches + 1), batch b is indices[offsets[b] .. offsets[b+1]).
 pl_status pl_data_shard_fill(const pl_data_shard *shard, const int64_t *order, int64_t *indices,
                              int64_t *offsets) PL_MUST_USE;

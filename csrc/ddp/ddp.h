@@ -12,12 +12,12 @@
 typedef struct pl_reducer pl_reducer;
 
 typedef struct pl_reducer_options {
-    pl_group *group;              // borrowed; must outlive the reducer
-    int n;                        // parameters that require grad, in order of registration
-    pl_tensor *const *params;     // retained
-    int64_t first_bucket_bytes;   // small, so that the first reduction starts early
+    pl_group *group;             // borrowed; must outlive the reducer
+    int n;                       // parameters that require grad, in order of registration
+    pl_tensor *const *params;    // retained
+    int64_t first_bucket_bytes;  // small, so that the first reduction starts early
     int64_t bucket_bytes;
-    pl_redop op;                  // PL_RED_MEAN or PL_RED_SUM
+    pl_redop op;  // PL_RED_MEAN or PL_RED_SUM
 } pl_reducer_options;
 
 // Collective: every rank makes it with the same parameters (compared; PL_EMISMATCH). Existing

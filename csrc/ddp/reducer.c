@@ -155,7 +155,8 @@ static pl_status compare_ranks(pl_reducer *r) {
         for (int d = 0; d < t->ndim; d++) words[2 + d] = (uint64_t)t->shape[d];
         for (int w = 0; w < 2 + t->ndim; w++) h = (h ^ words[w]) * 1099511628211u;
     }
-    // The largest of h and the largest of -h are this rank's h and -h on every rank only if all are equal.
+    // The largest of h and the largest of -h are this rank's h and -h on every rank only if all are
+    // equal.
     int64_t pair[2] = {(int64_t)(h >> 1), -(int64_t)(h >> 1)};
     int64_t mine = pair[0];
     PL_TRY(pl_group_all_reduce(r->group, pair, 2, PL_I64, PL_RED_MAX, r->site));
@@ -175,8 +176,8 @@ static pl_status open_memory(pl_reducer *r) {
     size_t nbytes = r->nbytes ? (size_t)r->nbytes : 64;
     PL_TRY(pl_segment_new(r->group, nbytes, r->site, &r->segment));
     pl_segment_retain(r->segment);
-    pl_status st = pl_storage_wrap(pl_segment_data(r->segment), nbytes, segment_release,
-                                   r->segment, &r->storage);
+    pl_status st = pl_storage_wrap(pl_segment_data(r->segment), nbytes, segment_release, r->segment,
+                                   &r->storage);
     if (st != PL_OK) pl_segment_release(r->segment);
     return st;
 }
@@ -199,6 +200,12 @@ static pl_status check_params(const pl_reducer_options *opt) {
         const pl_tensor *t = opt->params[p];
         if (!pl_is_leaf(t) || !pl_requires_grad(t)) {
             return pl_fail(PL_EINVAL, "[ddp] parameter %d is not a leaf that requires grad", p);
+        }
+        if (pl_autograd_has_grad_view(t)) {
+            return pl_fail(PL_EINVAL,
+                           "[ddp] parameter %d is in another reducer: its gradient can live in one "
+                           "bucket only (Accelerator.free_memory gives it free)",
+                           p);
         }
         if (!pl_tensor_is_contiguous(t)) {
             return pl_fail(PL_EINVAL, "[ddp] parameter %d is not contiguous", p);

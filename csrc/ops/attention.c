@@ -105,5 +105,5 @@ static pl_status attention_backward(const pl_op_back *b) {
     return st;
 }
 
-const pl_op pl_op_attention = {"attention", PL_AMP_LOW, 0, attention_forward, attention_backward,
-                               false};
+const pl_op pl_op_attention = {"attention",       PL_AMP_LOW,         0,
+                               attention_forward, attention_backward, false};

@@ -15,7 +15,8 @@ static pl_status unary_forward(pl_op_call *c) {
     pl_tensor *x = c->in[0], *f = NULL;
     pl_unary op = (pl_unary)c->op->kind;
     if (x->dtype == PL_BOOL && !needs_float(op)) {
-        return pl_fail(PL_ERUNTIME, "[%s] not defined for bool: got a bool tensor, expected numbers",
+        return pl_fail(PL_ERUNTIME,
+                       "[%s] not defined for bool: got a bool tensor, expected numbers",
                        c->op->name);
     }
     bool to_float = needs_float(op) && !pl_dtype_is_float(x->dtype);
@@ -81,19 +82,26 @@ static pl_status erf_grad(pl_tensor *g, pl_tensor *x, pl_tensor **r) {
 static pl_status unary_backward(const pl_op_back *b) {
     pl_tensor *g = b->grad, *s = b->saved[0], **r = &b->out[0], *t = NULL;
     switch ((pl_unary)b->op->kind) {
-        case PL_UNARY_NEG: return pl_unary_new(PL_UNARY_NEG, g, r);
-        case PL_UNARY_ABS: return mul_unary(g, PL_UNARY_SIGN, s, r);
-        case PL_UNARY_EXP: return pl_binary_new(PL_BINARY_MUL, "exp", g, s, r);
-        case PL_UNARY_LOG: return pl_binary_new(PL_BINARY_DIV, "log", g, s, r);
+        case PL_UNARY_NEG:
+            return pl_unary_new(PL_UNARY_NEG, g, r);
+        case PL_UNARY_ABS:
+            return mul_unary(g, PL_UNARY_SIGN, s, r);
+        case PL_UNARY_EXP:
+            return pl_binary_new(PL_BINARY_MUL, "exp", g, s, r);
+        case PL_UNARY_LOG:
+            return pl_binary_new(PL_BINARY_DIV, "log", g, s, r);
         case PL_UNARY_SQRT:
             PL_TRY(times_scalar(g, 0.5, &t));
             return then(PL_OK, PL_BINARY_DIV, t, s, r);
-        case PL_UNARY_RSQRT: return power_of_output(g, s, 3, -0.5, r);
-        case PL_UNARY_RECIPROCAL: return power_of_output(g, s, 2, -1.0, r);
+        case PL_UNARY_RSQRT:
+            return power_of_output(g, s, 3, -0.5, r);
+        case PL_UNARY_RECIPROCAL:
+            return power_of_output(g, s, 2, -1.0, r);
         case PL_UNARY_SQUARE:
             PL_TRY(times_scalar(g, 2.0, &t));
             return then(PL_OK, PL_BINARY_MUL, t, s, r);
-        case PL_UNARY_SIN: return mul_unary(g, PL_UNARY_COS, s, r);
+        case PL_UNARY_SIN:
+            return mul_unary(g, PL_UNARY_COS, s, r);
         case PL_UNARY_COS:
             PL_TRY(mul_unary(g, PL_UNARY_SIN, s, &t));
             {
@@ -101,15 +109,22 @@ static pl_status unary_backward(const pl_op_back *b) {
                 pl_tensor_release(t);
                 return st;
             }
-        case PL_UNARY_TANH: return pl_binary_new(PL_BINARY_TANH_GRAD, "tanh", g, s, r);
-        case PL_UNARY_SIGMOID: return pl_binary_new(PL_BINARY_SIGMOID_GRAD, "sigmoid", g, s, r);
-        case PL_UNARY_RELU: return pl_binary_new(PL_BINARY_RELU_GRAD, "relu", g, s, r);
-        case PL_UNARY_GELU: return pl_binary_new(PL_BINARY_GELU_GRAD, "gelu", g, s, r);
+        case PL_UNARY_TANH:
+            return pl_binary_new(PL_BINARY_TANH_GRAD, "tanh", g, s, r);
+        case PL_UNARY_SIGMOID:
+            return pl_binary_new(PL_BINARY_SIGMOID_GRAD, "sigmoid", g, s, r);
+        case PL_UNARY_RELU:
+            return pl_binary_new(PL_BINARY_RELU_GRAD, "relu", g, s, r);
+        case PL_UNARY_GELU:
+            return pl_binary_new(PL_BINARY_GELU_GRAD, "gelu", g, s, r);
         case PL_UNARY_GELU_TANH:
             return pl_binary_new(PL_BINARY_GELU_TANH_GRAD, "gelu_tanh", g, s, r);
-        case PL_UNARY_SILU: return pl_binary_new(PL_BINARY_SILU_GRAD, "silu", g, s, r);
-        case PL_UNARY_ERF: return erf_grad(g, s, r);
-        default: return pl_fail(PL_EBUG, "[%s] no gradient rule", b->op->name);
+        case PL_UNARY_SILU:
+            return pl_binary_new(PL_BINARY_SILU_GRAD, "silu", g, s, r);
+        case PL_UNARY_ERF:
+            return erf_grad(g, s, r);
+        default:
+            return pl_fail(PL_EBUG, "[%s] no gradient rule", b->op->name);
     }
 }
 
@@ -229,16 +244,20 @@ static pl_status binary_grad_of(const pl_op_back *b, int i) {
     pl_tensor *d = NULL;
     pl_status st;
     switch ((pl_binary)b->op->kind) {
-        case PL_BINARY_ADD: return give(b, i, PL_OK, pl_tensor_retain(b->grad));
+        case PL_BINARY_ADD:
+            return give(b, i, PL_OK, pl_tensor_retain(b->grad));
         case PL_BINARY_SUB:
             if (i == 0) return give(b, i, PL_OK, pl_tensor_retain(b->grad));
             st = pl_unary_new(PL_UNARY_NEG, b->grad, &d);
             return give(b, i, st, d);
-        case PL_BINARY_MUL: return product_grad(b, i, PL_BINARY_MUL, b->saved[1 - i]);
+        case PL_BINARY_MUL:
+            return product_grad(b, i, PL_BINARY_MUL, b->saved[1 - i]);
         case PL_BINARY_DIV:
             return i == 0 ? product_grad(b, 0, PL_BINARY_DIV, b->saved[1]) : div_grad_b(b);
-        case PL_BINARY_POW: return pow_grad(b, i);
-        default: return extreme_grad(b, i);
+        case PL_BINARY_POW:
+            return pow_grad(b, i);
+        default:
+            return extreme_grad(b, i);
     }
 }
 
@@ -249,9 +268,9 @@ static pl_status binary_backward(const pl_op_back *b) {
     return PL_OK;
 }
 
-#define BINARY(id, KIND) \
-    const pl_op pl_op_##id = {#id, PL_AMP_KEEP, PL_BINARY_##KIND, binary_forward, binary_backward, \
-                              false};
+#define BINARY(id, KIND)       \
+    const pl_op pl_op_##id = { \
+        #id, PL_AMP_KEEP, PL_BINARY_##KIND, binary_forward, binary_backward, false};
 BINARY(add, ADD)
 BINARY(sub, SUB)
 BINARY(mul, MUL)

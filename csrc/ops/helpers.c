@@ -70,8 +70,8 @@ pl_status pl_scalar(pl_dtype dt, double value, pl_tensor **out) {
 pl_status pl_scalar_int(pl_dtype dt, int64_t value, pl_tensor **out) {
     pl_tensor *t = NULL;
     PL_TRY(pl_tensor_empty(dt, 0, NULL, &t));
-    pl_status st = pl_dtype_is_float(dt) ? pl_k()->fill(t, (double)value)
-                                         : pl_k()->fill_int(t, value);
+    pl_status st =
+        pl_dtype_is_float(dt) ? pl_k()->fill(t, (double)value) : pl_k()->fill_int(t, value);
     if (st != PL_OK) {
         pl_tensor_release(t);
         return st;
@@ -91,8 +91,7 @@ pl_dtype pl_promote_tensors(const pl_tensor *a, const pl_tensor *b) {
 }
 
 pl_status pl_unary_new(pl_unary op, pl_tensor *x, pl_tensor **out) {
-    bool predicate =
-        op == PL_UNARY_LOGICAL_NOT || op == PL_UNARY_ISNAN || op == PL_UNARY_ISFINITE;
+    bool predicate = op == PL_UNARY_LOGICAL_NOT || op == PL_UNARY_ISNAN || op == PL_UNARY_ISFINITE;
     pl_tensor *r = NULL;
     PL_TRY(pl_tensor_empty_like(x, predicate ? PL_BOOL : x->dtype, &r));
     pl_status st = pl_k()->unary(op, x, r);
@@ -104,9 +103,7 @@ pl_status pl_unary_new(pl_unary op, pl_tensor *x, pl_tensor **out) {
     return PL_OK;
 }
 
-static bool gives_bool(pl_binary op) {
-    return op >= PL_BINARY_EQ && op <= PL_BINARY_LOGICAL_XOR;
-}
+static bool gives_bool(pl_binary op) { return op >= PL_BINARY_EQ && op <= PL_BINARY_LOGICAL_XOR; }
 
 // The dtype in which a and b meet: kernels take equal dtypes, or f32 with a half type.
 static pl_status to_common(pl_tensor *t, pl_dtype dt, bool allow_half, pl_tensor **out) {

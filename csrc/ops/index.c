@@ -81,8 +81,8 @@ static pl_status embedding_backward(const pl_op_back *b) {
     return PL_OK;
 }
 
-const pl_op pl_op_embedding = {"embedding", PL_AMP_KEEP, 0, embedding_forward, embedding_backward,
-                               false};
+const pl_op pl_op_embedding = {"embedding",       PL_AMP_KEEP,        0,
+                               embedding_forward, embedding_backward, false};
 
 static pl_status gather_forward(pl_op_call *c) {
     pl_tensor *x = c->in[0], *index = NULL, *out = NULL;

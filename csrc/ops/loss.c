@@ -125,5 +125,5 @@ static pl_status cross_entropy_backward(const pl_op_back *b) {
     return PL_OK;
 }
 
-const pl_op pl_op_cross_entropy = {
-    "cross_entropy", PL_AMP_KEEP, 0, cross_entropy_forward, cross_entropy_backward, false};
+const pl_op pl_op_cross_entropy = {"cross_entropy",        PL_AMP_KEEP, 0, cross_entropy_forward,
+                                   cross_entropy_backward, false};

@@ -115,8 +115,8 @@ static pl_status layer_norm_backward(const pl_op_back *b) {
     return st;
 }
 
-const pl_op pl_op_layer_norm = {"layer_norm",       PL_AMP_F32,          0, layer_norm_forward,
-                                layer_norm_backward, false};
+const pl_op pl_op_layer_norm = {"layer_norm",       PL_AMP_F32,          0,
+                                layer_norm_forward, layer_norm_backward, false};
 
 static pl_status softmax_forward(pl_op_call *c) {
     pl_tensor *x = NULL, *out = NULL;
@@ -151,5 +151,5 @@ static pl_status softmax_backward(const pl_op_back *b) {
 }
 
 const pl_op pl_op_softmax = {"softmax", PL_AMP_F32, 0, softmax_forward, softmax_backward, false};
-const pl_op pl_op_log_softmax = {"log_softmax", PL_AMP_F32, 1, softmax_forward, softmax_backward,
-                                 false};
+const pl_op pl_op_log_softmax = {"log_softmax",   PL_AMP_F32,       1,
+                                 softmax_forward, softmax_backward, false};

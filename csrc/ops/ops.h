@@ -31,10 +31,10 @@ struct pl_op;
 typedef struct pl_op_call {
     const struct pl_op *op;
     int n_in;
-    pl_tensor *const *in;  // borrowed; NULL where an optional input is absent
-    pl_attrs attrs;        // forward may add what backward needs
-    bool track;            // a gradient may be asked for: save what it needs
-    pl_tensor *out;        // forward's result, owned by the caller
+    pl_tensor *const *in;               // borrowed; NULL where an optional input is absent
+    pl_attrs attrs;                     // forward may add what backward needs
+    bool track;                         // a gradient may be asked for: save what it needs
+    pl_tensor *out;                     // forward's result, owned by the caller
     pl_tensor *saved[PL_OP_MAX_SAVED];  // by pl_op_save
 } pl_op_call;
 
@@ -70,6 +70,7 @@ typedef struct pl_op {
 } pl_op;
 
 // The differentiable operators: name and how its attributes are laid out.
+// clang-format off
 #define PL_OP_MAP(X)                                                                              \
     /* elementwise, no attributes */                                                              \
     X(neg) X(abs) X(exp) X(log) X(sqrt) X(rsqrt) X(reciprocal) X(square) X(sin) X(cos) X(tanh)    \
@@ -96,7 +97,8 @@ typedef struct pl_op {
     X(embedding)     /* weight (N, D), index; i[0] padding_idx or -1 */                           \
     X(gather)        /* x, index; i[0] dim */                                                     \
     X(dropout)       /* f[0] p; i[0] seed, i[1] offset */                                         \
-    X(attention)     /* q, k, v, mask; f[0] scale, f[1] dropout p; i[0] causal, i[1] seed, i[2] offset */
+    X(attention)     /* q, k, v, mask; f[0] scale, f[1] dropout p; i[0] causal, i[1, 2] seed, offset */
+// clang-format on
 
 #define X(name) extern const pl_op pl_op_##name;
 PL_OP_MAP(X)
@@ -118,24 +120,24 @@ pl_status pl_cast(pl_tensor *t, pl_dtype dt, pl_tensor **out) PL_MUST_USE;  // t
 pl_status pl_copy_new(const pl_tensor *t, pl_dtype dt, pl_tensor **out) PL_MUST_USE;
 // Sums t over the dimensions that a broadcast from `shape` added or stretched.
 pl_status pl_sum_to(pl_tensor *t, int ndim, const int64_t *shape, pl_tensor **out) PL_MUST_USE;
-pl_status pl_scalar(pl_dtype dt, double value, pl_tensor **out) PL_MUST_USE;      // 0-d
+pl_status pl_scalar(pl_dtype dt, double value, pl_tensor **out) PL_MUST_USE;       // 0-d
 pl_status pl_scalar_int(pl_dtype dt, int64_t value, pl_tensor **out) PL_MUST_USE;  // 0-d
 pl_status pl_unary_new(pl_unary op, pl_tensor *x, pl_tensor **out) PL_MUST_USE;
 // Broadcasts and promotes (two 0-d or n-d tensors alike); comparisons give bool.
 pl_status pl_binary_new(pl_binary op, const char *name, pl_tensor *a, pl_tensor *b,
                         pl_tensor **out) PL_MUST_USE;
-pl_status pl_reduce_new(pl_reduce op, pl_tensor *x, uint32_t dims, bool keepdim, pl_tensor **out)
-    PL_MUST_USE;
+pl_status pl_reduce_new(pl_reduce op, pl_tensor *x, uint32_t dims, bool keepdim,
+                        pl_tensor **out) PL_MUST_USE;
 pl_status pl_fill_any(pl_tensor *t, double value) PL_MUST_USE;  // any dtype
 // PyTorch's promotion with the categories of 0-d tensors: a 0-d operand counts only where its kind
 // is higher (a float32 vector times a 0-d float64 stays float32).
 pl_dtype pl_promote_tensors(const pl_tensor *a, const pl_tensor *b);
 
 // Operators without a gradient.
-pl_status pl_argreduce(bool max, pl_tensor *x, int dim, bool all, bool keepdim, pl_tensor **out)
-    PL_MUST_USE;
-pl_status pl_sort(pl_tensor *x, int dim, bool descending, pl_tensor **values, pl_tensor **indices)
-    PL_MUST_USE;
+pl_status pl_argreduce(bool max, pl_tensor *x, int dim, bool all, bool keepdim,
+                       pl_tensor **out) PL_MUST_USE;
+pl_status pl_sort(pl_tensor *x, int dim, bool descending, pl_tensor **values,
+                  pl_tensor **indices) PL_MUST_USE;
 pl_status pl_nonzero(pl_tensor *x, pl_tensor **out) PL_MUST_USE;
 
 #endif

@@ -36,9 +36,7 @@ static pl_status spread(const pl_op_back *b, pl_tensor *t, pl_tensor **out) {
     return st;
 }
 
-static pl_status sum_backward(const pl_op_back *b) {
-    return spread(b, b->grad, &b->out[0]);
-}
+static pl_status sum_backward(const pl_op_back *b) { return spread(b, b->grad, &b->out[0]); }
 
 static pl_status mean_backward(const pl_op_back *b) {
     double n = 1;
@@ -92,10 +90,10 @@ static pl_status prod_backward(const pl_op_back *b) {
 const pl_op pl_op_sum = {"sum", PL_AMP_F32, PL_REDUCE_SUM, reduce_forward, sum_backward, false};
 const pl_op pl_op_mean = {"mean", PL_AMP_F32, PL_REDUCE_MEAN, reduce_forward, mean_backward, false};
 const pl_op pl_op_prod = {"prod", PL_AMP_F32, PL_REDUCE_PROD, reduce_forward, prod_backward, false};
-const pl_op pl_op_amax = {"amax", PL_AMP_KEEP, PL_REDUCE_MAX, reduce_forward, extreme_backward,
-                          false};
-const pl_op pl_op_amin = {"amin", PL_AMP_KEEP, PL_REDUCE_MIN, reduce_forward, extreme_backward,
-                          false};
+const pl_op pl_op_amax = {"amax",         PL_AMP_KEEP,      PL_REDUCE_MAX,
+                          reduce_forward, extreme_backward, false};
+const pl_op pl_op_amin = {"amin",         PL_AMP_KEEP,      PL_REDUCE_MIN,
+                          reduce_forward, extreme_backward, false};
 
 static pl_status cumsum_new(pl_tensor *x, int dim, pl_tensor **out) {
     pl_tensor *in = NULL, *r = NULL;
@@ -175,8 +173,7 @@ pl_status pl_argreduce(bool max, pl_tensor *x, int dim, bool all, bool keepdim, 
     return st;
 }
 
-pl_status pl_sort(pl_tensor *x, int dim, bool descending, pl_tensor **values,
-                  pl_tensor **indices) {
+pl_status pl_sort(pl_tensor *x, int dim, bool descending, pl_tensor **values, pl_tensor **indices) {
     pl_tensor *t = NULL, *c = NULL, *v = NULL, *k = NULL;
     PL_TRY(pl_dim_wrap("sort", dim, x->ndim, &dim));
     int last = x->ndim > 0 ? x->ndim - 1 : 0;

@@ -117,8 +117,8 @@ static pl_status to_dtype_backward(const pl_op_back *b) {
     return pl_cast(b->grad, b->in[0].dtype, &b->out[0]);
 }
 
-const pl_op pl_op_to_dtype = {"to_dtype", PL_AMP_KEEP, 0, to_dtype_forward, to_dtype_backward,
-                              false};
+const pl_op pl_op_to_dtype = {"to_dtype",       PL_AMP_KEEP,       0,
+                              to_dtype_forward, to_dtype_backward, false};
 
 static pl_status clone_forward(pl_op_call *c) {
     return pl_copy_new(c->in[0], c->in[0]->dtype, &c->out);

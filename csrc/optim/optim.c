@@ -11,11 +11,10 @@ static pl_status check_pair(const char *op, const char *what, int i, const pl_te
                             const pl_tensor *t) {
     char a[128], b[128];
     if (p->dtype != t->dtype || !pl_shape_equal(p->ndim, p->shape, t->ndim, t->shape)) {
-        return pl_fail(PL_ERUNTIME,
-                       "[%s] %s %d does not fit its parameter: got %s of %s, expected %s of %s", op,
-                       what, i, pl_shape_text(t->ndim, t->shape, a, sizeof a),
-                       pl_dtype_name(t->dtype), pl_shape_text(p->ndim, p->shape, b, sizeof b),
-                       pl_dtype_name(p->dtype));
+        return pl_fail(
+            PL_ERUNTIME, "[%s] %s %d does not fit its parameter: got %s of %s, expected %s of %s",
+            op, what, i, pl_shape_text(t->ndim, t->shape, a, sizeof a), pl_dtype_name(t->dtype),
+            pl_shape_text(p->ndim, p->shape, b, sizeof b), pl_dtype_name(p->dtype));
     }
     if (!pl_tensor_is_contiguous(t) || !pl_tensor_is_contiguous(p)) {
         return pl_fail(PL_ERUNTIME, "[%s] parameter %d or its %s is not contiguous", op, i, what);

@@ -18,7 +18,7 @@ typedef struct pl_device {
 // Bytes that one or more tensors look at. `version` counts in-place writes, so that the backward
 // pass can tell that something it saved has changed.
 typedef struct pl_storage {
-    int32_t refs;  // atomic
+    int32_t refs;      // atomic
     uint32_t version;  // atomic
     pl_device device;
     size_t nbytes;
@@ -38,7 +38,7 @@ typedef struct pl_tensor {
     int64_t numel;
     void *data;  // storage->data plus this view's offset
     pl_storage *storage;
-    struct pl_grad_meta *meta;                    // NULL: no gradient history, none required
+    struct pl_grad_meta *meta;                     // NULL: no gradient history, none required
     void (*meta_free)(struct pl_grad_meta *meta);  // set by autograd with meta
 } pl_tensor;
 
@@ -52,30 +52,29 @@ uint32_t pl_storage_version(const pl_storage *s);
 void pl_storage_bump(pl_storage *s);
 
 // Tensors: the caller owns *out.
-pl_status pl_tensor_empty(pl_dtype dt, int ndim, const int64_t *shape, pl_tensor **out)
-    PL_MUST_USE;  // contiguous, contents undefined
-pl_status pl_tensor_zeros(pl_dtype dt, int ndim, const int64_t *shape, pl_tensor **out)
-    PL_MUST_USE;
+pl_status pl_tensor_empty(pl_dtype dt, int ndim, const int64_t *shape,
+                          pl_tensor **out) PL_MUST_USE;  // contiguous, contents undefined
+pl_status pl_tensor_zeros(pl_dtype dt, int ndim, const int64_t *shape, pl_tensor **out) PL_MUST_USE;
 pl_status pl_tensor_empty_like(const pl_tensor *t, pl_dtype dt, pl_tensor **out) PL_MUST_USE;
 // A tensor over a storage (retained). offset and strides in elements.
 pl_status pl_tensor_from_storage(pl_storage *s, pl_dtype dt, int ndim, const int64_t *shape,
-                                 const int64_t *strides, int64_t offset, pl_tensor **out)
-    PL_MUST_USE;
+                                 const int64_t *strides, int64_t offset,
+                                 pl_tensor **out) PL_MUST_USE;
 pl_tensor *pl_tensor_retain(pl_tensor *t);  // gives t back
 void pl_tensor_release(pl_tensor *t);       // NULL is legal
 // Makes t look at another storage of the same dtype, shape and strides (bucket placement).
 void pl_tensor_rebind(pl_tensor *t, pl_storage *s, int64_t offset_elements);
 
 // Views share t's storage (and keep it); none of them copies.
-pl_status pl_tensor_as_strided(pl_tensor *t, int ndim, const int64_t *shape,
-                               const int64_t *strides, int64_t offset, pl_tensor **out)
-    PL_MUST_USE;  // offset relative to t
+pl_status pl_tensor_as_strided(pl_tensor *t, int ndim, const int64_t *shape, const int64_t *strides,
+                               int64_t offset,
+                               pl_tensor **out) PL_MUST_USE;  // offset relative to t
 pl_status pl_tensor_view(pl_tensor *t, int ndim, const int64_t *shape, pl_tensor **out)
     PL_MUST_USE;  // fails with PL_EINVAL where a copy would be needed; -1 once for "the rest"
 pl_status pl_tensor_transpose(pl_tensor *t, int d0, int d1, pl_tensor **out) PL_MUST_USE;
 pl_status pl_tensor_permute(pl_tensor *t, const int *dims, pl_tensor **out) PL_MUST_USE;
-pl_status pl_tensor_expand(pl_tensor *t, int ndim, const int64_t *shape, pl_tensor **out)
-    PL_MUST_USE;  // -1 keeps a size
+pl_status pl_tensor_expand(pl_tensor *t, int ndim, const int64_t *shape,
+                           pl_tensor **out) PL_MUST_USE;  // -1 keeps a size
 pl_status pl_tensor_slice(pl_tensor *t, int dim, int64_t start, int64_t stop, int64_t step,
                           pl_tensor **out) PL_MUST_USE;  // Python's clamping; step >= 1
 pl_status pl_tensor_select(pl_tensor *t, int dim, int64_t index, pl_tensor **out) PL_MUST_USE;

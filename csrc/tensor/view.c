@@ -4,8 +4,8 @@
 
 #include "tensor/tensor.h"
 
-pl_status pl_tensor_as_strided(pl_tensor *t, int ndim, const int64_t *shape,
-                               const int64_t *strides, int64_t offset, pl_tensor **out) {
+pl_status pl_tensor_as_strided(pl_tensor *t, int ndim, const int64_t *shape, const int64_t *strides,
+                               int64_t offset, pl_tensor **out) {
     ptrdiff_t bytes = (char *)t->data - (char *)t->storage->data;
     int64_t base = (int64_t)(bytes / (ptrdiff_t)pl_dtype_size(t->dtype));
     return pl_tensor_from_storage(t->storage, t->dtype, ndim, shape, strides, base + offset, out);
@@ -26,8 +26,8 @@ static bool view_strides(const pl_tensor *t, int ndim, const int64_t *shape, int
     int64_t group_stride = t->strides[t->ndim - 1], group_numel = 1, new_numel = 1;
     for (int d = t->ndim - 1; d >= 0; d--) {
         group_numel *= t->shape[d];
-        bool ends = d == 0 || (t->shape[d - 1] != 1 &&
-                               t->strides[d - 1] != group_numel * group_stride);
+        bool ends =
+            d == 0 || (t->shape[d - 1] != 1 && t->strides[d - 1] != group_numel * group_stride);
         if (!ends) continue;
         while (nd >= 0 && (new_numel < group_numel || shape[nd] == 1)) {
             strides[nd] = new_numel * group_stride;

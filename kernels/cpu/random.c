@@ -127,8 +127,7 @@ pl_status pl_cpu_uniform(pl_tensor *out, double lo, double hi, uint64_t seed, ui
 // ---- normal
 
 // The two uniforms of each pair of elements (Note [random streams]).
-static void pair_uniforms(const uint32_t *words, bool wide, int64_t pairs, double *u1,
-                          double *u2) {
+static void pair_uniforms(const uint32_t *words, bool wide, int64_t pairs, double *u1, double *u2) {
     for (int64_t k = 0; k < pairs; k++) {
         if (wide) {
             u1[k] = ((double)(word64(words, 2 * k) >> 11) + 1.0) * 0x1p-53;

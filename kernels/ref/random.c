@@ -10,10 +10,10 @@
 //             The value is lo + u * (hi - lo) in double, rounded to the dtype (bf16 and f16 by way
 //             of f32). One that rounding brought to hi or above is the largest below hi instead.
 //   normal    elements 2j and 2j + 1 are a pair (Box-Muller): r cos(2 pi u2), r sin(2 pi u2) with
-//             r = sqrt(-2 ln u1), in double (normal.h), then mean + std * z, rounded as above. Words 2(j % 2)
-//             and the next, of block offset + j / 2: u1 = (w0 + 1) * 2^-32, u2 = w1 * 2^-32.
-//             f64: block offset + j: u1 = ((w0 << 32 | w1) >> 11) + 1) * 2^-53, u2 from w2, w3
-//             without the + 1. u1 is in (0, 1], so no logarithm of zero.
+//             r = sqrt(-2 ln u1), in double (normal.h), then mean + std * z, rounded as above.
+//             Words 2(j % 2) and the next, of block offset + j / 2: u1 = (w0 + 1) * 2^-32, u2 = w1
+//             * 2^-32. f64: block offset + j: u1 = ((w0 << 32 | w1) >> 11) + 1) * 2^-53, u2 from
+//             w2, w3 without the + 1. u1 is in (0, 1], so no logarithm of zero.
 //   randint   lo + floor(w * n / 2^32), n = hi - lo, w the uniform's word. n <= 2^32; a value's
 //             probability is off by less than 2^-32, so relatively by n * 2^-32 at most.
 //             i64: the uniform f64's two words: lo + floor(w64 * n / 2^64), off by < 2^-64.

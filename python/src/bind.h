@@ -19,8 +19,7 @@ PyObject *pl_raise(PyObject *module, pl_status st);
 
 // What a Tensor object holds. The object owns one reference to the tensor.
 typedef struct pl_py_tensor {
-    PyObject_HEAD
-    pl_tensor *t;
+    PyObject_HEAD pl_tensor *t;
 } pl_py_tensor;
 PyTypeObject *pl_tensor_type(void);  // _C.Tensor; borrowed
 // The tensor of a Tensor object (borrowed), or NULL with TypeError "[op] ... got str".
@@ -33,8 +32,8 @@ typedef struct pl_buffer {
     void *data;
     int64_t count;
     pl_dtype dtype;
-    PyObject *keep;     // owned: what keeps the memory alive
-    Py_buffer view;     // valid when has_view
+    PyObject *keep;  // owned: what keeps the memory alive
+    Py_buffer view;  // valid when has_view
     bool has_view;
 } pl_buffer;
 // 0, or -1 with an exception (not contiguous, read-only though writable is asked, unknown format).
@@ -45,12 +44,17 @@ void pl_buffer_release(pl_buffer *b);
 int pl_arg_count(const char *fn, Py_ssize_t n, Py_ssize_t expected);
 int pl_arg_int64(PyObject *obj, const char *what, int64_t *out);
 int pl_arg_double(PyObject *obj, const char *what, double *out);
-int pl_arg_shape(PyObject *seq, const char *what, int *ndim, int64_t *shape);  // PL_MAX_DIMS at most
+int pl_arg_shape(PyObject *seq, const char *what, int *ndim,
+                 int64_t *shape);  // PL_MAX_DIMS at most
 int pl_arg_dtype(PyObject *obj, pl_dtype *out);
 
 // Each file adds its types and functions to the module: 0, or -1 with an exception.
 int pl_bind_tensor(PyObject *module);
+int pl_bind_create(PyObject *module);
+int pl_bind_random(PyObject *module);
 int pl_bind_ops(PyObject *module);
+int pl_bind_shapes(PyObject *module);
+int pl_bind_nn(PyObject *module);
 int pl_bind_autograd(PyObject *module);
 int pl_bind_optim(PyObject *module);
 int pl_bind_runtime(PyObject *module);

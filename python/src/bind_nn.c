@@ -7,21 +7,7 @@
 #include "call.h"
 #include "rng.h"
 
-PyObject *pl_tensor_matmul(PyObject *a, PyObject *b);
-int pl_bind_nn(PyObject *module);
-
-#define ARGS PyObject *module, PyObject *const *args, Py_ssize_t n
-#define COUNT(name, k)                              \
-    (void)module;                                   \
-    if (pl_arg_count(name, n, k)) return NULL
-
 // ---- matmul ----------------------------------------------------------------------------------
-
-static int reshaped(pl_tensor *x, int ndim, const int64_t *shape, pl_tensor **out) {
-    pl_attrs a = {.n = ndim, .f = {1}};
-    memcpy(a.i, shape, (size_t)ndim * sizeof *shape);
-    return pl_call_raw(&pl_op_view, 1, &x, &a, out);
-}
 
 // x with its batch dimensions expanded to `batch`.
 static int batched(pl_tensor *x, int nb, const int64_t *batch, pl_tensor **out) {
@@ -43,10 +29,10 @@ static int folded(pl_tensor *a, pl_tensor *b, pl_tensor **out) {
     pl_tensor *flat = NULL, *r = NULL;
     memcpy(shape, a->shape, sizeof shape);
     shape[a->ndim - 1] = b->shape[1];
-    int rc = reshaped(a, 2, rows, &flat);
+    int rc = pl_reshape(a, 2, rows, &flat);
     pl_tensor *in[2] = {flat, b};
     if (rc == 0) rc = pl_call_raw(&pl_op_matmul, 2, in, NULL, &r);
-    if (rc == 0) rc = reshaped(r, a->ndim, shape, out);
+    if (rc == 0) rc = pl_reshape(r, a->ndim, shape, out);
     pl_tensor_release(flat);
     pl_tensor_release(r);
     return rc;
@@ -59,8 +45,8 @@ static int product(pl_tensor *a, pl_tensor *b, pl_tensor **out) {
     int nb;
     int64_t batch[PL_MAX_DIMS];
     pl_tensor *in[2] = {NULL, NULL};
-    pl_status st = pl_shape_broadcast("matmul", a->ndim - 2, a->shape, b->ndim - 2, b->shape, &nb,
-                                      batch);
+    pl_status st =
+        pl_shape_broadcast("matmul", a->ndim - 2, a->shape, b->ndim - 2, b->shape, &nb, batch);
     if (st != PL_OK) {
         pl_raise(NULL, st);
         return -1;
@@ -83,8 +69,8 @@ PyObject *pl_tensor_matmul(PyObject *left, PyObject *right) {
     bool va = a->ndim == 1, vb = b->ndim == 1;
     int64_t sa[2] = {1, a->shape[0]}, sb[2] = {b->shape[0], 1}, shape[PL_MAX_DIMS];
     pl_tensor *ma = NULL, *mb = NULL, *r = NULL, *out = NULL;
-    int rc = va ? reshaped(a, 2, sa, &ma) : (ma = pl_tensor_retain(a), 0);
-    if (rc == 0) rc = vb ? reshaped(b, 2, sb, &mb) : (mb = pl_tensor_retain(b), 0);
+    int rc = va ? pl_reshape(a, 2, sa, &ma) : (ma = pl_tensor_retain(a), 0);
+    if (rc == 0) rc = vb ? pl_reshape(b, 2, sb, &mb) : (mb = pl_tensor_retain(b), 0);
     if (rc == 0) rc = product(ma, mb, &r);
     if (rc == 0 && (va || vb)) {
         int k = 0;
@@ -92,7 +78,7 @@ PyObject *pl_tensor_matmul(PyObject *left, PyObject *right) {
             bool drop = (va && d == r->ndim - 2) || (vb && d == r->ndim - 1);
             if (!drop) shape[k++] = r->shape[d];
         }
-        rc = reshaped(r, k, shape, &out);
+        rc = pl_reshape(r, k, shape, &out);
     } else if (rc == 0) {
         out = pl_tensor_retain(r);
     }
@@ -102,14 +88,14 @@ PyObject *pl_tensor_matmul(PyObject *left, PyObject *right) {
     return rc == 0 ? pl_tensor_wrap(out) : NULL;
 }
 
-static PyObject *op_matmul(ARGS) {
+static PyObject *py_matmul(ARGS) {
     COUNT("matmul", 2);
     return pl_tensor_matmul(args[0], args[1]);
 }
 
 // ---- layers ----------------------------------------------------------------------------------
 
-static PyObject *op_linear(ARGS) {
+static PyObject *py_linear(ARGS) {
     COUNT("linear", 4);
     pl_tensor *in[3] = {pl_tensor_of(args[0], "linear"), NULL, NULL};
     pl_attrs a = {.n = 1};
@@ -118,14 +104,13 @@ static PyObject *op_linear(ARGS) {
         return NULL;
     }
     if (a.i[0] < PL_ACT_NONE || a.i[0] > PL_ACT_GELU_TANH) {
-        PyErr_Format(PyExc_ValueError, "[linear] unknown activation code %lld",
-                     (long long)a.i[0]);
+        PyErr_Format(PyExc_ValueError, "[linear] unknown activation code %lld", (long long)a.i[0]);
         return NULL;
     }
     return pl_call(&pl_op_linear, 3, in, &a);
 }
 
-static PyObject *op_layer_norm(ARGS) {
+static PyObject *py_layer_norm(ARGS) {
     COUNT("layer_norm", 5);
     pl_tensor *in[3] = {pl_tensor_of(args[0], "layer_norm"), NULL, NULL};
     pl_attrs a = {.n = 1};
@@ -158,18 +143,18 @@ static PyObject *softmax_like(const pl_op *op, PyObject *const *args, Py_ssize_t
     pl_tensor_release(r);
     return rc == 0 ? pl_tensor_wrap(out) : NULL;
 }
-static PyObject *op_softmax(ARGS) {
+static PyObject *py_softmax(ARGS) {
     (void)module;
     return softmax_like(&pl_op_softmax, args, n);
 }
-static PyObject *op_log_softmax(ARGS) {
+static PyObject *py_log_softmax(ARGS) {
     (void)module;
     return softmax_like(&pl_op_log_softmax, args, n);
 }
 
 // (C), (N, C) or (N, C, d...) logits as rows, the target flat; the losses back in the target's
 // shape where they are not reduced.
-static PyObject *op_cross_entropy(ARGS) {
+static PyObject *py_cross_entropy(ARGS) {
     COUNT("cross_entropy", 6);
     pl_tensor *x = pl_tensor_of(args[0], "cross_entropy"), *target = NULL, *w = NULL;
     pl_tensor *moved = NULL, *rows = NULL, *flat = NULL, *loss = NULL, *out = NULL;
@@ -202,12 +187,12 @@ static PyObject *op_cross_entropy(ARGS) {
     order.i[nd - 1] = cdim;
     int64_t mc[2] = {target->numel, x->shape[cdim]};
     int rc = pl_call_raw(&pl_op_permute, 1, &x, &order, &moved);
-    if (rc == 0) rc = reshaped(moved, 2, mc, &rows);
-    if (rc == 0) rc = reshaped(target, 1, mc, &flat);
+    if (rc == 0) rc = pl_reshape(moved, 2, mc, &rows);
+    if (rc == 0) rc = pl_reshape(target, 1, mc, &flat);
     pl_tensor *in[3] = {rows, flat, w};
     if (rc == 0) rc = pl_call_raw(&pl_op_cross_entropy, 3, in, &a, &loss);
     if (rc == 0 && a.i[1] == 0) {
-        rc = reshaped(loss, target->ndim, target->shape, &out);
+        rc = pl_reshape(loss, target->ndim, target->shape, &out);
     } else if (rc == 0) {
         out = pl_tensor_retain(loss);
     }
@@ -218,7 +203,7 @@ static PyObject *op_cross_entropy(ARGS) {
     return rc == 0 ? pl_tensor_wrap(out) : NULL;
 }
 
-static PyObject *op_dropout(ARGS) {
+static PyObject *py_dropout(ARGS) {
     COUNT("dropout", 3);
     pl_tensor *x = pl_tensor_of(args[0], "dropout");
     pl_attrs a = {.n = 2};
@@ -231,7 +216,7 @@ static PyObject *op_dropout(ARGS) {
     return pl_call(&pl_op_dropout, 1, &x, &a);
 }
 
-static PyObject *op_attention(ARGS) {
+static PyObject *py_attention(ARGS) {
     COUNT("attention", 7);
     pl_tensor *in[4] = {NULL};
     pl_attrs a = {.n = 3};
@@ -255,17 +240,16 @@ static PyObject *op_attention(ARGS) {
     }
     if (a.f[1] > 0 && nd == 4 && in[1]->ndim == 4) {
         pl_generator *gen = pl_default_generator();
-        int64_t probabilities = in[0]->shape[0] * in[0]->shape[1] * in[0]->shape[2] *
-                                in[1]->shape[2];
+        int64_t probabilities =
+            in[0]->shape[0] * in[0]->shape[1] * in[0]->shape[2] * in[1]->shape[2];
         a.i[1] = (int64_t)gen->seed;
         a.i[2] = (int64_t)pl_generator_take(gen, pl_random_blocks(PL_F32, probabilities, false));
     }
     return pl_call(&pl_op_attention, 4, in, &a);
 }
 
-#define FAST(name) {#name, (PyCFunction)(void (*)(void))op_##name, METH_FASTCALL, NULL}
 static PyMethodDef functions[] = {
-    FAST(matmul),        FAST(linear),  FAST(layer_norm), FAST(softmax),       FAST(log_softmax),
+    FAST(matmul),        FAST(linear),  FAST(layer_norm), FAST(softmax),         FAST(log_softmax),
     FAST(cross_entropy), FAST(dropout), FAST(attention),  {NULL, NULL, 0, NULL},
 };
 

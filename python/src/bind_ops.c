@@ -4,36 +4,33 @@
 
 #include "call.h"
 
-PyObject *pl_tensor_matmul(PyObject *a, PyObject *b);
-
-#define ARGS PyObject *module, PyObject *const *args, Py_ssize_t n
-#define COUNT(name, k)                              \
-    (void)module;                                   \
-    if (pl_arg_count(name, n, k)) return NULL
-
 // ---- elementwise -----------------------------------------------------------------------------
 
+// clang-format off
 #define UNARY_MAP(X)                                                                              \
     X(neg) X(abs) X(exp) X(log) X(sqrt) X(rsqrt) X(reciprocal) X(square) X(sin) X(cos) X(tanh)    \
     X(sigmoid) X(relu) X(gelu) X(gelu_tanh) X(silu) X(erf)
-#define X(name)                                                  \
-    static PyObject *op_##name(PyObject *module, PyObject *x) {  \
-        (void)module;                                            \
-        pl_tensor *t = pl_tensor_of(x, #name);                   \
-        return t ? pl_call(&pl_op_##name, 1, &t, NULL) : NULL;   \
+// clang-format on
+#define X(name)                                                 \
+    static PyObject *py_##name(PyObject *module, PyObject *x) { \
+        (void)module;                                           \
+        pl_tensor *t = pl_tensor_of(x, #name);                  \
+        return t ? pl_call(&pl_op_##name, 1, &t, NULL) : NULL;  \
     }
 UNARY_MAP(X)
 #undef X
 
+// clang-format off
 #define PLAIN_UNARY_MAP(X) \
     X(sign, SIGN) X(floor, FLOOR) X(ceil, CEIL) X(round, ROUND) X(logical_not, LOGICAL_NOT) \
     X(isnan, ISNAN) X(isfinite, ISFINITE)
-#define X(name, OP)                                                                       \
-    static PyObject *op_##name(PyObject *module, PyObject *x) {                           \
-        pl_tensor *t = pl_tensor_of(x, #name), *out = NULL;                               \
-        if (!t) return NULL;                                                              \
-        pl_status st = pl_unary_new(PL_UNARY_##OP, t, &out);                              \
-        return st == PL_OK ? pl_tensor_wrap(out) : pl_raise(module, st);                  \
+// clang-format on
+#define X(name, OP)                                                      \
+    static PyObject *py_##name(PyObject *module, PyObject *x) {          \
+        pl_tensor *t = pl_tensor_of(x, #name), *out = NULL;              \
+        if (!t) return NULL;                                             \
+        pl_status st = pl_unary_new(PL_UNARY_##OP, t, &out);             \
+        return st == PL_OK ? pl_tensor_wrap(out) : pl_raise(module, st); \
     }
 PLAIN_UNARY_MAP(X)
 #undef X
@@ -48,39 +45,41 @@ static PyObject *no_not_implemented(PyObject *r, const char *name, PyObject *a, 
 }
 
 #define BINARY_MAP(X) X(add) X(sub) X(mul) X(div) X(pow) X(maximum) X(minimum)
-#define X(name)                                                                            \
-    static PyObject *op_##name(ARGS) {                                                     \
-        COUNT(#name, 2);                                                                   \
-        PyObject *r = pl_call_binary(&pl_op_##name, args[0], args[1]);                     \
-        return no_not_implemented(r, #name, args[0], args[1]);                             \
+#define X(name)                                                        \
+    static PyObject *py_##name(ARGS) {                                 \
+        COUNT(#name, 2);                                               \
+        PyObject *r = pl_call_binary(&pl_op_##name, args[0], args[1]); \
+        return no_not_implemented(r, #name, args[0], args[1]);         \
     }
 BINARY_MAP(X)
 #undef X
 
+// clang-format off
 #define PLAIN_BINARY_MAP(X)                                                                  \
     X(remainder, REMAINDER) X(floor_divide, FLOOR_DIVIDE) X(eq, EQ) X(ne, NE) X(lt, LT)      \
     X(le, LE) X(gt, GT) X(ge, GE) X(logical_and, LOGICAL_AND) X(logical_or, LOGICAL_OR)      \
     X(logical_xor, LOGICAL_XOR)
-#define X(name, OP)                                                                        \
-    static PyObject *op_##name(ARGS) {                                                     \
-        COUNT(#name, 2);                                                                   \
-        PyObject *r = pl_call_binary_plain(PL_BINARY_##OP, #name, args[0], args[1]);       \
-        return no_not_implemented(r, #name, args[0], args[1]);                             \
+// clang-format on
+#define X(name, OP)                                                                  \
+    static PyObject *py_##name(ARGS) {                                               \
+        COUNT(#name, 2);                                                             \
+        PyObject *r = pl_call_binary_plain(PL_BINARY_##OP, #name, args[0], args[1]); \
+        return no_not_implemented(r, #name, args[0], args[1]);                       \
     }
 PLAIN_BINARY_MAP(X)
 #undef X
 
 #define INPLACE_MAP(X) X(mul) X(div)
-#define X(name)                                                                            \
-    static PyObject *op_##name##_(ARGS) {                                                  \
-        COUNT(#name "_", 2);                                                               \
-        PyObject *r = pl_call_inplace(&pl_op_##name, args[0], args[1]);                    \
-        return no_not_implemented(r, #name "_", args[0], args[1]);                         \
+#define X(name)                                                         \
+    static PyObject *py_##name##_(ARGS) {                               \
+        COUNT(#name "_", 2);                                            \
+        PyObject *r = pl_call_inplace(&pl_op_##name, args[0], args[1]); \
+        return no_not_implemented(r, #name "_", args[0], args[1]);      \
     }
 INPLACE_MAP(X)
 #undef X
 
-static PyObject *op_add_(ARGS) {
+static PyObject *py_add_(ARGS) {
     COUNT("add_", 3);
     double alpha;
     if (pl_arg_double(args[2], "alpha", &alpha)) return NULL;
@@ -94,7 +93,7 @@ static PyObject *op_add_(ARGS) {
     return r ? no_not_implemented(r, "add_", args[0], args[1]) : NULL;
 }
 
-static PyObject *op_copy_(ARGS) {
+static PyObject *py_copy_(ARGS) {
     COUNT("copy_", 2);
     pl_tensor *x = pl_tensor_of(args[0], "copy_");
     pl_tensor *src = x ? pl_tensor_of(args[1], "copy_") : NULL, *wide = NULL, *same = NULL;
@@ -119,7 +118,7 @@ static PyObject *op_copy_(ARGS) {
     return st == PL_OK ? Py_NewRef(args[0]) : pl_raise(module, st);
 }
 
-static PyObject *op_fill_(ARGS) {
+static PyObject *py_fill_(ARGS) {
     COUNT("fill_", 2);
     pl_tensor *x = pl_tensor_of(args[0], "fill_");
     if (!x) return NULL;
@@ -128,7 +127,7 @@ static PyObject *op_fill_(ARGS) {
     return pl_fill_from(x, args[1]) ? NULL : Py_NewRef(args[0]);
 }
 
-static PyObject *op_where(ARGS) {
+static PyObject *py_where(ARGS) {
     COUNT("where", 3);
     pl_tensor *in[3] = {pl_tensor_of(args[0], "where"), NULL, NULL};
     if (!in[0]) return NULL;
@@ -144,7 +143,7 @@ static PyObject *op_where(ARGS) {
     return r;
 }
 
-static PyObject *op_clamp(ARGS) {
+static PyObject *py_clamp(ARGS) {
     COUNT("clamp", 3);
     pl_tensor *x = pl_tensor_of(args[0], "clamp");
     pl_attrs a = {.f = {-INFINITY, INFINITY}};
@@ -155,7 +154,7 @@ static PyObject *op_clamp(ARGS) {
     return pl_call(&pl_op_clamp, 1, &x, &a);
 }
 
-static PyObject *op_to_dtype(ARGS) {
+static PyObject *py_to_dtype(ARGS) {
     COUNT("to_dtype", 2);
     pl_tensor *x = pl_tensor_of(args[0], "to_dtype");
     pl_dtype dt;
@@ -165,20 +164,20 @@ static PyObject *op_to_dtype(ARGS) {
     return pl_call(&pl_op_to_dtype, 1, &x, &a);
 }
 
-static PyObject *op_clone(PyObject *module, PyObject *arg) {
+static PyObject *py_clone(PyObject *module, PyObject *arg) {
     (void)module;
     pl_tensor *x = pl_tensor_of(arg, "clone");
     return x ? pl_call(&pl_op_clone, 1, &x, NULL) : NULL;
 }
 
-static PyObject *op_contiguous(PyObject *module, PyObject *arg) {
+static PyObject *py_contiguous(PyObject *module, PyObject *arg) {
     (void)module;
     pl_tensor *x = pl_tensor_of(arg, "contiguous");
     if (!x) return NULL;
     return pl_tensor_is_contiguous(x) ? Py_NewRef(arg) : pl_call(&pl_op_clone, 1, &x, NULL);
 }
 
-static PyObject *op_detach(PyObject *module, PyObject *arg) {
+static PyObject *py_detach(PyObject *module, PyObject *arg) {
     pl_tensor *x = pl_tensor_of(arg, "detach"), *out = NULL;
     if (!x) return NULL;
     pl_status st = pl_detach(x, &out);
@@ -197,9 +196,9 @@ static PyObject *reduce(const pl_op *op, PyObject *const *args, Py_ssize_t n) {
     return pl_call(op, 1, &x, &a);
 }
 #define REDUCE_MAP(X) X(sum) X(mean) X(prod) X(amax) X(amin)
-#define X(name)                               \
-    static PyObject *op_##name(ARGS) {        \
-        (void)module;                         \
+#define X(name)                                \
+    static PyObject *py_##name(ARGS) {         \
+        (void)module;                          \
         return reduce(&pl_op_##name, args, n); \
     }
 REDUCE_MAP(X)
@@ -214,11 +213,11 @@ static PyObject *any_all(pl_reduce op, const char *name, PyObject *const *args, 
     pl_status st = pl_reduce_new(op, x, mask, keep, &out);
     return st == PL_OK ? pl_tensor_wrap(out) : pl_raise(NULL, st);
 }
-static PyObject *op_any(ARGS) {
+static PyObject *py_any(ARGS) {
     (void)module;
     return any_all(PL_REDUCE_ANY, "any", args, n);
 }
-static PyObject *op_all(ARGS) {
+static PyObject *py_all(ARGS) {
     (void)module;
     return any_all(PL_REDUCE_ALL, "all", args, n);
 }
@@ -234,11 +233,11 @@ static PyObject *arg_reduce(bool max, PyObject *const *args, Py_ssize_t n) {
     pl_status st = pl_argreduce(max, x, (int)dim, whole, keep, &out);
     return st == PL_OK ? pl_tensor_wrap(out) : pl_raise(NULL, st);
 }
-static PyObject *op_argmax(ARGS) {
+static PyObject *py_argmax(ARGS) {
     (void)module;
     return arg_reduce(true, args, n);
 }
-static PyObject *op_argmin(ARGS) {
+static PyObject *py_argmin(ARGS) {
     (void)module;
     return arg_reduce(false, args, n);
 }
@@ -251,12 +250,12 @@ static PyObject *with_int(const pl_op *op, const char *what, PyObject *const *ar
     if (!x || pl_arg_int64(args[1], what, &a.i[0])) return NULL;
     return pl_call(op, 1, &x, &a);
 }
-static PyObject *op_cumsum(ARGS) {
+static PyObject *py_cumsum(ARGS) {
     (void)module;
     return with_int(&pl_op_cumsum, "dim", args, n);
 }
 
-static PyObject *op_sort(ARGS) {
+static PyObject *py_sort(ARGS) {
     COUNT("sort", 3);
     pl_tensor *x = pl_tensor_of(args[0], "sort"), *values = NULL, *indices = NULL;
     int64_t dim;
@@ -283,175 +282,10 @@ static PyObject *op_sort(ARGS) {
     return r;
 }
 
-// ---- shapes ----------------------------------------------------------------------------------
-
-static PyObject *sized(const pl_op *op, const char *name, double flag, PyObject *const *args,
-                       Py_ssize_t n) {
-    if (pl_arg_count(name, n, 2)) return NULL;
-    pl_tensor *x = pl_tensor_of(args[0], name);
-    pl_attrs a = {.f = {flag}};
-    if (!x || pl_arg_shape(args[1], "shape", &a.n, a.i)) return NULL;
-    return pl_call(op, 1, &x, &a);
-}
-static PyObject *op_reshape(ARGS) {
-    (void)module;
-    return sized(&pl_op_view, "reshape", 1, args, n);
-}
-static PyObject *op_view(ARGS) {
-    (void)module;
-    return sized(&pl_op_view, "view", 0, args, n);
-}
-static PyObject *op_permute(ARGS) {
-    (void)module;
-    return sized(&pl_op_permute, "permute", 0, args, n);
-}
-static PyObject *op_expand(ARGS) {
-    (void)module;
-    return sized(&pl_op_expand, "expand", 0, args, n);
-}
-
-// transpose as a permutation; -1 with an exception.
-static int swap_dims(pl_tensor *x, int64_t d0, int64_t d1, pl_tensor **out) {
-    int a0, a1;
-    pl_attrs a = {.n = x->ndim};
-    pl_status st = pl_dim_wrap("transpose", (int)d0, x->ndim, &a0);
-    if (st == PL_OK) st = pl_dim_wrap("transpose", (int)d1, x->ndim, &a1);
-    if (st != PL_OK) {
-        pl_raise(NULL, st);
-        return -1;
-    }
-    for (int d = 0; d < x->ndim; d++) a.i[d] = d == a0 ? a1 : d == a1 ? a0 : d;
-    return pl_call_raw(&pl_op_permute, 1, &x, &a, out);
-}
-
-static PyObject *op_transpose(ARGS) {
-    COUNT("transpose", 3);
-    pl_tensor *x = pl_tensor_of(args[0], "transpose"), *out = NULL;
-    int64_t d0, d1;
-    if (!x || pl_arg_int64(args[1], "dim0", &d0) || pl_arg_int64(args[2], "dim1", &d1) ||
-        swap_dims(x, d0, d1, &out)) {
-        return NULL;
-    }
-    return pl_tensor_wrap(out);
-}
-
-static PyObject *op_slice(ARGS) {
-    COUNT("slice", 5);
-    pl_tensor *x = pl_tensor_of(args[0], "slice");
-    pl_attrs a = {.n = 4};
-    if (!x) return NULL;
-    for (int k = 0; k < 4; k++) {
-        if (pl_arg_int64(args[k + 1], "an argument of slice", &a.i[k])) return NULL;
-    }
-    return pl_call(&pl_op_slice, 1, &x, &a);
-}
-
-static int reshape_raw(pl_tensor *x, int ndim, const int64_t *shape, pl_tensor **out) {
-    pl_attrs a = {.n = ndim, .f = {1}};
-    for (int d = 0; d < ndim; d++) a.i[d] = shape[d];
-    return pl_call_raw(&pl_op_view, 1, &x, &a, out);
-}
-
-static PyObject *op_select(ARGS) {
-    COUNT("select", 3);
-    pl_tensor *x = pl_tensor_of(args[0], "select"), *probe = NULL, *row = NULL, *out = NULL;
-    int64_t dim, index;
-    if (!x || pl_arg_int64(args[1], "dim", &dim) || pl_arg_int64(args[2], "index", &index)) {
-        return NULL;
-    }
-    pl_status st = pl_tensor_select(x, (int)dim, index, &probe);  // checks, and gives the shape
-    if (st != PL_OK) return pl_raise(module, st);
-    if (dim < 0) dim += x->ndim;
-    if (index < 0) index += x->shape[dim];
-    pl_attrs a = {.i = {dim, index, index + 1, 1}, .n = 4};
-    int rc = pl_call_raw(&pl_op_slice, 1, &x, &a, &row);
-    if (rc == 0) rc = reshape_raw(row, probe->ndim, probe->shape, &out);
-    pl_tensor_release(probe);
-    pl_tensor_release(row);
-    return rc == 0 ? pl_tensor_wrap(out) : NULL;
-}
-
-static PyObject *op_unsqueeze(ARGS) {
-    COUNT("unsqueeze", 2);
-    pl_tensor *x = pl_tensor_of(args[0], "unsqueeze"), *probe = NULL, *out = NULL;
-    int64_t dim;
-    if (!x || pl_arg_int64(args[1], "dim", &dim)) return NULL;
-    pl_status st = pl_tensor_unsqueeze(x, (int)dim, &probe);
-    if (st != PL_OK) return pl_raise(module, st);
-    int rc = reshape_raw(x, probe->ndim, probe->shape, &out);
-    pl_tensor_release(probe);
-    return rc == 0 ? pl_tensor_wrap(out) : NULL;
-}
-
-static PyObject *op_squeeze(ARGS) {
-    COUNT("squeeze", 2);
-    pl_tensor *x = pl_tensor_of(args[0], "squeeze"), *out = NULL;
-    int64_t dim = 0, shape[PL_MAX_DIMS];
-    int only = -1, k = 0;
-    if (!x || (args[1] != Py_None && pl_arg_int64(args[1], "dim", &dim))) return NULL;
-    if (args[1] != Py_None) {
-        pl_status st = pl_dim_wrap("squeeze", (int)dim, x->ndim, &only);
-        if (st != PL_OK) return pl_raise(module, st);
-    }
-    for (int d = 0; d < x->ndim; d++) {
-        bool drop = x->shape[d] == 1 && (only < 0 || only == d);
-        if (!drop) shape[k++] = x->shape[d];
-    }
-    return reshape_raw(x, k, shape, &out) ? NULL : pl_tensor_wrap(out);
-}
-
-static PyObject *op_cat(ARGS) {
-    COUNT("cat", 2);
-    int k;
-    pl_tensor **in = NULL;
-    pl_attrs a = {.n = 1};
-    if (pl_arg_int64(args[1], "dim", &a.i[0]) ||
-        pl_arg_tensors(args[0], "cat", false, &k, &in)) {
-        return NULL;
-    }
-    PyObject *r = pl_call(&pl_op_cat, k, in, &a);
-    pl_free(in);
-    return r;
-}
-
-static PyObject *op_stack(ARGS) {
-    COUNT("stack", 2);
-    int k, done = 0, dim = 0;
-    int64_t d;
-    pl_tensor **in = NULL, *probe = NULL;
-    PyObject *r = NULL;
-    if (pl_arg_int64(args[1], "dim", &d) || pl_arg_tensors(args[0], "stack", false, &k, &in)) {
-        return NULL;
-    }
-    pl_status st = k ? pl_dim_wrap("stack", (int)d, in[0]->ndim + 1, &dim)
-                     : pl_fail(PL_ERUNTIME, "[stack] expected at least one tensor, got none");
-    for (int i = 1; i < k && st == PL_OK; i++) {
-        char x[128], y[128];
-        if (pl_shape_equal(in[0]->ndim, in[0]->shape, in[i]->ndim, in[i]->shape)) continue;
-        st = pl_fail(PL_ERUNTIME, "[stack] expects each tensor to be equal size: got %s at entry "
-                     "0 and %s at entry %d",
-                     pl_shape_text(in[0]->ndim, in[0]->shape, x, sizeof x),
-                     pl_shape_text(in[i]->ndim, in[i]->shape, y, sizeof y), i);
-    }
-    if (st == PL_OK) st = pl_tensor_unsqueeze(in[0], dim, &probe);
-    if (st != PL_OK) pl_raise(module, st);
-    for (; st == PL_OK && done < k; done++) {
-        pl_tensor *wide = NULL;
-        if (reshape_raw(in[done], probe->ndim, probe->shape, &wide)) break;
-        in[done] = wide;  // owned from here on, up to `done`
-    }
-    pl_attrs a = {.i = {dim}, .n = 1};
-    if (st == PL_OK && done == k) r = pl_call(&pl_op_cat, k, in, &a);
-    for (int i = 0; i < done; i++) pl_tensor_release(in[i]);
-    pl_tensor_release(probe);
-    pl_free(in);
-    return r;
-}
-
 // ---- by index --------------------------------------------------------------------------------
 
 // Rows along dim: the dimension goes to the front, rows are taken, it goes back.
-static PyObject *op_index_select(ARGS) {
+static PyObject *py_index_select(ARGS) {
     COUNT("index_select", 3);
     pl_tensor *x = pl_tensor_of(args[0], "index_select"), *front = NULL, *rows = NULL, *out = NULL;
     pl_tensor *index = pl_tensor_of(args[2], "index_select");
@@ -465,16 +299,16 @@ static PyObject *op_index_select(ARGS) {
     }
     if (st != PL_OK) return pl_raise(module, st);
     pl_attrs a = {.i = {-1}, .n = 1};
-    int rc = swap_dims(x, 0, dim, &front);
+    int rc = pl_swap_dims(x, 0, dim, &front);
     pl_tensor *in[2] = {front, index};
     if (rc == 0) rc = pl_call_raw(&pl_op_embedding, 2, in, &a, &rows);
-    if (rc == 0) rc = swap_dims(rows, 0, dim, &out);
+    if (rc == 0) rc = pl_swap_dims(rows, 0, dim, &out);
     pl_tensor_release(front);
     pl_tensor_release(rows);
     return rc == 0 ? pl_tensor_wrap(out) : NULL;
 }
 
-static PyObject *op_gather(ARGS) {
+static PyObject *py_gather(ARGS) {
     COUNT("gather", 3);
     pl_tensor *in[2] = {pl_tensor_of(args[0], "gather"), NULL};
     pl_attrs a = {.n = 1};
@@ -485,14 +319,14 @@ static PyObject *op_gather(ARGS) {
     return pl_call(&pl_op_gather, 2, in, &a);
 }
 
-static PyObject *op_nonzero(PyObject *module, PyObject *arg) {
+static PyObject *py_nonzero(PyObject *module, PyObject *arg) {
     pl_tensor *x = pl_tensor_of(arg, "nonzero"), *out = NULL;
     if (!x) return NULL;
     pl_status st = pl_nonzero(x, &out);
     return st == PL_OK ? pl_tensor_wrap(out) : pl_raise(module, st);
 }
 
-static PyObject *op_embedding(ARGS) {
+static PyObject *py_embedding(ARGS) {
     COUNT("embedding", 3);
     pl_tensor *in[2] = {pl_tensor_of(args[0], "embedding"), NULL};
     pl_attrs a = {.n = 1};
@@ -503,8 +337,7 @@ static PyObject *op_embedding(ARGS) {
     return pl_call(&pl_op_embedding, 2, in, &a);
 }
 
-#define FAST(name) {#name, (PyCFunction)(void (*)(void))op_##name, METH_FASTCALL, NULL}
-#define ONE(name) {#name, op_##name, METH_O, NULL}
+// clang-format off
 static PyMethodDef functions[] = {
 #define X(name) ONE(name),
     UNARY_MAP(X)
@@ -520,15 +353,9 @@ static PyMethodDef functions[] = {
 #undef X
     FAST(add_), FAST(mul_), FAST(div_), FAST(copy_), FAST(fill_), FAST(where), FAST(clamp),
     FAST(to_dtype), ONE(clone), ONE(contiguous), ONE(detach), FAST(any), FAST(all), FAST(argmax),
-    FAST(argmin), FAST(cumsum), FAST(sort), FAST(reshape), FAST(view), FAST(permute),
-    FAST(expand), FAST(transpose), FAST(slice), FAST(select), FAST(unsqueeze), FAST(squeeze),
-    FAST(cat), FAST(stack), FAST(index_select), FAST(gather), ONE(nonzero), FAST(embedding),
+    FAST(argmin), FAST(cumsum), FAST(sort), FAST(index_select), FAST(gather), ONE(nonzero), FAST(embedding),
     {NULL, NULL, 0, NULL},
 };
+// clang-format on
 
-int pl_bind_nn(PyObject *module);
-
-int pl_bind_ops(PyObject *module) {
-    if (PyModule_AddFunctions(module, functions)) return -1;
-    return pl_bind_nn(module);
-}
+int pl_bind_ops(PyObject *module) { return PyModule_AddFunctions(module, functions); }

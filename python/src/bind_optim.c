@@ -5,8 +5,6 @@
 #include "call.h"
 #include "optim/optim.h"
 
-#define ARGS PyObject *module, PyObject *const *args, Py_ssize_t n
-
 typedef struct lists {
     int n[4];
     pl_tensor **items[4];
@@ -56,8 +54,7 @@ static PyObject *py_adam_step(ARGS) {
         return NULL;
     }
     if (step < 1) {
-        PyErr_Format(PyExc_ValueError, "[adam_step] step counts from 1, got %lld",
-                     (long long)step);
+        PyErr_Format(PyExc_ValueError, "[adam_step] step counts from 1, got %lld", (long long)step);
         return NULL;
     }
     if (lists_of("adam_step", args, 4, &l)) {
@@ -81,9 +78,8 @@ static PyObject *py_sgd_step(ARGS) {
     lists l = {0};
     pl_sgd_args a = {0};
     double *hyper[] = {&a.lr, &a.momentum, &a.dampening, &a.weight_decay}, *scale = &a.grad_scale;
-    if (pl_arg_count("sgd_step", n, 11) || flag(args[3], &a.first) ||
-        doubles(args + 4, 4, hyper) || flag(args[8], &a.nesterov) || flag(args[9], &a.maximize) ||
-        doubles(args + 10, 1, &scale)) {
+    if (pl_arg_count("sgd_step", n, 11) || flag(args[3], &a.first) || doubles(args + 4, 4, hyper) ||
+        flag(args[8], &a.nesterov) || flag(args[9], &a.maximize) || doubles(args + 10, 1, &scale)) {
         return NULL;
     }
     if (lists_of("sgd_step", args, 3, &l)) {
@@ -136,7 +132,6 @@ static PyObject *py_scale_(ARGS) {
     Py_RETURN_NONE;
 }
 
-#define FAST(name) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, NULL}
 static PyMethodDef functions[] = {
     FAST(adam_step), FAST(sgd_step), FAST(grad_norm), FAST(scale_), {NULL, NULL, 0, NULL}};
 

@@ -5,8 +5,7 @@
 #include "ddp/ddp.h"
 
 typedef struct reducer_object {
-    PyObject_HEAD
-    pl_reducer *r;
+    PyObject_HEAD pl_reducer *r;
     PyObject *group;  // the Group object, held: it must outlive the reducer
 } reducer_object;
 
@@ -36,8 +35,12 @@ static int make(reducer_object *self, PyObject *args) {
     if (!group) return -1;
     self->group = Py_NewRef(item[0]);
     if (pl_arg_tensors(item[1], "Reducer", false, &n, &params)) return -1;
-    pl_reducer_options opt = {.group = group, .n = n, .params = params, .op = (pl_redop)op,
-                              .first_bucket_bytes = first, .bucket_bytes = cap};
+    pl_reducer_options opt = {.group = group,
+                              .n = n,
+                              .params = params,
+                              .op = (pl_redop)op,
+                              .first_bucket_bytes = first,
+                              .bucket_bytes = cap};
     pl_site site = {.hash = 0x64647072u, .text = "gradients (backward)"};
     pl_status st = PL_OK;
     Py_BEGIN_ALLOW_THREADS

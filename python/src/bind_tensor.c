@@ -210,9 +210,10 @@ static Py_ssize_t tensor_len(PyObject *self) {
 static int tensor_bool(PyObject *self) {
     pl_tensor *t = T(self);
     if (t->numel != 1) {
-        PyErr_Format(PyExc_RuntimeError,
-                     "the truth value of a tensor of %lld elements is ambiguous: use any() or all()",
-                     (long long)t->numel);
+        PyErr_Format(
+            PyExc_RuntimeError,
+            "the truth value of a tensor of %lld elements is ambiguous: use any() or all()",
+            (long long)t->numel);
         return -1;
     }
     PyObject *v = pl_element(t->dtype, t->data);
@@ -245,14 +246,22 @@ static PyObject *tensor_index(PyObject *self) {
 
 static const char *buffer_format(pl_dtype dt) {
     switch (dt) {
-        case PL_BOOL: return "?";
-        case PL_U8: return "B";
-        case PL_I32: return "i";
-        case PL_I64: return "q";
-        case PL_F16: return "e";
-        case PL_F32: return "f";
-        case PL_F64: return "d";
-        default: return NULL;
+        case PL_BOOL:
+            return "?";
+        case PL_U8:
+            return "B";
+        case PL_I32:
+            return "i";
+        case PL_I64:
+            return "q";
+        case PL_F16:
+            return "e";
+        case PL_F32:
+            return "f";
+        case PL_F64:
+            return "d";
+        default:
+            return NULL;
     }
 }
 
@@ -280,16 +289,16 @@ static int get_buffer(PyObject *self, Py_buffer *view, int flags) {
         dims[d] = (Py_ssize_t)t->shape[d];
         dims[PL_MAX_DIMS + d] = (Py_ssize_t)t->strides[d] * size;
     }
-    *view = (Py_buffer){.buf = t->data,
-                        .obj = Py_NewRef(self),
-                        .len = (Py_ssize_t)t->numel * size,
-                        .itemsize = size,
-                        .ndim = t->ndim,
-                        .format = (flags & PyBUF_FORMAT) ? (char *)(uintptr_t)format : NULL,
-                        .shape = (flags & PyBUF_ND) ? dims : NULL,
-                        .strides = (flags & PyBUF_STRIDES) == PyBUF_STRIDES ? dims + PL_MAX_DIMS
-                                                                            : NULL,
-                        .internal = dims};
+    *view =
+        (Py_buffer){.buf = t->data,
+                    .obj = Py_NewRef(self),
+                    .len = (Py_ssize_t)t->numel * size,
+                    .itemsize = size,
+                    .ndim = t->ndim,
+                    .format = (flags & PyBUF_FORMAT) ? (char *)(uintptr_t)format : NULL,
+                    .shape = (flags & PyBUF_ND) ? dims : NULL,
+                    .strides = (flags & PyBUF_STRIDES) == PyBUF_STRIDES ? dims + PL_MAX_DIMS : NULL,
+                    .internal = dims};
     return 0;
 }
 
@@ -307,8 +316,8 @@ BINARY_SLOT(nb_sub, sub)
 BINARY_SLOT(nb_mul, mul)
 BINARY_SLOT(nb_div, div)
 
-#define PLAIN_SLOT(fn, OP, name) \
-    static PyObject *fn(PyObject *a, PyObject *b) { \
+#define PLAIN_SLOT(fn, OP, name)                                 \
+    static PyObject *fn(PyObject *a, PyObject *b) {              \
         return pl_call_binary_plain(PL_BINARY_##OP, name, a, b); \
     }
 PLAIN_SLOT(nb_floor_div, FLOOR_DIVIDE, "floor_divide")
@@ -318,8 +327,8 @@ PLAIN_SLOT(nb_remainder, REMAINDER, "remainder")
 static PyObject *logical(pl_binary op, const char *name, PyObject *a, PyObject *b) {
     for (int i = 0; i < 2; i++) {
         PyObject *o = i ? b : a;
-        bool is_bool = PyBool_Check(o) || (PyObject_TypeCheck(o, base_type) &&
-                                           T(o)->dtype == PL_BOOL);
+        bool is_bool =
+            PyBool_Check(o) || (PyObject_TypeCheck(o, base_type) && T(o)->dtype == PL_BOOL);
         if (!is_bool) {
             PyErr_Format(PyExc_TypeError, "[%s] defined for bool tensors here: got %R", name,
                          (PyObject *)Py_TYPE(o));
@@ -385,10 +394,6 @@ static PyObject *rich_compare(PyObject *a, PyObject *b, int op) {
 static Py_hash_t tensor_hash(PyObject *self) {
     return (Py_hash_t)((uintptr_t)self >> 4 & (uintptr_t)PY_SSIZE_T_MAX);  // by identity
 }
-
-PyObject *pl_tensor_getitem(PyObject *self, PyObject *index);
-int pl_tensor_setitem(PyObject *self, PyObject *index, PyObject *value);
-PyObject *pl_tensor_matmul(PyObject *a, PyObject *b);
 
 #define SLOT(id, fn) {id, (void *)(uintptr_t)(fn)}
 static PyType_Slot slots[] = {

@@ -95,10 +95,8 @@ PyObject *pl_call(const pl_op *op, int n_in, pl_tensor *const *in, const pl_attr
 
 // Both operands of a binary call; 0, 1 (NotImplemented), -1.
 static int operands(PyObject *a, PyObject *b, pl_tensor *out[2]) {
-    const pl_tensor *ta =
-        PyObject_TypeCheck(a, pl_tensor_type()) ? ((pl_py_tensor *)a)->t : NULL;
-    const pl_tensor *tb =
-        PyObject_TypeCheck(b, pl_tensor_type()) ? ((pl_py_tensor *)b)->t : NULL;
+    const pl_tensor *ta = PyObject_TypeCheck(a, pl_tensor_type()) ? ((pl_py_tensor *)a)->t : NULL;
+    const pl_tensor *tb = PyObject_TypeCheck(b, pl_tensor_type()) ? ((pl_py_tensor *)b)->t : NULL;
     int rc = pl_operand(a, tb, &out[0]);
     if (rc) return rc;
     rc = pl_operand(b, ta, &out[1]);

@@ -170,17 +170,28 @@ static int format_dtype(const char *f, Py_ssize_t itemsize, pl_dtype *out) {
     if (*f == '@' || *f == '=' || *f == '<') f++;
     if (f[0] && f[1]) return -1;
     switch (*f) {
-        case 'f': *out = PL_F32; return 0;
-        case 'd': *out = PL_F64; return 0;
-        case 'e': *out = PL_F16; return 0;
-        case '?': *out = PL_BOOL; return 0;
-        case 'B': *out = PL_U8; return 0;
+        case 'f':
+            *out = PL_F32;
+            return 0;
+        case 'd':
+            *out = PL_F64;
+            return 0;
+        case 'e':
+            *out = PL_F16;
+            return 0;
+        case '?':
+            *out = PL_BOOL;
+            return 0;
+        case 'B':
+            *out = PL_U8;
+            return 0;
         case 'i':
         case 'l':
         case 'q':
             *out = itemsize == 8 ? PL_I64 : PL_I32;
             return itemsize == 8 || itemsize == 4 ? 0 : -1;
-        default: return -1;
+        default:
+            return -1;
     }
 }
 
@@ -191,8 +202,8 @@ static int buffer_from_tensor(PyObject *obj, pl_buffer *out) {
                         "[buffer] the tensor is not contiguous: pass x.contiguous()");
         return -1;
     }
-    *out = (pl_buffer){
-        .data = t->data, .count = t->numel, .dtype = t->dtype, .keep = Py_NewRef(obj)};
+    *out =
+        (pl_buffer){.data = t->data, .count = t->numel, .dtype = t->dtype, .keep = Py_NewRef(obj)};
     return 0;
 }
 
@@ -229,15 +240,25 @@ void pl_buffer_release(pl_buffer *b) {
 
 PyObject *pl_element(pl_dtype dt, const void *at) {
     switch (dt) {
-        case PL_BOOL: return PyBool_FromLong(*(const uint8_t *)at != 0);
-        case PL_U8: return PyLong_FromLong(*(const uint8_t *)at);
-        case PL_I32: return PyLong_FromLong(*(const int32_t *)at);
-        case PL_I64: return PyLong_FromLongLong(*(const int64_t *)at);
-        case PL_F16: return PyFloat_FromDouble((double)pl_f16_to_f32(*(const pl_f16 *)at));
-        case PL_BF16: return PyFloat_FromDouble((double)pl_bf16_to_f32(*(const pl_bf16 *)at));
-        case PL_F32: return PyFloat_FromDouble((double)*(const float *)at);
-        case PL_F64: return PyFloat_FromDouble(*(const double *)at);
-        default: PyErr_SetString(PyExc_SystemError, "unknown dtype"); return NULL;
+        case PL_BOOL:
+            return PyBool_FromLong(*(const uint8_t *)at != 0);
+        case PL_U8:
+            return PyLong_FromLong(*(const uint8_t *)at);
+        case PL_I32:
+            return PyLong_FromLong(*(const int32_t *)at);
+        case PL_I64:
+            return PyLong_FromLongLong(*(const int64_t *)at);
+        case PL_F16:
+            return PyFloat_FromDouble((double)pl_f16_to_f32(*(const pl_f16 *)at));
+        case PL_BF16:
+            return PyFloat_FromDouble((double)pl_bf16_to_f32(*(const pl_bf16 *)at));
+        case PL_F32:
+            return PyFloat_FromDouble((double)*(const float *)at);
+        case PL_F64:
+            return PyFloat_FromDouble(*(const double *)at);
+        default:
+            PyErr_SetString(PyExc_SystemError, "unknown dtype");
+            return NULL;
     }
 }
 
