@@ -2,8 +2,6 @@
 // backward, grad, grad mode, autocast.
 #include "call.h"
 
-#define ARGS PyObject *module, PyObject *const *args, Py_ssize_t n
-
 static PyObject *py_backward(ARGS) {
     int nt = 0, ng = 0;
     pl_tensor **roots = NULL, **grads = NULL;

@@ -3,9 +3,6 @@
 // masks go to the facade's paceline/_indexing.py, which composes them from operators.
 #include "call.h"
 
-PyObject *pl_tensor_getitem(PyObject *self, PyObject *index);
-int pl_tensor_setitem(PyObject *self, PyObject *index, PyObject *value);
-
 static bool is_basic(PyObject *item) {
     if (PyBool_Check(item) || PyObject_TypeCheck(item, pl_tensor_type())) return false;
     if (item == Py_None || item == Py_Ellipsis || PySlice_Check(item)) return true;

@@ -6,6 +6,14 @@
 #include "amp/amp.h"
 #include "bind.h"
 
+// A METH_FASTCALL function's parameters, its count of arguments checked, its line in a table.
+#define ARGS PyObject *module, PyObject *const *args, Py_ssize_t n
+#define COUNT(name, k) \
+    (void)module;      \
+    if (pl_arg_count(name, n, k)) return NULL
+#define FAST(name) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, NULL}
+#define ONE(name) {#name, py_##name, METH_O, NULL}
+
 // Work on fewer elements than this is quicker than giving the GIL away and taking it back.
 #define PL_GIL_NUMEL 16384
 
@@ -32,10 +40,20 @@ int pl_fill_from(pl_tensor *t, PyObject *value);
 // A list or tuple of Tensors (borrowed from seq, which the caller keeps): pl_alloc'ed array.
 // allow_none: None gives NULL.
 int pl_arg_tensors(PyObject *seq, const char *what, bool allow_none, int *n, pl_tensor ***out);
+// shape and dtype arguments to a new tensor; NULL with an exception.
+pl_tensor *pl_new_tensor(PyObject *shape, PyObject *dtype);
 // None or a Tensor.
 int pl_arg_optional(PyObject *obj, const char *op, pl_tensor **out);
 // None (all dimensions) or a sequence of dimensions, as a bit mask.
 int pl_arg_dims(PyObject *obj, const char *op, int ndim, uint32_t *mask);
+// Slots of Tensor that live in files of their own.
+PyObject *pl_tensor_getitem(PyObject *self, PyObject *index);
+int pl_tensor_setitem(PyObject *self, PyObject *index, PyObject *value);
+PyObject *pl_tensor_matmul(PyObject *a, PyObject *b);
+// Recorded steps for calls made of several: 0, or -1 with an exception. A reshape copies where it
+// must.
+int pl_reshape(pl_tensor *x, int ndim, const int64_t *shape, pl_tensor **out);
+int pl_swap_dims(pl_tensor *x, int64_t d0, int64_t d1, pl_tensor **out);
 // The element at `at` bytes as a Python object.
 PyObject *pl_element(pl_dtype dt, const void *at);
 

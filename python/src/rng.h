@@ -8,6 +8,4 @@
 pl_generator *pl_default_generator(void);
 // None (the default generator) or a Generator; NULL with an exception.
 pl_generator *pl_arg_generator(PyObject *obj);
-int pl_bind_create(PyObject *module);
-
 #endif
