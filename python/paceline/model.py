@@ -59,6 +59,13 @@ class PreparedForward:
             outputs = self.forward(*args, **kwargs)
         return convert_to_fp32(outputs)
 
+    def close(self) -> None:
+        """Leave the process group."""
+        if self._sync is not None:
+            self._sync.close()
+            self._sync = None
+        self._copy_buffers = None
+
     def __deepcopy__(self, memo: dict[int, Any]) -> PreparedForward:
         return PreparedForward(copy.deepcopy(self.forward, memo), self.precision, self._engine)
 
@@ -90,11 +97,16 @@ class PreparedModels:
         self._settings = settings
         self._gradient_state = gradient_state
         self._entries: dict[int, _Entry] = {}
+        self._synced: set[int] = set()  # ids of parameters, which the models keep alive
 
     def add(self, model: Any, engine: Engine, device: Any, evaluation_mode: bool) -> None:
-        """Prepare a model; one that was prepared already is left as it is."""
+        """Prepare a model; one that was prepared here already is left as it is.
+
+        One that another Accelerator prepared leaves that one: its gradients can be in one place.
+        """
         if id(model) in self._entries:
             return
+        release_forward(model)
         if device is not None:
             engine.move_model(model, device)
         sync: GradientSync | None = None
@@ -103,7 +115,7 @@ class PreparedModels:
             self._compare(model, engine, self._group)
             engine.copy_from_rank_zero(model, self._group)
             if not evaluation_mode:
-                sync = engine.gradient_sync(model, self._group, self._settings.ddp)
+                sync = engine.gradient_sync(model, self._group, self._settings.ddp, self._synced)
                 copy_buffers = self._buffer_copy(model, engine, self._group)
         self._entries[id(model)] = _Entry(model, engine, sync)
         precision = str(self._settings.precision) if self._settings.autocast.enabled else "no"
@@ -177,6 +189,7 @@ class PreparedModels:
             if entry.sync is not None:
                 entry.sync.close()
         self._entries.clear()
+        self._synced.clear()
 
 
 def unwrap_forward(model: Any) -> None:
@@ -184,6 +197,14 @@ def unwrap_forward(model: Any) -> None:
     forward = model.__dict__.get("forward")
     if isinstance(forward, PreparedForward):
         forward.precision = "no"
+
+
+def release_forward(model: Any) -> None:
+    """Undo what an earlier ``prepare`` did to a model."""
+    forward = model.__dict__.get("forward")
+    if isinstance(forward, PreparedForward):
+        forward.close()
+        del model.forward
 
 
 def _describe(entry: tuple[str, tuple[int, ...], str, bool]) -> str:

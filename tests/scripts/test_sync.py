@@ -276,6 +276,37 @@ out(model.weight.grad.tolist())
     assert _same(2, text) == [[[1.5, 1.5], [1.5, 1.5]]]
 
 
+def test_two_models_that_share_a_layer() -> None:
+    text = """\
+accelerator = Accelerator()
+trunk = torch.nn.Linear(1, 1, bias=False)
+heads = [torch.nn.Linear(1, 1, bias=False) for _ in range(2)]
+one, two = accelerator.prepare(*(torch.nn.Sequential(trunk, head) for head in heads))
+with torch.no_grad():
+    for p in (trunk.weight, heads[0].weight, heads[1].weight):
+        p.fill_(1.0)
+x = torch.full((1, 1), 1.0 + RANK)
+accelerator.backward((one(x) + 2 * two(x)).sum())
+out([trunk.weight.grad.item(), heads[0].weight.grad.item(), heads[1].weight.grad.item()])
+"""
+    assert _same(2, text) == [[4.5, 1.5, 3.0]]
+
+
+def test_the_accelerator_that_prepared_last_has_the_model() -> None:
+    text = """\
+model = torch.nn.Linear(1, 1, bias=False)
+first = Accelerator(mixed_precision="bf16")
+first.prepare(model)
+second = Accelerator()
+second.prepare(model)
+x = torch.full((1, 1), 1.0 + RANK)
+assert model(x).tolist() == (x * model.weight.item()).tolist(), "no longer rounded to bf16"
+second.backward(model(x).sum())
+out(model.weight.grad.item())
+"""
+    assert _same(2, text) == [1.5]
+
+
 @pytest.mark.parametrize("copied", [True, False])
 def test_buffers_follow_rank_zero_in_training(copied: bool) -> None:
     text = f"""\

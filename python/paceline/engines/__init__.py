@@ -141,9 +141,17 @@ class Engine(Protocol):
         """Make floating-point buffers equal to rank 0's, in place."""
 
     def gradient_sync(
-        self, model: Any, group: ProcessGroup, options: DistributedDataParallelKwargs
+        self,
+        model: Any,
+        group: ProcessGroup,
+        options: DistributedDataParallelKwargs,
+        taken: set[int],
     ) -> GradientSync | None:
-        """Start synchronising a model's gradients; None if it has nothing to train."""
+        """Start synchronising a model's gradients; None if it has nothing to train.
+
+        ``taken`` has the ids of parameters that another model synchronises already, and gets those
+        of this one.
+        """
 
     def backward(self, loss: Any, divisor: int, **kwargs: Any) -> None:
         """Run the backward pass of ``loss / divisor``."""

@@ -159,12 +159,18 @@ class NativeEngine:
                 _overwrite(buffer, group)
 
     def gradient_sync(
-        self, model: Any, group: ProcessGroup, options: DistributedDataParallelKwargs
+        self,
+        model: Any,
+        group: ProcessGroup,
+        options: DistributedDataParallelKwargs,
+        taken: set[int],
     ) -> NativeGradientSync | None:
-        """Start synchronising a model's gradients; None if it has nothing to train."""
-        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        """Start synchronising a model's gradients; None if it has nothing of its own to train."""
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        named = [(name, p) for name, p in trained if id(p) not in taken]
         if not named:
             return None
+        taken.update(id(p) for _, p in named)
         return NativeGradientSync(named, group, options.bucket_cap_mb)
 
     def backward(self, loss: Any, divisor: int, **kwargs: Any) -> None:
