@@ -149,7 +149,7 @@ class Ranks:
             "PACELINE_RUN_ID": self.tag,
             "PACELINE_INIT_TIMEOUT": "20",
             "PACELINE_TEST_ARGS": json.dumps(dict(self.args)),
-            "PYTHONPATH": os.pathsep.join([*_paths(), env.get("PYTHONPATH", "")]),
+            "PYTHONPATH": os.pathsep.join([*_paths(), *filter(None, [env.get("PYTHONPATH")])]),
             "OMP_NUM_THREADS": "1",
             TAG: self.tag,
             **self.env,

@@ -226,6 +226,13 @@ class ProcessGroup:
         CollectiveTimeoutError
             Not all ranks came in time.
         """
+        if not async_op:
+            try:  # the usual case, without a look at the memory first
+                self._native.all_reduce(tensor, _code(op), depth + 1)
+                return None
+            except (TypeError, ValueError):
+                if contiguous("all_reduce", tensor)[1] is None:
+                    raise
         memory, back = contiguous("all_reduce", tensor)
         if async_op:
             native = self._native.all_reduce_async(memory, _code(op), depth + 1)
