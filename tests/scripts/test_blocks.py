@@ -247,6 +247,14 @@ with rankside.failing():
 """
 
 
+def test_scheduler_that_steps_once_per_call() -> None:
+    text = SCHEDULER_IN_PREPARE.replace(
+        "Accelerator()", "Accelerator(step_scheduler_with_optimizer=False)"
+    ).replace('"] == 0.0, "8 steps: 1 x 8 or 2 x 4"', '"] == 0.5')
+    assert "== 0.5" in text
+    _run(2, text)
+
+
 @pytest.mark.parametrize("n", [1, 2])
 def test_batch_of_the_wrong_shape_is_a_clear_error(n: int) -> None:
     for rank in _run(n, WRONG_SHAPE):
