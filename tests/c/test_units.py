@@ -71,3 +71,19 @@ def test_unit(built: tuple[Path, str], environment: dict[str, str], binary: str,
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode != 0:
         pytest.fail(done.stdout + done.stderr, pytrace=False)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("binary", sorted({s for s, _ in TESTS if s.startswith("test_kernels")}))
+def test_kernels_for_older_processors(
+    built: tuple[Path, str], environment: dict[str, str], binary: str, isa: str
+) -> None:
+    """The kernels as they run where the newer instruction sets are missing."""
+    folder, problem = built
+    if problem:
+        pytest.fail("the C tests did not build", pytrace=False)
+    env = {**environment, "PACELINE_CPU_ISA": isa}
+    done = subprocess.run([folder / binary], capture_output=True, text=True, env=env)
+    if done.returncode != 0:
+        pytest.fail(done.stdout + done.stderr, pytrace=False)
