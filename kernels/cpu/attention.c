@@ -15,8 +15,9 @@ size_t pl__attention_scratch(const pl_attention_job *job, bool backward, size_t 
     size_t rows = (size_t)(job->keys + 63) / 64 * 64;
     size_t dp = (size_t)(job->width + 31) / 32 * 32, dvp = (size_t)(job->vwidth + 31) / 32 * 32;
     size_t tiles = 64 * 64, lanes = 64;
-    size_t n = backward ? rows * (3 * dp + 2 * dvp) + 64 * (3 * dp + 2 * dvp) + 7 * tiles + 3 * lanes
-                        : rows * (dp + dvp) + 64 * (dp + dvp) + 4 * tiles + 2 * lanes;
+    size_t n = backward
+                   ? rows * (3 * dp + 2 * dvp) + 64 * (3 * dp + 2 * dvp) + 7 * tiles + 3 * lanes
+                   : rows * (dp + dvp) + 64 * (dp + dvp) + 4 * tiles + 2 * lanes;
     return (n * real + 4095) / 4096 * 4096;
 }
 
@@ -44,14 +45,26 @@ static pl_status run(pl_attention_job *job, bool backward, int64_t items) {
 static pl_attention_job make_job(const pl_tensor *q, const pl_tensor *k, const pl_tensor *v,
                                  const pl_attention_args *args, const pl_tensor *out,
                                  const pl_tensor *lse) {
-    pl_attention_job job = {.q = view_of(q), .k = view_of(k), .v = view_of(v),
-                            .out = view_of(out), .lse = lse->data, .lse_b = lse->strides[0],
-                            .lse_h = lse->strides[1], .lse_row = lse->strides[2],
-                            .heads = q->shape[1], .queries = q->shape[2], .keys = k->shape[2],
-                            .width = q->shape[3], .vwidth = v->shape[3], .scale = args->scale,
-                            .causal = args->causal, .mask = args->mask,
-                            .dropout_p = args->dropout_p, .seed = args->seed,
-                            .offset = args->offset, .dt = q->dtype};
+    pl_attention_job job = {.q = view_of(q),
+                            .k = view_of(k),
+                            .v = view_of(v),
+                            .out = view_of(out),
+                            .lse = lse->data,
+                            .lse_b = lse->strides[0],
+                            .lse_h = lse->strides[1],
+                            .lse_row = lse->strides[2],
+                            .heads = q->shape[1],
+                            .queries = q->shape[2],
+                            .keys = k->shape[2],
+                            .width = q->shape[3],
+                            .vwidth = v->shape[3],
+                            .scale = args->scale,
+                            .causal = args->causal,
+                            .mask = args->mask,
+                            .dropout_p = args->dropout_p,
+                            .seed = args->seed,
+                            .offset = args->offset,
+                            .dt = q->dtype};
     return job;
 }
 

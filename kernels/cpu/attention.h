@@ -33,9 +33,9 @@ typedef struct pl_attention_view {
 
 typedef struct pl_attention_job {
     pl_attention_view q, k, v, out, g, dq, dk, dv;
-    void *lse;                         // (B, H, T) R, written forward, read backward
+    void *lse;  // (B, H, T) R, written forward, read backward
     int64_t lse_b, lse_h, lse_row;
-    int64_t heads;                     // H; a head of the batch is numbered b * H + h
+    int64_t heads;  // H; a head of the batch is numbered b * H + h
     int64_t queries, keys, width, vwidth;
     double scale;
     bool causal;
@@ -43,8 +43,8 @@ typedef struct pl_attention_job {
     double dropout_p;
     uint64_t seed, offset;
     pl_dtype dt;
-    char *scratch;                     // one piece per thread
-    size_t scratch_nbytes;             // of a piece
+    char *scratch;          // one piece per thread
+    size_t scratch_nbytes;  // of a piece
     atomic_int next_scratch;
 } pl_attention_job;
 

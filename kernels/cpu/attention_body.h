@@ -3,14 +3,14 @@
 // for double, and for float with bf16 operands.
 
 typedef struct FN(att_forward) {
-    E *k;           // (keys, dp) form A
-    E *vt;          // per tile of keys (vwidth, 64) form A
-    E *qt;          // (width, 64) form B
-    E *pt;          // (64, 64) form B
-    R *st;          // (64, 64)
-    R *ot;          // (vwidth, 64)
-    R *bias, *keep; // (64, 64)
-    R *m, *l;       // (64)
+    E *k;            // (keys, dp) form A
+    E *vt;           // per tile of keys (vwidth, 64) form A
+    E *qt;           // (width, 64) form B
+    E *pt;           // (64, 64) form B
+    R *st;           // (64, 64)
+    R *ot;           // (vwidth, 64)
+    R *bias, *keep;  // (64, 64)
+    R *m, *l;        // (64)
     int64_t dp, dvp;
 } FN(att_forward);
 
@@ -20,7 +20,7 @@ PL_INLINE R *FN(take_scratch)(char **at, int64_t n) {
     return p;
 }
 
-static void FN(forward_carve)(const pl_attention_job *job, char *at, FN(att_forward) *s) {
+static void FN(forward_carve)(const pl_attention_job *job, char *at, FN(att_forward) * s) {
     int64_t tiles = (job->keys + 63) / 64;
     s->dp = (job->width + 31) / 32 * 32;
     s->dvp = (job->vwidth + 31) / 32 * 32;
@@ -39,7 +39,7 @@ static void FN(forward_carve)(const pl_attention_job *job, char *at, FN(att_forw
 // The greatest score of each query in lanes [lane, lane + VN). Scores that are masked, or beyond
 // the diagonal, or have a scale that is not positive, are finished and stored on the way; else
 // they stay as they are, and *scale is what they are still to be multiplied by.
-PL_INLINE VR FN(top_scores)(const pl_attention_job *job, const att_tile *t, FN(att_forward) *s,
+PL_INLINE VR FN(top_scores)(const pl_attention_job *job, const att_tile *t, FN(att_forward) * s,
                             int64_t lane, int64_t seen, R *scale) {
     VR top[4], lowest = V(set1)(-(R)INFINITY);
     for (int i = 0; i < 4; i++) top[i] = lowest;
@@ -67,8 +67,8 @@ PL_INLINE VR FN(top_scores)(const pl_attention_job *job, const att_tile *t, FN(a
 }
 
 // Scores to probabilities for one vector of queries: PT, and m, l and OT brought to the new m.
-PL_INLINE void FN(softmax_step)(const pl_attention_job *job, const att_tile *t,
-                                FN(att_forward) *s, int64_t lane) {
+PL_INLINE void FN(softmax_step)(const pl_attention_job *job, const att_tile *t, FN(att_forward) * s,
+                                int64_t lane) {
     int64_t seen = FN(keys_seen)(job, t, lane, VN);
     int64_t filled = FN(keys_seen)(job, t, lane / (2 * VN) * (2 * VN), 2 * VN), kk = 0;
     R scale = (R)job->scale;
@@ -98,7 +98,7 @@ PL_INLINE void FN(softmax_step)(const pl_attention_job *job, const att_tile *t,
     }
 }
 
-static void FN(forward_tile)(const pl_attention_job *job, att_tile *t, FN(att_forward) *s) {
+static void FN(forward_tile)(const pl_attention_job *job, att_tile *t, FN(att_forward) * s) {
     int64_t limit = job->causal && t->q0 + t->queries < job->keys ? t->q0 + t->queries : job->keys;
     for (int l = 0; l < 64; l++) {
         s->m[l] = -(R)INFINITY;

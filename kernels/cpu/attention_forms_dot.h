@@ -15,8 +15,8 @@ PL_INLINE __m512i dot_row(const pl_bf16 *p, int64_t n) {
 }
 
 // dst (rows, ld): the rows of src, zeros beyond cols. ld is a multiple of 32.
-static void form_a_dot(pl_dtype dt, E *dst, int64_t ld, const void *src, int64_t step,
-                       int64_t rows, int64_t cols) {
+static void form_a_dot(pl_dtype dt, E *dst, int64_t ld, const void *src, int64_t step, int64_t rows,
+                       int64_t cols) {
     (void)dt;
     for (int64_t r = 0; r < rows; r++) {
         const pl_bf16 *from = (const pl_bf16 *)src + r * step;
@@ -28,8 +28,8 @@ static void form_a_dot(pl_dtype dt, E *dst, int64_t ld, const void *src, int64_t
 
 // dst (cols, 64): at most 64 rows of src as columns, zeros beyond. By way of floats, which is
 // exact.
-static void form_a_transposed_dot(pl_dtype dt, E *dst, const void *src, int64_t step,
-                                  int64_t rows, int64_t cols) {
+static void form_a_transposed_dot(pl_dtype dt, E *dst, const void *src, int64_t step, int64_t rows,
+                                  int64_t cols) {
     (void)dt;
     for (int64_t r = 0; r < 64; r += 16) {
         for (int64_t c = 0; c < cols; c += 16) {
@@ -46,8 +46,8 @@ static void form_a_transposed_dot(pl_dtype dt, E *dst, const void *src, int64_t 
 
 // dst (rows / 2, ld, 2): two rows of src interleaved. The interleaving of 16-bit numbers inside
 // 128-bit quarters puts columns 0-3, 8-11, .. into one half: the permutation undoes that.
-static void form_b_dot(pl_dtype dt, E *dst, int64_t ld, const void *src, int64_t step,
-                       int64_t rows, int64_t cols) {
+static void form_b_dot(pl_dtype dt, E *dst, int64_t ld, const void *src, int64_t step, int64_t rows,
+                       int64_t cols) {
     (void)dt;
     const __m512i low = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
     const __m512i high = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);

@@ -5,9 +5,9 @@
 #undef FORM_COLS
 #undef FORMS_SHARED
 #undef FORM_DEPTH
-#define E R              // an element of an operand
-#define FORM_COLS 1      // elements from one column of form B to the next
-#define FORMS_SHARED 1   // form A is form B
+#define E R                // an element of an operand
+#define FORM_COLS 1        // elements from one column of form B to the next
+#define FORMS_SHARED 1     // form A is form B
 #define FORM_DEPTH(k) (k)  // of a product, as the forms hold it
 
 // dst (rows, ld): the rows of src, zeros beyond cols. ld is a multiple of VN.
@@ -27,8 +27,8 @@ PL_INLINE void FN(pack_cols)(pl_dtype dt, R *dst, const void *src, int64_t step,
         for (int64_t c = 0; c < cols; c += VN) {
             VR block[VN];
             for (int i = 0; i < VN; i++) {
-                block[i] = r + i < rows ? FN(get_part)(dt, src, (r + i) * step + c, cols - c)
-                                        : V(set1)(0);
+                block[i] =
+                    r + i < rows ? FN(get_part)(dt, src, (r + i) * step + c, cols - c) : V(set1)(0);
             }
             V(transpose)(block);
             for (int i = 0; i < VN; i++) V(store)(dst + (c + i) * 64 + r, block[i]);

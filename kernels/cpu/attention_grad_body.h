@@ -4,21 +4,21 @@
 // double, and for float with bf16 operands.
 
 typedef struct FN(att_backward) {
-    E *k, *v;           // (keys, dp), (keys, dvp) form A
-    E *kt;              // per tile of keys (width, 64) form A
-    E *q, *g;           // (64, dp), (64, dvp) form B
-    E *qt, *gt;         // (width, 64), (vwidth, 64) form B
-    E *pt;              // (64, 64) form A
-    E *dst_a, *dst_b;   // (64, 64) forms A and B
-    R *dk, *dv;         // (keys, dp), (keys, dvp)
-    R *st, *dpt;        // (64, 64)
-    R *dqt;             // (width, 64)
-    R *bias, *keep;     // (64, 64)
+    E *k, *v;                 // (keys, dp), (keys, dvp) form A
+    E *kt;                    // per tile of keys (width, 64) form A
+    E *q, *g;                 // (64, dp), (64, dvp) form B
+    E *qt, *gt;               // (width, 64), (vwidth, 64) form B
+    E *pt;                    // (64, 64) form A
+    E *dst_a, *dst_b;         // (64, 64) forms A and B
+    R *dk, *dv;               // (keys, dp), (keys, dvp)
+    R *st, *dpt;              // (64, 64)
+    R *dqt;                   // (width, 64)
+    R *bias, *keep;           // (64, 64)
     R *lse, *delta, *factor;  // (64)
     int64_t dp, dvp;
 } FN(att_backward);
 
-static void FN(backward_carve)(const pl_attention_job *job, char *at, FN(att_backward) *s) {
+static void FN(backward_carve)(const pl_attention_job *job, char *at, FN(att_backward) * s) {
     int64_t rows = (job->keys + 63) / 64 * 64;
     s->dp = (job->width + 31) / 32 * 32;
     s->dvp = (job->vwidth + 31) / 32 * 32;
@@ -44,8 +44,8 @@ static void FN(backward_carve)(const pl_attention_job *job, char *at, FN(att_bac
     s->factor = FN(take_scratch)(&at, 64);
 }
 
-PL_INLINE void FN(row_dots)(pl_dtype dt, const void *x, int64_t xstep, const void *y,
-                            int64_t ystep, int64_t rows, int64_t cols, R *out) {
+PL_INLINE void FN(row_dots)(pl_dtype dt, const void *x, int64_t xstep, const void *y, int64_t ystep,
+                            int64_t rows, int64_t cols, R *out) {
     for (int64_t r = 0; r < rows; r++) {
         VR sum = V(set1)(0);
         for (int64_t c = 0; c < cols; c += VN) {
@@ -58,7 +58,7 @@ PL_INLINE void FN(row_dots)(pl_dtype dt, const void *x, int64_t xstep, const voi
 
 // What one tile of queries needs of its own: forms of q and g, lse, delta. A query that saw
 // nothing, and one beyond the last, gets lse = inf, so that its probabilities are e^-inf = 0.
-static void FN(load_queries)(const pl_attention_job *job, const att_tile *t, FN(att_backward) *s) {
+static void FN(load_queries)(const pl_attention_job *job, const att_tile *t, FN(att_backward) * s) {
     const void *q = att_row(job, &job->q, t, t->q0), *g = att_row(job, &job->g, t, t->q0);
     const void *out = att_row(job, &job->out, t, t->q0);
     FN(form_b)(job->dt, s->q, s->dp, q, job->q.row, t->queries, job->width);
@@ -66,8 +66,8 @@ static void FN(load_queries)(const pl_attention_job *job, const att_tile *t, FN(
     FN(form_b_transposed)(job->dt, s->qt, q, job->q.row, t->queries, job->width);
     FN(form_b_transposed)(job->dt, s->gt, g, job->g.row, t->queries, job->vwidth);
     for (int l = 0; l < 64; l++) s->delta[l] = 0;
-    PL_EACH_DTYPE(job->dt, FN(row_dots), g, job->g.row, out, job->out.row, t->queries,
-                  job->vwidth, s->delta);
+    PL_EACH_DTYPE(job->dt, FN(row_dots), g, job->g.row, out, job->out.row, t->queries, job->vwidth,
+                  s->delta);
     const R *lse = (const R *)job->lse + t->b * job->lse_b + t->h * job->lse_h;
     for (int64_t l = 0; l < 64; l++) {
         R v = l < t->queries ? lse[(t->q0 + l) * job->lse_row] : (R)INFINITY;
@@ -76,7 +76,7 @@ static void FN(load_queries)(const pl_attention_job *job, const att_tile *t, FN(
 }
 
 // p and ds = p * (dp * keep - delta) of one key and one vector of queries; p comes back times keep.
-PL_INLINE VR FN(grad_score)(const pl_attention_job *job, const FN(att_backward) *s, int64_t kk,
+PL_INLINE VR FN(grad_score)(const pl_attention_job *job, const FN(att_backward) * s, int64_t kk,
                             int64_t lane, VR shift, VR *p) {
     VR x = V(load)(s->st + kk * 64 + lane), dp = V(load)(s->dpt + kk * 64 + lane);
     VR score = V(fma)(x, V(set1)((R)job->scale), shift);
@@ -93,7 +93,7 @@ PL_INLINE VR FN(grad_score)(const pl_attention_job *job, const FN(att_backward) 
 
 // PT and dST of one vector of queries, for all keys of the tile: zeros where nothing is seen.
 PL_INLINE void FN(softmax_grad_step)(const pl_attention_job *job, const att_tile *t,
-                                     FN(att_backward) *s, int64_t lane) {
+                                     FN(att_backward) * s, int64_t lane) {
     int64_t seen = FN(keys_seen)(job, t, lane, VN);
     bool clipped = job->causal && t->k0 + seen - 1 > t->q0 + lane;
     VR zero = V(set1)(0), shift = zero - V(load)(s->lse + lane);
@@ -131,7 +131,7 @@ PL_INLINE void FN(gather_queries)(const pl_attention_job *job, const att_tile *t
     }
 }
 
-static void FN(backward_queries)(const pl_attention_job *job, att_tile *t, FN(att_backward) *s) {
+static void FN(backward_queries)(const pl_attention_job *job, att_tile *t, FN(att_backward) * s) {
     int64_t limit = job->causal && t->q0 + t->queries < job->keys ? t->q0 + t->queries : job->keys;
     int64_t lanes = (t->queries + 2 * VN - 1) / (2 * VN) * (2 * VN);
     FN(load_queries)(job, t, s);
@@ -152,13 +152,13 @@ static void FN(backward_queries)(const pl_attention_job *job, att_tile *t, FN(at
                          job->width, s->dqt, s->factor);
 }
 
-static void FN(backward_head)(const pl_attention_job *job, att_tile *t, FN(att_backward) *s) {
+static void FN(backward_head)(const pl_attention_job *job, att_tile *t, FN(att_backward) * s) {
     int64_t keys = job->keys;
     FN(form_a)(job->dt, s->k, s->dp, att_row(job, &job->k, t, 0), job->k.row, keys, job->width);
     FN(form_a)(job->dt, s->v, s->dvp, att_row(job, &job->v, t, 0), job->v.row, keys, job->vwidth);
     for (int64_t k0 = 0; k0 < keys; k0 += 64) {
-        FN(form_a_transposed)(job->dt, s->kt + k0 * s->dp, att_row(job, &job->k, t, k0),
-                              job->k.row, keys - k0 < 64 ? keys - k0 : 64, job->width);
+        FN(form_a_transposed)(job->dt, s->kt + k0 * s->dp, att_row(job, &job->k, t, k0), job->k.row,
+                              keys - k0 < 64 ? keys - k0 : 64, job->width);
     }
     memset(s->dk, 0, (size_t)(keys * s->dp) * sizeof(R));
     memset(s->dv, 0, (size_t)(keys * s->dvp) * sizeof(R));

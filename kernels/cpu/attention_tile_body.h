@@ -67,26 +67,32 @@ static void FN(fill_keep)(const pl_attention_job *job, const att_tile *t, R *kee
 
 PL_INLINE R FN(mask_value)(const pl_tensor *mask, int64_t i) {
     switch (mask->dtype) {
-        case PL_BOOL: return ((const uint8_t *)mask->data)[i] ? 0 : -(R)INFINITY;
-        case PL_F16: return (R)pl_f16_to_f32(((const pl_f16 *)mask->data)[i]);
-        case PL_BF16: return (R)pl_bf16_to_f32(((const pl_bf16 *)mask->data)[i]);
-        case PL_F32: return (R)((const float *)mask->data)[i];
-        default: return (R)((const double *)mask->data)[i];
+        case PL_BOOL:
+            return ((const uint8_t *)mask->data)[i] ? 0 : -(R)INFINITY;
+        case PL_F16:
+            return (R)pl_f16_to_f32(((const pl_f16 *)mask->data)[i]);
+        case PL_BF16:
+            return (R)pl_bf16_to_f32(((const pl_bf16 *)mask->data)[i]);
+        case PL_F32:
+            return (R)((const float *)mask->data)[i];
+        default:
+            return (R)((const double *)mask->data)[i];
     }
 }
 
 // bias (64, 64): what the mask adds to a score; 0 for queries beyond the last.
 static void FN(fill_bias)(const pl_attention_job *job, const att_tile *t, R *bias) {
     const pl_tensor *m = job->mask;
-    int64_t at = t->b * m->strides[0] + t->h * m->strides[1] + t->q0 * m->strides[2] +
-                 t->k0 * m->strides[3];
+    int64_t at =
+        t->b * m->strides[0] + t->h * m->strides[1] + t->q0 * m->strides[2] + t->k0 * m->strides[3];
     for (int64_t kk = 0; kk < t->keys; kk++) {
         R *row = bias + kk * 64;
         int64_t i = at + kk * m->strides[3];
         R same = m->strides[2] == 0 ? FN(mask_value)(m, i) : 0;
         for (int64_t l = 0; l < 64; l++) {
-            row[l] = l >= t->queries ? 0
-                     : m->strides[2] == 0 ? same : FN(mask_value)(m, i + l * m->strides[2]);
+            row[l] = l >= t->queries      ? 0
+                     : m->strides[2] == 0 ? same
+                                          : FN(mask_value)(m, i + l * m->strides[2]);
         }
     }
 }
@@ -162,8 +168,8 @@ PL_INLINE void FN(scores)(const pl_attention_job *job, const att_tile *t, const 
         return;
     }
     for (int64_t j = 0; j < t->queries; j += 2 * VN) {
-        FN(product)(false, FN(keys_seen)(job, t, j, 2 * VN), 2 * VN, k, a, lda,
-                    bt + j * FORM_COLS, 64, st + j, 64);
+        FN(product)(false, FN(keys_seen)(job, t, j, 2 * VN), 2 * VN, k, a, lda, bt + j * FORM_COLS,
+                    64, st + j, 64);
     }
 }
 

@@ -2,9 +2,10 @@
 // dnnl: opens oneDNN with dlopen and keeps compiled products. Making a primitive costs about a
 // millisecond, running one for small sizes two microseconds, so every thread keeps those it has
 // used, with their memory objects, in a bounded hash table of its own: no lock is ever taken, and
-// a call sets five pointers. The cache lives as long as its thread, so its memory is the C library's
-// and not pl_alloc's, whose bytes in use are those of live work. Knows no tensor. oneDNN's loops run in the libgomp pool that
-// pl_parallel_for uses (pl_num_threads() tells OpenMP the count).
+// a call sets five pointers. The cache lives as long as its thread, so its memory is the C
+// library's and not pl_alloc's, whose bytes in use are those of live work. Knows no tensor.
+// oneDNN's loops run in the libgomp pool that pl_parallel_for uses (pl_num_threads() tells OpenMP
+// the count).
 #include "dnnl.h"
 
 #include <dlfcn.h>
@@ -28,16 +29,19 @@ void pl_cpu_set_dnnl_path(const char *path) {
 }
 
 // One list declares and finds every function that is used.
-#define DNNL_FUNCTIONS(X)                                                                        \
-    X(dnnl_version) X(dnnl_engine_create) X(dnnl_stream_create) X(dnnl_stream_destroy)           \
-    X(dnnl_memory_desc_create_with_strides) X(dnnl_memory_desc_destroy)                          \
-    X(dnnl_memory_desc_get_size) X(dnnl_memory_create) X(dnnl_memory_destroy)                    \
-    X(dnnl_memory_set_data_handle) X(dnnl_primitive_attr_create) X(dnnl_primitive_attr_destroy)  \
-    X(dnnl_primitive_attr_set_scratchpad_mode) X(dnnl_primitive_attr_set_post_ops)               \
-    X(dnnl_post_ops_create) X(dnnl_post_ops_destroy) X(dnnl_post_ops_append_sum)                 \
-    X(dnnl_matmul_primitive_desc_create) X(dnnl_primitive_desc_destroy)                          \
-    X(dnnl_primitive_desc_query_md) X(dnnl_primitive_create) X(dnnl_primitive_destroy)           \
-    X(dnnl_primitive_execute)
+#define DNNL_FUNCTIONS(X)                                                                          \
+    X(dnnl_version)                                                                                \
+    X(dnnl_engine_create) X(dnnl_stream_create) X(dnnl_stream_destroy)                             \
+        X(dnnl_memory_desc_create_with_strides) X(dnnl_memory_desc_destroy)                        \
+            X(dnnl_memory_desc_get_size) X(dnnl_memory_create) X(dnnl_memory_destroy)              \
+                X(dnnl_memory_set_data_handle) X(dnnl_primitive_attr_create)                       \
+                    X(dnnl_primitive_attr_destroy) X(dnnl_primitive_attr_set_scratchpad_mode)      \
+                        X(dnnl_primitive_attr_set_post_ops) X(dnnl_post_ops_create)                \
+                            X(dnnl_post_ops_destroy) X(dnnl_post_ops_append_sum)                   \
+                                X(dnnl_matmul_primitive_desc_create)                               \
+                                    X(dnnl_primitive_desc_destroy) X(dnnl_primitive_desc_query_md) \
+                                        X(dnnl_primitive_create) X(dnnl_primitive_destroy)         \
+                                            X(dnnl_primitive_execute)
 
 static struct library {
     atomic_bool opened;  // set last, with release; the rest is constant after
@@ -60,13 +64,15 @@ static pl_status explain_missing(const char *path, const char *reason) {
                                " Fedora: dnf install libgomp)"
                              : "pip install onednn-cpu-gomp, or set PACELINE_DNNL to the path of a "
                                "libdnnl.so.3";
-    return pl_fail(PL_EDEVICE, "[oneDNN] cannot open the library for matrix products: got \"%s\" "
-                   "for %s, expected oneDNN 3 built for libgomp: %s", reason, path, remedy);
+    return pl_fail(PL_EDEVICE,
+                   "[oneDNN] cannot open the library for matrix products: got \"%s\" "
+                   "for %s, expected oneDNN 3 built for libgomp: %s",
+                   reason, path, remedy);
 }
 
 static pl_status find_functions(void *handle, const char *path) {
-#define X(fn)                                                                               \
-    *(void **)(&lib.fn) = dlsym(handle, #fn);                                               \
+#define X(fn)                                 \
+    *(void **)(&lib.fn) = dlsym(handle, #fn); \
     if (!lib.fn) return explain_missing(path, "no " #fn " in it");
     DNNL_FUNCTIONS(X)
 #undef X
@@ -125,13 +131,14 @@ typedef struct cache {
     dnnl_stream_t stream;
     void *scratch;
     size_t scratch_nbytes;
-    int64_t made;                // entries ever made; made % CAPACITY is the oldest
-    entry *entries[CAPACITY];    // a ring
-    int16_t slots[SLOTS];        // index into entries, or -1
+    int64_t made;              // entries ever made; made % CAPACITY is the oldest
+    entry *entries[CAPACITY];  // a ring
+    int16_t slots[SLOTS];      // index into entries, or -1
 } cache;
 
 static pl_status out_of_memory(size_t nbytes) {
-    return pl_fail(PL_ENOMEM, "[matmul] out of memory for oneDNN's cache: wanted %zu bytes", nbytes);
+    return pl_fail(PL_ENOMEM, "[matmul] out of memory for oneDNN's cache: wanted %zu bytes",
+                   nbytes);
 }
 
 static pthread_key_t cache_key;
@@ -263,8 +270,8 @@ static dnnl_status_t make_attr(const pl_dnnl_product *p, dnnl_primitive_attr_t *
 }
 
 static dnnl_status_t add_arg(entry *e, int id, const_dnnl_memory_desc_t desc) {
-    dnnl_status_t st = lib.dnnl_memory_create(&e->args[e->nargs].memory, desc, lib.engine,
-                                              DNNL_MEMORY_NONE);
+    dnnl_status_t st =
+        lib.dnnl_memory_create(&e->args[e->nargs].memory, desc, lib.engine, DNNL_MEMORY_NONE);
     if (st == dnnl_success) e->args[e->nargs++].arg = id;
     return st;
 }
@@ -324,8 +331,8 @@ static pl_status entry_new(const pl_dnnl_product *p, entry **out) {
         entry_free(e);
         return pl_fail(st == dnnl_out_of_memory ? PL_ENOMEM : PL_EDEVICE,
                        "[matmul] oneDNN refused a product of (%lld, %lld) by (%lld, %lld): "
-                       "got its status %d, expected 0", (long long)p->m, (long long)p->k,
-                       (long long)p->k, (long long)p->n, (int)st);
+                       "got its status %d, expected 0",
+                       (long long)p->m, (long long)p->k, (long long)p->k, (long long)p->n, (int)st);
     }
     *out = e;
     return PL_OK;

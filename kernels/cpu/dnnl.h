@@ -12,10 +12,10 @@
 // this struct are the key of the cache. Strides in elements; a batch dimension that is 1 in a or
 // b but not in out is repeated.
 typedef struct pl_dnnl_product {
-    int32_t ndim;       // of a, b and out
-    int32_t threads;    // oneDNN fixes how it splits the work when it makes the code
-    uint8_t ab, out;    // pl_dtype of a and b, of out
-    uint8_t bias;       // pl_dtype of the bias, or PL_DTYPE_COUNT for none
+    int32_t ndim;     // of a, b and out
+    int32_t threads;  // oneDNN fixes how it splits the work when it makes the code
+    uint8_t ab, out;  // pl_dtype of a and b, of out
+    uint8_t bias;     // pl_dtype of the bias, or PL_DTYPE_COUNT for none
     uint8_t accumulate;
     uint8_t zero[4];
     int64_t m, n, k;

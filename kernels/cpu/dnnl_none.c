@@ -8,7 +8,8 @@ void pl_cpu_set_dnnl_path(const char *path) { (void)path; }
 const char *pl_cpu_matmul_library(void) { return "blocked loops"; }
 
 pl_status pl__dnnl_open(void) {
-    return pl_fail(PL_ENOSUP, "[oneDNN] left out of this build: got PACELINE_ONEDNN=0, expected a "
+    return pl_fail(PL_ENOSUP,
+                   "[oneDNN] left out of this build: got PACELINE_ONEDNN=0, expected a "
                    "build with PACELINE_ONEDNN=1");
 }
 

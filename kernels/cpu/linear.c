@@ -6,8 +6,9 @@
 #include "product.h"
 
 static pl_unary activation_op(pl_activation act) {
-    return act == PL_ACT_RELU ? PL_UNARY_RELU
-           : act == PL_ACT_GELU ? PL_UNARY_GELU : PL_UNARY_GELU_TANH;
+    return act == PL_ACT_RELU   ? PL_UNARY_RELU
+           : act == PL_ACT_GELU ? PL_UNARY_GELU
+                                : PL_UNARY_GELU_TANH;
 }
 
 pl_status pl_cpu_linear(const pl_tensor *x, const pl_tensor *w, const pl_tensor *bias,

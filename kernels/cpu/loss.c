@@ -11,8 +11,10 @@ static pl_status check_targets(const pl_tensor *target, int64_t ignore_index, in
     for (int64_t i = 0; i < target->numel; i++) {
         int64_t v = t[i * step];
         if (PL_UNLIKELY((v < 0 || v >= classes) && v != ignore_index)) {
-            return pl_fail(PL_EINDEX, "[cross_entropy] target out of range: got %lld, expected "
-                           "[0, %lld)", (long long)v, (long long)classes);
+            return pl_fail(PL_EINDEX,
+                           "[cross_entropy] target out of range: got %lld, expected "
+                           "[0, %lld)",
+                           (long long)v, (long long)classes);
         }
     }
     return PL_OK;
@@ -21,7 +23,7 @@ static pl_status check_targets(const pl_tensor *target, int64_t ignore_index, in
 static double weight_total(const pl_vector *w, pl_dtype dr, int64_t n) {
     double total = 0.0;
     for (int64_t c = 0; c < n; c++) {
-        total += !w->data         ? 1.0
+        total += !w->data       ? 1.0
                  : dr == PL_F64 ? ((const double *)w->data)[c]
                                 : (double)((const float *)w->data)[c];
     }
@@ -30,10 +32,13 @@ static double weight_total(const pl_vector *w, pl_dtype dr, int64_t n) {
 
 static pl_loss_job make_job(const pl_tensor *logits, const pl_tensor *target, int64_t ignore_index,
                             double smoothing) {
-    return (pl_loss_job){.logits = logits->data, .target = target->data,
+    return (pl_loss_job){.logits = logits->data,
+                         .target = target->data,
                          .target_stride = target->ndim == 0 ? 1 : target->strides[0],
-                         .ignore_index = ignore_index, .n = logits->shape[logits->ndim - 1],
-                         .smoothing = smoothing, .dt = logits->dtype};
+                         .ignore_index = ignore_index,
+                         .n = logits->shape[logits->ndim - 1],
+                         .smoothing = smoothing,
+                         .dt = logits->dtype};
 }
 
 static int64_t row_grain(int64_t n) { return n >= 4096 ? 1 : 4096 / (n > 0 ? n : 1); }

@@ -51,8 +51,8 @@ static void FN(cross_entropy)(int64_t begin, int64_t end, void *ctx) {
 }
 
 // One row: dx[c] = e^(x - lse) * scale - w[c] * smooth, and at the target less `hit`.
-PL_INLINE void FN(loss_grad_row)(pl_dtype dt, const pl_loss_job *job, int64_t at, int64_t t,
-                                 R lse, R scale, R smooth, R hit) {
+PL_INLINE void FN(loss_grad_row)(pl_dtype dt, const pl_loss_job *job, int64_t at, int64_t t, R lse,
+                                 R scale, R smooth, R hit) {
     int64_t n = job->n;
     const R *w = job->weight;
     pl_dtype dr = sizeof(R) == 8 ? PL_F64 : PL_F32;
@@ -60,8 +60,8 @@ PL_INLINE void FN(loss_grad_row)(pl_dtype dt, const pl_loss_job *job, int64_t at
     R x_t = FN(logit)(dt, job, at + t);  // read first: dlogits may be logits
     for (int64_t j = 0; j < n; j += VN) {
         bool whole = n - j >= VN;
-        VR x = whole ? V(get)(job->logits, at + j, dt)
-                     : V(get_n)(job->logits, at + j, n - j, dt, 0);
+        VR x =
+            whole ? V(get)(job->logits, at + j, dt) : V(get_n)(job->logits, at + j, n - j, dt, 0);
         VR dx = V(exp)(x - l) * vs;
         if (smooth != 0) {
             VR wj = !w ? V(set1)(1) : whole ? V(load)(w + j) : V(get_n)(w, j, n - j, dr, 0);
@@ -78,8 +78,7 @@ PL_INLINE void FN(loss_grad_row)(pl_dtype dt, const pl_loss_job *job, int64_t at
     V(put_n)(job->dlogits, at + t, 1, dt, d_t);
 }
 
-PL_INLINE void FN(loss_grad_rows)(pl_dtype dt, const pl_loss_job *job, int64_t begin,
-                                  int64_t end) {
+PL_INLINE void FN(loss_grad_rows)(pl_dtype dt, const pl_loss_job *job, int64_t begin, int64_t end) {
     int64_t n = job->n;
     size_t size = pl_dtype_size(job->dt);
     const R *w = job->weight;

@@ -40,9 +40,11 @@ static void tidy_strides(int64_t rows, int64_t cols, int64_t *row, int64_t *col)
     if (rows == 1 && cols == 1) {
         *row = *col = 1;
     } else if (rows == 1) {
-        if (*col == 1) *row = cols; else *row = 1;
+        if (*col == 1) *row = cols;
+        else *row = 1;
     } else if (cols == 1) {
-        if (*row == 1) *col = rows; else *col = 1;
+        if (*row == 1) *col = rows;
+        else *col = 1;
     }
 }
 
@@ -165,7 +167,9 @@ static void dnnl_key(const pl_product *p, const pl_epilogue *e, pl_dnnl_product 
 // stride of 0; `batch` and the strides become those of the copy.
 static pl_status widen(const pl_product *p, const void *data, int64_t rows, int64_t cols,
                        int64_t strides[2], int64_t *batch, pl_tensor **out) {
-    pl_tensor src = {.dtype = p->ab, .ndim = p->nbatch + 2, .numel = rows * cols,
+    pl_tensor src = {.dtype = p->ab,
+                     .ndim = p->nbatch + 2,
+                     .numel = rows * cols,
                      .data = (void *)(uintptr_t)data};
     int nb = p->nbatch;
     for (int d = 0; d < nb; d++) {
@@ -199,7 +203,11 @@ static void describe_out(const pl_product *p, void *data, pl_tensor *t) {
 
 static pl_status widen_bias(int64_t n, pl_epilogue *e, pl_tensor **out) {
     if (!e->bias || e->bias_dtype == PL_F32) return PL_OK;
-    pl_tensor src = {.dtype = e->bias_dtype, .ndim = 1, .shape = {n}, .strides = {1}, .numel = n,
+    pl_tensor src = {.dtype = e->bias_dtype,
+                     .ndim = 1,
+                     .shape = {n},
+                     .strides = {1},
+                     .numel = n,
                      .data = (void *)(uintptr_t)e->bias};
     PL_TRY(pl_tensor_empty(PL_F32, 1, src.shape, out));
     e->bias = (*out)->data;
@@ -291,8 +299,8 @@ static bool may_split_sum(const pl_product *p) {
     return p->nbatch == 0 && p->a_col != 1 && p->k > LONGEST_SUM;
 }
 
-static pl_status add_chunks(const pl_product *p, const pl_epilogue *e, const void *a,
-                            const void *b, void *out) {
+static pl_status add_chunks(const pl_product *p, const pl_epilogue *e, const void *a, const void *b,
+                            void *out) {
     int64_t chunks = (p->k + LONGEST_SUM - 1) / LONGEST_SUM;
     int64_t each = ((p->k + chunks - 1) / chunks + 63) / 64 * 64;
     pl_epilogue step = {.accumulate = e->accumulate, .bias_dtype = PL_DTYPE_COUNT};
@@ -311,8 +319,8 @@ static pl_status add_chunks(const pl_product *p, const pl_epilogue *e, const voi
 }
 
 // In bf16 and fp16 the chunks are added in an fp32 buffer, so that there is one rounding still.
-static pl_status run_chunks(const pl_product *p, const pl_epilogue *e, const void *a,
-                            const void *b, void *out) {
+static pl_status run_chunks(const pl_product *p, const pl_epilogue *e, const void *a, const void *b,
+                            void *out) {
     if (p->out == PL_F32) return add_chunks(p, e, a, b, out);
     pl_tensor dst, *sums;
     pl_product q = *p;

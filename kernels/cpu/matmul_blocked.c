@@ -19,49 +19,61 @@ typedef struct blocked_job {
     char *out;
     int64_t row_blocks, col_blocks;
     const pl_rows *rows;
-    char *scratch;           // one piece per thread
-    size_t scratch_nbytes;   // of a piece
+    char *scratch;          // one piece per thread
+    size_t scratch_nbytes;  // of a piece
     atomic_int next_scratch;
-    bool wide;               // R is double
+    bool wide;  // R is double
 } blocked_job;
 
 static double get_number(const char *base, int64_t i, pl_dtype dt) {
     switch (dt) {
-        case PL_F16: return (double)pl_f16_to_f32(((const pl_f16 *)base)[i]);
-        case PL_BF16: return (double)pl_bf16_to_f32(((const pl_bf16 *)base)[i]);
-        case PL_F32: return (double)((const float *)base)[i];
-        default: return ((const double *)base)[i];
+        case PL_F16:
+            return (double)pl_f16_to_f32(((const pl_f16 *)base)[i]);
+        case PL_BF16:
+            return (double)pl_bf16_to_f32(((const pl_bf16 *)base)[i]);
+        case PL_F32:
+            return (double)((const float *)base)[i];
+        default:
+            return ((const double *)base)[i];
     }
 }
 
 static void put_number(char *base, int64_t i, pl_dtype dt, double v) {
     switch (dt) {
-        case PL_F16: ((pl_f16 *)base)[i] = pl_f32_to_f16((float)v); break;
-        case PL_BF16: ((pl_bf16 *)base)[i] = pl_f32_to_bf16((float)v); break;
-        case PL_F32: ((float *)base)[i] = (float)v; break;
-        default: ((double *)base)[i] = v; break;
+        case PL_F16:
+            ((pl_f16 *)base)[i] = pl_f32_to_f16((float)v);
+            break;
+        case PL_BF16:
+            ((pl_bf16 *)base)[i] = pl_f32_to_bf16((float)v);
+            break;
+        case PL_F32:
+            ((float *)base)[i] = (float)v;
+            break;
+        default:
+            ((double *)base)[i] = v;
+            break;
     }
 }
 
 // dst (rows, ld) = the block of src, zeros from `cols` to ld. The inner loop runs along the
 // dimension that is adjacent in src.
-#define DEFINE_PACK(name, R, S, CONVERT)                                                       \
+#define DEFINE_PACK(name, R, S, CONVERT)                                                        \
     static void name(R *dst, int64_t ld, const S *src, int64_t rows, int64_t cols, int64_t row, \
-                     int64_t col) {                                                            \
-        for (int64_t i = 0; i < rows && cols < ld; i++) {                                      \
-            memset(dst + i * ld + cols, 0, (size_t)(ld - cols) * sizeof(R));                   \
-        }                                                                                      \
-        if (col == 1) {                                                                        \
-            for (int64_t i = 0; i < rows; i++) {                                               \
+                     int64_t col) {                                                             \
+        for (int64_t i = 0; i < rows && cols < ld; i++) {                                       \
+            memset(dst + i * ld + cols, 0, (size_t)(ld - cols) * sizeof(R));                    \
+        }                                                                                       \
+        if (col == 1) {                                                                         \
+            for (int64_t i = 0; i < rows; i++) {                                                \
                 for (int64_t j = 0; j < cols; j++) dst[i * ld + j] = CONVERT(src[i * row + j]); \
-            }                                                                                  \
-            return;                                                                            \
-        }                                                                                      \
-        for (int64_t j = 0; j < cols; j++) {                                                   \
-            for (int64_t i = 0; i < rows; i++) {                                               \
-                dst[i * ld + j] = CONVERT(src[i * row + j * col]);                             \
-            }                                                                                  \
-        }                                                                                      \
+            }                                                                                   \
+            return;                                                                             \
+        }                                                                                       \
+        for (int64_t j = 0; j < cols; j++) {                                                    \
+            for (int64_t i = 0; i < rows; i++) {                                                \
+                dst[i * ld + j] = CONVERT(src[i * row + j * col]);                              \
+            }                                                                                   \
+        }                                                                                       \
     }
 #define SAME(x) (x)
 DEFINE_PACK(pack_f64, double, double, SAME)
@@ -72,15 +84,23 @@ DEFINE_PACK(pack_f16, float, pl_f16, pl_f16_to_f32)
 static void pack(pl_dtype dt, void *dst, int64_t ld, const char *src, int64_t rows, int64_t cols,
                  int64_t row, int64_t col) {
     switch (dt) {
-        case PL_F64: pack_f64(dst, ld, (const void *)src, rows, cols, row, col); break;
-        case PL_F32: pack_f32(dst, ld, (const void *)src, rows, cols, row, col); break;
-        case PL_BF16: pack_bf16(dst, ld, (const void *)src, rows, cols, row, col); break;
-        default: pack_f16(dst, ld, (const void *)src, rows, cols, row, col); break;
+        case PL_F64:
+            pack_f64(dst, ld, (const void *)src, rows, cols, row, col);
+            break;
+        case PL_F32:
+            pack_f32(dst, ld, (const void *)src, rows, cols, row, col);
+            break;
+        case PL_BF16:
+            pack_bf16(dst, ld, (const void *)src, rows, cols, row, col);
+            break;
+        default:
+            pack_f16(dst, ld, (const void *)src, rows, cols, row, col);
+            break;
     }
 }
 
-static void store_block(const blocked_job *job, char *out, const char *sums, int64_t i0,
-                        int64_t j0, int64_t rows, int64_t cols) {
+static void store_block(const blocked_job *job, char *out, const char *sums, int64_t i0, int64_t j0,
+                        int64_t rows, int64_t cols) {
     const pl_product *p = job->p;
     const pl_epilogue *e = job->e;
     pl_dtype dr = job->wide ? PL_F64 : PL_F32;
@@ -128,8 +148,8 @@ static void run_block(const blocked_job *job, int64_t task, char *scratch) {
             pack(p->ab, pb + (size_t)(j * KC) * real, step,
                  b + (size_t)(k0 * p->b_row + (j0 + j) * p->b_col) * size, k, width, p->b_row,
                  p->b_col);
-            job->rows->tile[job->wide](true, rows, step, k, pa, KC, pb + (size_t)(j * KC) * real, step,
-                                       sums + (size_t)j * real, NC);
+            job->rows->tile[job->wide](true, rows, step, k, pa, KC, pb + (size_t)(j * KC) * real,
+                                       step, sums + (size_t)j * real, NC);
         }
     }
     store_block(job, job->out + (size_t)off[2] * pl_dtype_size(p->out), sums, i0, j0, rows, cols);
@@ -145,8 +165,8 @@ static void run_blocks(int64_t begin, int64_t end, void *ctx) {
 
 pl_status pl__product_blocked(const pl_product *p, const pl_epilogue *e, const void *a,
                               const void *b, void *out) {
-    blocked_job job = {.p = p, .e = e, .a = a, .b = b, .out = out, .rows = pl__rows(),
-                       .wide = p->ab == PL_F64};
+    blocked_job job = {
+        .p = p, .e = e, .a = a, .b = b, .out = out, .rows = pl__rows(), .wide = p->ab == PL_F64};
     job.row_blocks = (p->m + MC - 1) / MC;
     job.col_blocks = (p->n + NC - 1) / NC;
     int64_t tasks = job.row_blocks * job.col_blocks;

@@ -24,9 +24,16 @@ pl_status pl_cpu_layer_norm(const pl_tensor *x, const pl_tensor *w, const pl_ten
     pl_status st;
     PL_TRY_GOTO(st, weight_or(w, n, 1.0, dr, &vw), done);
     PL_TRY_GOTO(st, weight_or(b, n, 0.0, dr, &vb), done);
-    pl_norm_job job = {.x = x->data, .w = vw.data, .b = vb.data, .out = out->data,
-                       .mean = mean->data, .rstd = rstd->data, .m = x->numel / n, .n = n,
-                       .eps = eps, .dt = x->dtype};
+    pl_norm_job job = {.x = x->data,
+                       .w = vw.data,
+                       .b = vb.data,
+                       .out = out->data,
+                       .mean = mean->data,
+                       .rstd = rstd->data,
+                       .m = x->numel / n,
+                       .n = n,
+                       .eps = eps,
+                       .dt = x->dtype};
     int64_t grain = n >= 8192 ? 1 : 8192 / n;
     pl_parallel_for(job.m, grain, pl__rows()->layer_norm[dr == PL_F64], &job);
 done:
@@ -38,8 +45,12 @@ done:
 static void finish_columns(const void *partial, const pl_norm_job *job, int64_t blocks,
                            bool accumulate, pl_tensor *out) {
     if (!out) return;
-    pl_column_job columns = {.partial = partial, .out = out->data, .rows = blocks, .n = job->n,
-                             .accumulate = accumulate, .dt = out->dtype};
+    pl_column_job columns = {.partial = partial,
+                             .out = out->data,
+                             .rows = blocks,
+                             .n = job->n,
+                             .accumulate = accumulate,
+                             .dt = out->dtype};
     pl_parallel_for(job->n, 256, pl__rows()->sum_columns[out->dtype == PL_F64], &columns);
 }
 
@@ -60,9 +71,18 @@ pl_status pl_cpu_layer_norm_grad(const pl_tensor *g, const pl_tensor *x, const p
     PL_TRY_GOTO(st, weight_or(w, n, 1.0, dr, &vw), done);
     if (dw) PL_TRY_GOTO(st, pl_alloc(nbytes, &pw), done);
     if (db) PL_TRY_GOTO(st, pl_alloc(nbytes, &pb), done);
-    pl_norm_job job = {.x = x->data, .g = g->data, .w = vw.data, .out = dx ? dx->data : NULL,
-                       .mean = mean->data, .rstd = rstd->data, .partial_w = pw, .partial_b = pb,
-                       .m = rows, .n = n, .block_rows = each, .dt = x->dtype};
+    pl_norm_job job = {.x = x->data,
+                       .g = g->data,
+                       .w = vw.data,
+                       .out = dx ? dx->data : NULL,
+                       .mean = mean->data,
+                       .rstd = rstd->data,
+                       .partial_w = pw,
+                       .partial_b = pb,
+                       .m = rows,
+                       .n = n,
+                       .block_rows = each,
+                       .dt = x->dtype};
     pl_parallel_for(blocks, 1, pl__rows()->layer_norm_grad[dr == PL_F64], &job);
     finish_columns(pw, &job, blocks, accumulate_w, dw);
     finish_columns(pb, &job, blocks, accumulate_b, db);

@@ -59,8 +59,8 @@ typedef struct FN(norm_terms) {
     VR g, xhat, gw;
 } FN(norm_terms);
 
-PL_INLINE FN(norm_terms) FN(norm_load)(pl_dtype dt, const pl_norm_job *job, int64_t i, int64_t j,
-                                       VR mean, VR rstd) {
+PL_INLINE FN(norm_terms)
+    FN(norm_load)(pl_dtype dt, const pl_norm_job *job, int64_t i, int64_t j, VR mean, VR rstd) {
     int64_t left = job->n - j, at = i * job->n + j;
     pl_dtype dr = sizeof(R) == 8 ? PL_F64 : PL_F32;
     FN(norm_terms) t;

@@ -21,8 +21,8 @@ typedef struct pl_product {
 
 // What is done with a sum before it is rounded and stored.
 typedef struct pl_epilogue {
-    bool accumulate;    // out += a b
-    const void *bias;   // (n) adjacent, or NULL; not together with accumulate
+    bool accumulate;   // out += a b
+    const void *bias;  // (n) adjacent, or NULL; not together with accumulate
     pl_dtype bias_dtype;
 } pl_epilogue;
 

@@ -9,12 +9,12 @@
 #include "kernels.h"
 
 typedef struct pl_norm_job {
-    const void *x, *g;         // (M, n) dt
-    const void *w, *b;         // (n) R
-    void *out;                 // (M, n) dt; dx in the gradient, or NULL
-    void *mean, *rstd;         // (M) R
-    void *partial_w;           // (blocks, n) R sums of g * xhat, one row per block of rows, or NULL
-    void *partial_b;           // (blocks, n) R sums of g, or NULL
+    const void *x, *g;  // (M, n) dt
+    const void *w, *b;  // (n) R
+    void *out;          // (M, n) dt; dx in the gradient, or NULL
+    void *mean, *rstd;  // (M) R
+    void *partial_w;    // (blocks, n) R sums of g * xhat, one row per block of rows, or NULL
+    void *partial_b;    // (blocks, n) R sums of g, or NULL
     int64_t m, n, block_rows;
     double eps;
     pl_dtype dt;
@@ -40,14 +40,14 @@ typedef struct pl_loss_job {
     const void *logits;     // (M, n) dt
     const int64_t *target;  // (M)
     int64_t target_stride;
-    const void *weight;     // (n) R, or NULL for all ones
-    double weight_sum;      // n when there is no weight
+    const void *weight;  // (n) R, or NULL for all ones
+    double weight_sum;   // n when there is no weight
     int64_t ignore_index, n;
     double smoothing;
-    void *losses, *lse;     // (M) R
-    const void *g;          // R, g_stride apart
+    void *losses, *lse;  // (M) R
+    const void *g;       // R, g_stride apart
     int64_t g_stride;
-    void *dlogits;          // (M, n) dt
+    void *dlogits;  // (M, n) dt
     pl_dtype dt;
 } pl_loss_job;
 
@@ -70,14 +70,14 @@ typedef struct pl_rows {
     int tile_cols[2];
     pl_tile_fn tile[2];
     // Range functions for pl_parallel_for; ctx is the job. Index 0: R is float, 1: double.
-    pl_range_fn layer_norm[2];       // over rows
-    pl_range_fn layer_norm_grad[2];  // over blocks of rows
-    pl_range_fn sum_columns[2];      // over columns
+    pl_range_fn layer_norm[2];                            // over rows
+    pl_range_fn layer_norm_grad[2];                       // over blocks of rows
+    pl_range_fn sum_columns[2];                           // over columns
     pl_range_fn softmax[2], softmax_grad[2];              // over rows
     pl_range_fn cross_entropy[2], cross_entropy_grad[2];  // over rows
-    pl_range_fn attention[2];        // over heads and query tiles
-    pl_range_fn attention_grad[2];   // over heads
-    pl_range_fn dropout[2];          // over chunks of PL_DROPOUT_CHUNK elements
+    pl_range_fn attention[2];                             // over heads and query tiles
+    pl_range_fn attention_grad[2];                        // over heads
+    pl_range_fn dropout[2];  // over chunks of PL_DROPOUT_CHUNK elements
 } pl_rows;
 
 #define PL_DROPOUT_CHUNK 1024

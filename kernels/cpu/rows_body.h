@@ -34,7 +34,9 @@
 PL_SIMD_END
 
 static const pl_rows table = {
-    .name = PL_SIMD_LEVEL == 3 ? "avx512" : PL_SIMD_LEVEL == 2 ? "avx2" : "any",
+    .name = PL_SIMD_LEVEL == 3   ? "avx512"
+            : PL_SIMD_LEVEL == 2 ? "avx2"
+                                 : "any",
     .tile_cols = {2 * VF, 2 * VD},
     .tile = {tile_f32, tile_f64},
     .layer_norm = {layer_norm_f32, layer_norm_f64},

@@ -81,7 +81,8 @@ PL_INLINE vd vd_exp(vd x) {
     r = vd_fma(n, vd_set1(-0x1.cf79abc9e3b39p-40), r);
     vd p = vd_set1(1.0 / 6227020800.0);
     static const double terms[] = {479001600.0, 39916800.0, 3628800.0, 362880.0, 40320.0,
-                                   5040.0, 720.0, 120.0, 24.0, 6.0, 2.0, 1.0, 1.0};
+                                   5040.0,      720.0,      120.0,     24.0,     6.0,
+                                   2.0,         1.0,        1.0};
     for (int i = 0; i < 13; i++) p = vd_fma(p, r, vd_set1(1.0 / terms[i]));
     return vd_scale(p, n);
 }

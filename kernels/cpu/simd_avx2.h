@@ -57,8 +57,8 @@ PL_INLINE __m128i bf16_narrow(vf v) {
     __m256i odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
     __m256i r = _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd);
     __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
-    r = _mm256_blendv_epi8(_mm256_srli_epi32(r, 16),
-                           _mm256_or_si256(high, _mm256_set1_epi32(0x40)), nan);
+    r = _mm256_blendv_epi8(_mm256_srli_epi32(r, 16), _mm256_or_si256(high, _mm256_set1_epi32(0x40)),
+                           nan);
     return _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1));
 }
 

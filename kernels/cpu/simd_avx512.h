@@ -48,7 +48,8 @@ PL_INLINE __m256i bf16_narrow(vf v) {
 }
 
 PL_INLINE vf vf_get(const void *p, int64_t i, pl_dtype dt) {
-    if (dt == PL_BF16) return bf16_widen(_mm256_loadu_si256((const void *)((const pl_bf16 *)p + i)));
+    if (dt == PL_BF16)
+        return bf16_widen(_mm256_loadu_si256((const void *)((const pl_bf16 *)p + i)));
     if (dt == PL_F16) {
         return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)((const pl_f16 *)p + i)));
     }
@@ -90,8 +91,7 @@ PL_INLINE vd vd_get(const void *p, int64_t i, pl_dtype dt) {
 }
 PL_INLINE vd vd_get_n(const void *p, int64_t i, int64_t n, pl_dtype dt, double fill) {
     (void)dt;
-    return _mm512_mask_loadu_pd(_mm512_set1_pd(fill), (__mmask8)vf_first(n),
-                                (const double *)p + i);
+    return _mm512_mask_loadu_pd(_mm512_set1_pd(fill), (__mmask8)vf_first(n), (const double *)p + i);
 }
 PL_INLINE void vd_put(void *p, int64_t i, pl_dtype dt, vd v) {
     (void)dt;

@@ -22,14 +22,14 @@
 #define VN VF
 #define V(op) vf_##op
 #define FN(name) name##_f32
-#define PL_EACH_DTYPE(dtype, fn, ...)                    \
-    do {                                                 \
-        if ((dtype) == PL_BF16) {                        \
-            fn(PL_BF16, __VA_ARGS__);                    \
-        } else if ((dtype) == PL_F16) {                  \
-            fn(PL_F16, __VA_ARGS__);                     \
-        } else {                                         \
-            fn(PL_F32, __VA_ARGS__);                     \
-        }                                                \
+#define PL_EACH_DTYPE(dtype, fn, ...)   \
+    do {                                \
+        if ((dtype) == PL_BF16) {       \
+            fn(PL_BF16, __VA_ARGS__);   \
+        } else if ((dtype) == PL_F16) { \
+            fn(PL_F16, __VA_ARGS__);    \
+        } else {                        \
+            fn(PL_F32, __VA_ARGS__);    \
+        }                               \
     } while (0)
 #endif

@@ -19,7 +19,8 @@ PL_INLINE R FN(row_log_sum)(pl_dtype dt, const void *x, int64_t at, int64_t n, R
         if (j < to) s = s + V(exp)(V(get_n)(x, at + j, to - j, dt, -(R)INFINITY) - shift);
         // m = -inf (nothing yet, sum 0) scales by e^-inf = 0.
         sum = sum * (sizeof(R) == 8 ? (R)exp((double)m - (double)new_m)
-                                    : (R)expf((float)m - (float)new_m)) + V(sum)(s);
+                                    : (R)expf((float)m - (float)new_m)) +
+              V(sum)(s);
         m = new_m;
     }
     *top = m;

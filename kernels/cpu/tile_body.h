@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tile product C = A B or C += A B that the blocked matmul and attention are made of: 8 rows by two
-// vectors of sums stay in registers while k runs; A's numbers are broadcast from where they lie,
-// so only B must have its columns adjacent. For float and for double (simd_real.h).
+// The tile product C = A B or C += A B that the blocked matmul and attention are made of: 8 rows by
+// two vectors of sums stay in registers while k runs; A's numbers are broadcast from where they
+// lie, so only B must have its columns adjacent. For float and for double (simd_real.h).
 
 PL_INLINE void FN(tile_rows)(int rows, bool add, int64_t k, const R *a, int64_t lda, const R *b,
                              int64_t ldb, R *c, int64_t ldc) {
@@ -30,8 +30,8 @@ PL_INLINE void FN(tile_rows)(int rows, bool add, int64_t k, const R *a, int64_t 
     }
 }
 
-PL_INLINE void FN(tile_columns)(bool add, int64_t m, int64_t k, const R *a, int64_t lda,
-                                const R *b, int64_t ldb, R *c, int64_t ldc) {
+PL_INLINE void FN(tile_columns)(bool add, int64_t m, int64_t k, const R *a, int64_t lda, const R *b,
+                                int64_t ldb, R *c, int64_t ldc) {
     int64_t i = 0;
     for (; i + 8 <= m; i += 8) {
         FN(tile_rows)(8, add, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);

@@ -19,25 +19,45 @@ static inline double check_random(void) {
 
 static inline double check_get(const pl_tensor *t, int64_t i) {
     switch (t->dtype) {
-        case PL_BOOL: return ((const uint8_t *)t->data)[i];
-        case PL_I64: return (double)((const int64_t *)t->data)[i];
-        case PL_F16: return (double)pl_f16_to_f32(((const pl_f16 *)t->data)[i]);
-        case PL_BF16: return (double)pl_bf16_to_f32(((const pl_bf16 *)t->data)[i]);
-        case PL_F32: return (double)((const float *)t->data)[i];
-        case PL_F64: return ((const double *)t->data)[i];
-        default: TEST_FAIL("check_get: dtype %s", pl_dtype_name(t->dtype));
+        case PL_BOOL:
+            return ((const uint8_t *)t->data)[i];
+        case PL_I64:
+            return (double)((const int64_t *)t->data)[i];
+        case PL_F16:
+            return (double)pl_f16_to_f32(((const pl_f16 *)t->data)[i]);
+        case PL_BF16:
+            return (double)pl_bf16_to_f32(((const pl_bf16 *)t->data)[i]);
+        case PL_F32:
+            return (double)((const float *)t->data)[i];
+        case PL_F64:
+            return ((const double *)t->data)[i];
+        default:
+            TEST_FAIL("check_get: dtype %s", pl_dtype_name(t->dtype));
     }
 }
 
 static inline void check_set(pl_tensor *t, int64_t i, double v) {
     switch (t->dtype) {
-        case PL_BOOL: ((uint8_t *)t->data)[i] = v != 0.0; break;
-        case PL_I64: ((int64_t *)t->data)[i] = (int64_t)v; break;
-        case PL_F16: ((pl_f16 *)t->data)[i] = pl_f32_to_f16((float)v); break;
-        case PL_BF16: ((pl_bf16 *)t->data)[i] = pl_f32_to_bf16((float)v); break;
-        case PL_F32: ((float *)t->data)[i] = (float)v; break;
-        case PL_F64: ((double *)t->data)[i] = v; break;
-        default: TEST_FAIL("check_set: dtype %s", pl_dtype_name(t->dtype));
+        case PL_BOOL:
+            ((uint8_t *)t->data)[i] = v != 0.0;
+            break;
+        case PL_I64:
+            ((int64_t *)t->data)[i] = (int64_t)v;
+            break;
+        case PL_F16:
+            ((pl_f16 *)t->data)[i] = pl_f32_to_f16((float)v);
+            break;
+        case PL_BF16:
+            ((pl_bf16 *)t->data)[i] = pl_f32_to_bf16((float)v);
+            break;
+        case PL_F32:
+            ((float *)t->data)[i] = (float)v;
+            break;
+        case PL_F64:
+            ((double *)t->data)[i] = v;
+            break;
+        default:
+            TEST_FAIL("check_set: dtype %s", pl_dtype_name(t->dtype));
     }
 }
 

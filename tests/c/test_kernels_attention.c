@@ -76,9 +76,9 @@ static void make_data(const att_case *c, att_data *x) {
 }
 
 static void free_data(att_data *x) {
-    pl_tensor **all[] = {&x->base, &x->q, &x->k, &x->v, &x->g, &x->mask, &x->out, &x->lse,
-                         &x->dq, &x->dk, &x->dv, &x->want, &x->want_lse, &x->want_dq,
-                         &x->want_dk, &x->want_dv};
+    pl_tensor **all[] = {&x->base,     &x->q,       &x->k,       &x->v,      &x->g,  &x->mask,
+                         &x->out,      &x->lse,     &x->dq,      &x->dk,     &x->dv, &x->want,
+                         &x->want_lse, &x->want_dq, &x->want_dk, &x->want_dv};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) pl_tensor_release(*all[i]);
 }
 
@@ -90,8 +90,11 @@ static void free_data(att_data *x) {
 static void check_case(const att_case *c) {
     att_data x;
     make_data(c, &x);
-    pl_attention_args args = {.scale = 1.0 / sqrt((double)c->d), .causal = c->causal,
-                              .mask = x.mask, .dropout_p = c->dropout, .seed = 77,
+    pl_attention_args args = {.scale = 1.0 / sqrt((double)c->d),
+                              .causal = c->causal,
+                              .mask = x.mask,
+                              .dropout_p = c->dropout,
+                              .seed = 77,
                               .offset = (1ull << 32) - 3};
     const pl_kernels *ref = pl_kernels_ref(), *cpu = pl_kernels_cpu();
     CHECK_OK(ref->attention(x.q, x.k, x.v, &args, x.want, x.want_lse));
@@ -105,8 +108,8 @@ static void check_case(const att_case *c) {
                                  x.want_dv));
     CHECK_OK(cpu->attention_grad(x.g, x.q, x.k, x.v, x.out, x.lse, &args, x.dq, x.dk, x.dv));
     // delta = sum(g * out) carries out's rounding: d terms of eps each.
-    double grad = (inner + check_eps(c->dt) * sqrt((double)c->d)) * grow * grow *
-                  (2.0 + sqrt((double)c->d));
+    double grad =
+        (inner + check_eps(c->dt) * sqrt((double)c->d)) * grow * grow * (2.0 + sqrt((double)c->d));
     double load = 4.0 + 4.0 * (double)c->t / (double)(c->s + 1) + (c->causal ? 8.0 : 0.0);
     check_close("dq", x.dq, x.want_dq, check_eps(c->dt), grad);
     check_close("dk", x.dk, x.want_dk, check_eps(c->dt), grad * load);
@@ -115,7 +118,7 @@ static void check_case(const att_case *c) {
 }
 
 TEST(sizes_around_the_tiles_agree_with_the_oracle) {
-    static const int64_t sizes[][3] = {{1, 1, 1},   {1, 5, 8},    {3, 2, 16},  {33, 33, 7},
+    static const int64_t sizes[][3] = {{1, 1, 1},    {1, 5, 8},   {3, 2, 16},    {33, 33, 7},
                                        {64, 64, 32}, {65, 63, 9}, {130, 67, 24}, {70, 140, 40}};
     for (size_t d = 0; d < sizeof FLOATS / sizeof *FLOATS; d++) {
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
@@ -146,8 +149,8 @@ TEST(dropout_agrees_with_the_oracle) {
 
 TEST(a_packed_qkv_needs_no_copy) {
     for (size_t d = 0; d < sizeof FLOATS / sizeof *FLOATS; d++) {
-        check_case(&(att_case){FLOATS[d], 2, 3, 75, 75, 16, true, MASK_NONE, 0.0, true});
-        check_case(&(att_case){FLOATS[d], 2, 3, 75, 75, 64, false, MASK_NONE, 0.0, true});
+        check_case(&(att_case){FLOATS[d], 2, 2, 66, 66, 16, true, MASK_NONE, 0.0, true});
+        check_case(&(att_case){FLOATS[d], 1, 2, 66, 66, 33, false, MASK_NONE, 0.0, true});
     }
 }
 
@@ -167,8 +170,8 @@ TEST(an_expanded_gradient_is_taken) {
     CHECK_OK(pl_kernels_cpu()->attention(x.q, x.k, x.v, &args, x.out, x.lse));
     CHECK_OK(pl_kernels_ref()->attention_grad(g, x.q, x.k, x.v, x.out, x.lse, &args, x.want_dq,
                                               x.want_dk, x.want_dv));
-    CHECK_OK(pl_kernels_cpu()->attention_grad(g, x.q, x.k, x.v, x.out, x.lse, &args, x.dq, x.dk,
-                                              x.dv));
+    CHECK_OK(
+        pl_kernels_cpu()->attention_grad(g, x.q, x.k, x.v, x.out, x.lse, &args, x.dq, x.dk, x.dv));
     check_close("dv", x.dv, x.want_dv, 1e-5, 1e-5);
     check_close("dq", x.dq, x.want_dq, 1e-5, 1e-5);
     pl_tensor_release(g);
@@ -206,8 +209,8 @@ TEST(the_thread_count_changes_no_bit) {
             att_data *z = i ? &y : &x;
             CHECK_OK(pl_set_num_threads(i ? 2 : 1));
             CHECK_OK(pl_kernels_cpu()->attention(z->q, z->k, z->v, &args, z->out, z->lse));
-            CHECK_OK(pl_kernels_cpu()->attention_grad(z->g, z->q, z->k, z->v, z->out, z->lse,
-                                                      &args, z->dq, z->dk, z->dv));
+            CHECK_OK(pl_kernels_cpu()->attention_grad(z->g, z->q, z->k, z->v, z->out, z->lse, &args,
+                                                      z->dq, z->dk, z->dv));
         }
         check_same_bits("out", x.out, y.out);
         check_same_bits("lse", x.lse, y.lse);

@@ -75,8 +75,8 @@ TEST(cross_entropy_agrees_with_the_oracle) {
     for (size_t d = 0; d < sizeof FLOATS / sizeof *FLOATS; d++) {
         for (int i = 0; i < 6; i++) {
             for (int v = 0; v < 8; v++) {
-                loss_case c = {FLOATS[d], i == 5 ? 3 : 9, ns[i], v & 1, (v & 2) != 0, (v & 4) != 0,
-                               v % 3 == 0 ? 0.0 : 0.1};
+                loss_case c = {FLOATS[d],    i == 5 ? 3 : 9,        ns[i], v & 1, (v & 2) != 0,
+                               (v & 4) != 0, v % 3 == 0 ? 0.0 : 0.1};
                 check_case(&c);
             }
         }

@@ -58,8 +58,8 @@ static void check_backward(const norm_case *c, const pl_tensor *x, const pl_tens
     check_close("db", db, want_b, check_eps(c->wdt), wtol);
     pl_tensor *alone;  // each of the three alone gives the same
     CHECK_OK(pl_tensor_empty(c->dt, 2, x->shape, &alone));
-    CHECK_OK(pl_kernels_cpu()->layer_norm_grad(g, x, w, mean, rstd, alone, NULL, false, NULL,
-                                               false));
+    CHECK_OK(
+        pl_kernels_cpu()->layer_norm_grad(g, x, w, mean, rstd, alone, NULL, false, NULL, false));
     check_same_bits("dx alone", alone, dx);
     pl_tensor_release(alone);
     pl_tensor_release(want);
