@@ -26,7 +26,6 @@ RATIOS = [
     ("2 threads, against torch", "torch 2 threads", "paceline 2 threads"),
     ("2 processes, against DDP", "torch 2 processes (DDP, Gloo)", "paceline 2 processes"),
     ("2 processes, share of unconnected", "paceline 2 unconnected", "paceline 2 processes"),
-    ("DDP, share of two torch threads' half", "torch 1 thread", "torch 2 processes (DDP, Gloo)"),
 ]
 STEPS = {"gpt": 3, "gpt-b1": 10, "mlp": 100}
 
