@@ -163,7 +163,7 @@ typedef struct pl_kernels {
     pl_status (*nonzero)(const pl_tensor *x, pl_tensor *out);
 
     // Random. out contiguous. Element i uses word i % 4 of Philox block offset + i / 4 (uniform,
-    // randint, dropout: one word per element; f64 uniform and normal: see ref/random.c, which is
+    // randint, dropout: one word per element; normals and 8-byte dtypes: ref/random.c, which is
     // the definition); the caller reserves the blocks: pl_random_blocks().
     pl_status (*uniform)(pl_tensor *out, double lo, double hi, uint64_t seed, uint64_t offset);
     pl_status (*normal)(pl_tensor *out, double mean, double std, uint64_t seed, uint64_t offset);
