@@ -3,18 +3,16 @@
 // than its destination (a transpose) goes by square tiles, so that both sides touch whole cache
 // lines; every other one goes by chunks (walk.h).
 
-#include <string.h>
+#include <stddef.h>
 
 #include "cpu/cpu.h"
+#include "cpu/transpose.h"
 #include "cpu/walk.h"
-
-#define TILE 64
 
 typedef struct job {
     pl_walk walk;  // operand 0: destination, 1: source
     pl_load_fn load;
     pl_store_fn store;
-    pl_load_fn column;  // picks a tile's column
     size_t between;     // bytes of an element between load and store
     bool direct_load;   // what load gives is what the destination holds
     bool direct_store;  // what store takes is what the source holds
@@ -59,20 +57,21 @@ static char *place(const pl_operand *op, int64_t offset) {
     return op->data + offset * (int64_t)op->size;
 }
 
-// One tile: rows of the source into `tile`, then its columns to rows of the destination.
+// One tile: rows of the source, transposed, to rows of the destination.
 static void copy_tile(const job *j, int64_t to, int64_t from, int64_t n_across, int64_t n_along,
                       char *tile) {
     const pl_walk *w = &j->walk;
     const pl_operand *dst = &w->op[0], *src = &w->op[1];
-    _Alignas(64) char column[TILE * 8];
+    char *turned = tile + TILE * TILE * j->between;
     int last = w->ndim - 1;
     for (int64_t i = 0; i < n_along; i++) {
         j->load(n_across, place(src, from + i * src->strides[last]), 1,
                 tile + (size_t)(i * TILE) * j->between);
     }
+    transpose_tile(j->between, tile, turned, n_along, n_across);
     for (int64_t i = 0; i < n_across; i++) {
-        j->column(n_along, tile + (size_t)i * j->between, TILE, column);
-        j->store(n_along, column, place(dst, to + i * dst->strides[j->across]), 1);
+        j->store(n_along, turned + (size_t)(i * TILE) * j->between,
+                 place(dst, to + i * dst->strides[j->across]), 1);
     }
 }
 
@@ -80,7 +79,7 @@ static void tile_range(int64_t begin, int64_t end, void *ctx) {
     const job *j = ctx;
     const pl_walk *w = &j->walk;
     int last = w->ndim - 1;
-    _Alignas(64) char tile[TILE * TILE * 8];
+    _Alignas(64) char tile[2 * TILE * TILE * 8];
     for (int64_t t = begin; t < end; t++) {
         int64_t along = t % j->tiles_along * TILE, rest = t / j->tiles_along;
         int64_t across = rest % j->tiles_across * TILE;
@@ -119,7 +118,6 @@ pl_status pl_cpu_copy(const pl_tensor *src, pl_tensor *dst) {
     bool same = src->dtype == dst->dtype;
     job j = {.load = same ? cv->pick[log2] : cv->load[src->dtype],
              .store = same ? cv->put[log2] : cv->store[c][dst->dtype],
-             .column = cv->pick[log2],
              .between = size,
              .direct_load = between == dst->dtype,
              .direct_store = between == src->dtype};
