@@ -2,7 +2,7 @@
 // Includes the file that PL_LOOPS names once per instruction set: plain x86-64 (or any other
 // processor), AVX2 with FMA, AVX-512. That file defines `ISA_TARGET static` functions named
 // ISA(x), plain loops which the compiler vectorises, and MADD(a, b, c) is a * b + c, fused where
-// the set can. pl_cpu_isa() picks at run time. Included on purpose more than once: no guard.
+// the set can. PL_ISA_PICK (isa.h) picks at run time. Included on purpose more than once: no guard.
 // Inside, ISA_LEVEL is 0, 1 or 2.
 
 #define ISA(name) name##_plain
