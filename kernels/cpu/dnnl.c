@@ -29,19 +29,18 @@ void pl_cpu_set_dnnl_path(const char *path) {
 }
 
 // One list declares and finds every function that is used.
-#define DNNL_FUNCTIONS(X)                                                                          \
-    X(dnnl_version)                                                                                \
-    X(dnnl_engine_create) X(dnnl_stream_create) X(dnnl_stream_destroy)                             \
-        X(dnnl_memory_desc_create_with_strides) X(dnnl_memory_desc_destroy)                        \
-            X(dnnl_memory_desc_get_size) X(dnnl_memory_create) X(dnnl_memory_destroy)              \
-                X(dnnl_memory_set_data_handle) X(dnnl_primitive_attr_create)                       \
-                    X(dnnl_primitive_attr_destroy) X(dnnl_primitive_attr_set_scratchpad_mode)      \
-                        X(dnnl_primitive_attr_set_post_ops) X(dnnl_post_ops_create)                \
-                            X(dnnl_post_ops_destroy) X(dnnl_post_ops_append_sum)                   \
-                                X(dnnl_matmul_primitive_desc_create)                               \
-                                    X(dnnl_primitive_desc_destroy) X(dnnl_primitive_desc_query_md) \
-                                        X(dnnl_primitive_create) X(dnnl_primitive_destroy)         \
-                                            X(dnnl_primitive_execute)
+// clang-format off
+#define DNNL_FUNCTIONS(X)                                                                         \
+    X(dnnl_version) X(dnnl_engine_create) X(dnnl_stream_create) X(dnnl_stream_destroy)            \
+    X(dnnl_memory_desc_create_with_strides) X(dnnl_memory_desc_destroy)                           \
+    X(dnnl_memory_desc_get_size) X(dnnl_memory_create) X(dnnl_memory_destroy)                     \
+    X(dnnl_memory_set_data_handle) X(dnnl_primitive_attr_create) X(dnnl_primitive_attr_destroy)   \
+    X(dnnl_primitive_attr_set_scratchpad_mode) X(dnnl_primitive_attr_set_post_ops)                \
+    X(dnnl_post_ops_create) X(dnnl_post_ops_destroy) X(dnnl_post_ops_append_sum)                  \
+    X(dnnl_matmul_primitive_desc_create) X(dnnl_primitive_desc_destroy)                           \
+    X(dnnl_primitive_desc_query_md) X(dnnl_primitive_create) X(dnnl_primitive_destroy)            \
+    X(dnnl_primitive_execute)
+// clang-format on
 
 static struct library {
     atomic_bool opened;  // set last, with release; the rest is constant after
