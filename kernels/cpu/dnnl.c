@@ -38,7 +38,7 @@ void pl_cpu_set_dnnl_path(const char *path) {
     X(dnnl_primitive_attr_set_scratchpad_mode) X(dnnl_primitive_attr_set_post_ops)                \
     X(dnnl_post_ops_create) X(dnnl_post_ops_destroy) X(dnnl_post_ops_append_sum)                  \
     X(dnnl_matmul_primitive_desc_create) X(dnnl_primitive_desc_destroy)                           \
-    X(dnnl_primitive_desc_query_md) X(dnnl_primitive_create) X(dnnl_primitive_destroy)            \
+    X(dnnl_primitive_desc_query) X(dnnl_primitive_desc_query_md) X(dnnl_primitive_create) X(dnnl_primitive_destroy)            \
     X(dnnl_primitive_execute)
 // clang-format on
 
@@ -120,7 +120,8 @@ enum { SLOTS = 2048, CAPACITY = 1024, ARGS = 5 };
 
 typedef struct entry {
     pl_dnnl_product key;
-    dnnl_primitive_t primitive;  // NULL: the library has no code for this product
+    dnnl_primitive_t primitive;  // NULL: the library has no fast code for this product
+    bool best;                   // made of brgemm, its best code
     dnnl_exec_arg_t args[ARGS];  // a, b, out, then bias and scratchpad where there are any
     int nargs;
     size_t scratch_nbytes;  // 0: none
@@ -281,6 +282,13 @@ static dnnl_status_t fill_entry(entry *e, dnnl_memory_desc_t descs[4], dnnl_prim
     dnnl_status_t st = lib.dnnl_matmul_primitive_desc_create(&pd, lib.engine, descs[0], descs[1],
                                                              descs[3], descs[2], attr);
     if (st != dnnl_success) return st;
+    const char *name = "";
+    (void)lib.dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, (void *)&name);
+    e->best = strncmp(name, "brg", 3) == 0;
+    if (strncmp(name, "ref", 3) == 0) {
+        (void)lib.dnnl_primitive_desc_destroy(pd);
+        return dnnl_unimplemented;
+    }
     st = lib.dnnl_primitive_create(&e->primitive, pd);
     static const int ids[4] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_BIAS};
     for (int i = 0; i < 4 && st == dnnl_success; i++) {
@@ -348,7 +356,7 @@ static pl_status grow_scratch(cache *c, size_t nbytes) {
 }
 
 pl_status pl__dnnl_matmul(const pl_dnnl_product *p, const void *a, const void *b, const void *bias,
-                          void *out, bool *done) {
+                          bool best_only, void *out, bool *done) {
     PL_TRY(pl__dnnl_open());
     cache *c = NULL;
     PL_TRY(cache_get(&c));
@@ -357,7 +365,7 @@ pl_status pl__dnnl_matmul(const pl_dnnl_product *p, const void *a, const void *b
         PL_TRY(entry_new(p, &e));
         cache_insert(c, e);
     }
-    *done = e->primitive != NULL;
+    *done = e->primitive != NULL && (e->best || !best_only);
     if (!*done) return PL_OK;
     PL_TRY(grow_scratch(c, e->scratch_nbytes));
     const void *data[ARGS] = {a, b, out, p->bias != PL_DTYPE_COUNT ? bias : c->scratch, c->scratch};

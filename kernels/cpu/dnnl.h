@@ -27,9 +27,12 @@ typedef struct pl_dnnl_product {
 // missing and how to get it; PL_ENOSUP when built with PACELINE_ONEDNN=0.
 pl_status pl__dnnl_open(void) PL_MUST_USE;
 bool pl__dnnl_built(void);  // false: built with PACELINE_ONEDNN=0
-// out = a b (+ bias) (+ out). *done is false, and nothing is computed, where this
-// library or processor has no code for the case: the caller converts to fp32.
+// out = a b (+ bias) (+ out). *done is false, and nothing is computed, where this library or
+// processor has no fast code for the case: oneDNN would take its reference loops, a hundred times
+// slower (bf16 whose rows are not adjacent, fp16 and bf16 on older processors). best_only: false
+// also where it is not oneDNN's best code, whose order of sums alone is known (Note [sums
+// are not split between threads]).
 pl_status pl__dnnl_matmul(const pl_dnnl_product *p, const void *a, const void *b, const void *bias,
-                          void *out, bool *done) PL_MUST_USE;
+                          bool best_only, void *out, bool *done) PL_MUST_USE;
 
 #endif

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// matmul: brings strided, batched operands into the form of product.h and has it computed.
-// Knows neither oneDNN's types (dnnl.c) nor the loops (matmul_blocked.c).
+// matmul: brings strided, batched operands into the form of product.h and has
+// it computed. Knows neither oneDNN's types (dnnl.c) nor the loops
+// (matmul_blocked.c).
 #include <string.h>
 
 #include "cpu.h"
@@ -10,7 +11,8 @@
 // ---------------------------------------------------------------------------------------------
 // From tensors to a product.
 
-// True when a matrix of rows x cols with these strides can be read as rows or as columns.
+// True when a matrix of rows x cols with these strides can be read as rows or
+// as columns.
 static bool readable(int64_t rows, int64_t cols, int64_t row, int64_t col) {
     if (rows == 1 || cols == 1) return rows == 1 ? cols == 1 || col == 1 : row == 1 || row >= cols;
     return (col == 1 && row >= cols) || (row == 1 && col >= rows);
@@ -35,7 +37,8 @@ static pl_status make_readable(const pl_tensor *t, pl_tensor **owned, const pl_t
     return pl_cpu_copy(t, *owned);
 }
 
-// A dimension of size 1 may carry any stride; these are the ones that oneDNN understands.
+// A dimension of size 1 may carry any stride; these are the ones that oneDNN
+// understands.
 static void tidy_strides(int64_t rows, int64_t cols, int64_t *row, int64_t *col) {
     if (rows == 1 && cols == 1) {
         *row = *col = 1;
@@ -63,7 +66,8 @@ static void add_batch(pl_product *p, int64_t size, int64_t a, int64_t b, int64_t
     p->out_batch[last] = out;
 }
 
-// A batch of (m, k) against one (k, n) is one taller product where its rows follow one another.
+// A batch of (m, k) against one (k, n) is one taller product where its rows
+// follow one another.
 static void fold_batch(pl_product *p) {
     int last = p->nbatch - 1;
     if (last < 0 || p->b_batch[last] != 0) return;
@@ -136,7 +140,8 @@ static const void *at(const void *base, int64_t elements, pl_dtype dt) {
 
 // The key of a product whose batch has at most PL_DNNL_DIMS - 2 dimensions.
 static void dnnl_key(const pl_product *p, const pl_epilogue *e, pl_dnnl_product *key) {
-    memset(key, 0, sizeof *key);  // padding and unused dimensions are part of the key
+    memset(key, 0,
+           sizeof *key);  // padding and unused dimensions are part of the key
     int nb = p->nbatch;
     key->ndim = nb + 2;
     key->threads = pl_num_threads();
@@ -163,14 +168,26 @@ static void dnnl_key(const pl_product *p, const pl_epilogue *e, pl_dnnl_product 
     key->strides_out[nb + 1] = 1;
 }
 
-// A contiguous fp32 copy of one operand over the batch (m x k or k x n each), keeping a batch
-// stride of 0; `batch` and the strides become those of the copy.
-static pl_status widen(const pl_product *p, const void *data, int64_t rows, int64_t cols,
-                       int64_t strides[2], int64_t *batch, pl_tensor **out) {
+// Whether a matrix of rows x cols lies in one piece, by row or by column.
+static bool dense(int64_t rows, int64_t cols, int64_t row, int64_t col) {
+    return (col == 1 && row == cols) || (row == 1 && col == rows);
+}
+
+static bool is_dense(const pl_product *p) {
+    return dense(p->m, p->k, p->a_row, p->a_col) && dense(p->k, p->n, p->b_row, p->b_col) &&
+           p->out_row == p->n;
+}
+
+// A copy in dtype dt, in one piece, of one operand over the batch (m x k or k x
+// n each), keeping a batch stride of 0; `batch` and `strides` become those of
+// the copy. Nothing is done (*out NULL) where the operand is so already.
+static pl_status tidy_operand(const pl_product *p, const void **data, pl_dtype dt, int64_t rows,
+                              int64_t cols, int64_t strides[2], int64_t *batch, pl_tensor **out) {
+    if (dt == p->ab && dense(rows, cols, strides[0], strides[1])) return PL_OK;
     pl_tensor src = {.dtype = p->ab,
                      .ndim = p->nbatch + 2,
                      .numel = rows * cols,
-                     .data = (void *)(uintptr_t)data};
+                     .data = (void *)(uintptr_t)*data};
     int nb = p->nbatch;
     for (int d = 0; d < nb; d++) {
         src.shape[d] = batch[d] ? p->batch[d] : 1;
@@ -181,10 +198,11 @@ static pl_status widen(const pl_product *p, const void *data, int64_t rows, int6
     src.shape[nb + 1] = cols;
     src.strides[nb] = strides[0];
     src.strides[nb + 1] = strides[1];
-    PL_TRY(pl_tensor_empty(PL_F32, src.ndim, src.shape, out));
+    PL_TRY(pl_tensor_empty(dt, src.ndim, src.shape, out));
     for (int d = 0; d < nb; d++) batch[d] = batch[d] ? (*out)->strides[d] : 0;
     strides[0] = cols;
     strides[1] = 1;
+    *data = (*out)->data;
     return pl_cpu_copy(&src, *out);
 }
 
@@ -201,8 +219,8 @@ static void describe_out(const pl_product *p, void *data, pl_tensor *t) {
     t->strides[p->nbatch + 1] = 1;
 }
 
-static pl_status widen_bias(int64_t n, pl_epilogue *e, pl_tensor **out) {
-    if (!e->bias || e->bias_dtype == PL_F32) return PL_OK;
+static pl_status tidy_bias(int64_t n, pl_dtype dt, pl_epilogue *e, pl_tensor **out) {
+    if (!e->bias || dt != PL_F32 || e->bias_dtype == PL_F32) return PL_OK;
     pl_tensor src = {.dtype = e->bias_dtype,
                      .ndim = 1,
                      .shape = {n},
@@ -215,36 +233,39 @@ static pl_status widen_bias(int64_t n, pl_epilogue *e, pl_tensor **out) {
     return pl_cpu_copy(&src, *out);
 }
 
-// For what oneDNN has no code on this processor (fp16 without AVX512-FP16, bf16 without AVX-512):
-// the product of fp32 copies, rounded once at the end.
-static pl_status run_widened(const pl_product *p, const pl_epilogue *e, const void *a,
-                             const void *b, void *out) {
-    pl_product wide = *p;
-    wide.ab = wide.out = PL_F32;
-    pl_tensor *wa = NULL, *wb = NULL, *wo = NULL, *wbias = NULL, dst;
-    pl_epilogue ew = *e;
+// For what oneDNN has no fast code: the product of copies, in one piece each,
+// in dtype dt. With dt fp32 (fp16 without AVX512-FP16, bf16 without AVX-512) it
+// is rounded once, at the end.
+static pl_status run_tidy(const pl_product *p, const pl_epilogue *e, pl_dtype dt, const void *a,
+                          const void *b, void *out) {
+    pl_product q = *p;
+    pl_epilogue eq = *e;
+    pl_tensor *ta = NULL, *tb = NULL, *tbias = NULL, *sums = NULL, dst;
     int64_t sa[2] = {p->a_row, p->a_col}, sb[2] = {p->b_row, p->b_col};
+    pl_dtype out_dt = dt == p->ab ? p->out : PL_F32;
     pl_status st;
-    PL_TRY_GOTO(st, widen(p, a, p->m, p->k, sa, wide.a_batch, &wa), done);
-    PL_TRY_GOTO(st, widen(p, b, p->k, p->n, sb, wide.b_batch, &wb), done);
-    wide.a_row = sa[0], wide.a_col = sa[1], wide.b_row = sb[0], wide.b_col = sb[1];
-    PL_TRY_GOTO(st, widen_bias(p->n, &ew, &wbias), done);
-    if (p->out == PL_F32) {
-        st = pl__product_run(&wide, &ew, wa->data, wb->data, out);
+    PL_TRY_GOTO(st, tidy_operand(p, &a, dt, p->m, p->k, sa, q.a_batch, &ta), done);
+    PL_TRY_GOTO(st, tidy_operand(p, &b, dt, p->k, p->n, sb, q.b_batch, &tb), done);
+    PL_TRY_GOTO(st, tidy_bias(p->n, dt, &eq, &tbias), done);
+    q.ab = dt;
+    q.out = out_dt;
+    q.a_row = sa[0], q.a_col = sa[1], q.b_row = sb[0], q.b_col = sb[1];
+    if (p->out == out_dt && p->out_row == p->n) {
+        st = pl__product_run(&q, &eq, a, b, out);
         goto done;
     }
     describe_out(p, out, &dst);
-    PL_TRY_GOTO(st, pl_tensor_empty(PL_F32, dst.ndim, dst.shape, &wo), done);
-    for (int d = 0; d < p->nbatch; d++) wide.out_batch[d] = wo->strides[d];
-    wide.out_row = p->n;
-    if (e->accumulate) PL_TRY_GOTO(st, pl_cpu_copy(&dst, wo), done);
-    PL_TRY_GOTO(st, pl__product_run(&wide, &ew, wa->data, wb->data, wo->data), done);
-    st = pl_cpu_copy(wo, &dst);
+    PL_TRY_GOTO(st, pl_tensor_empty(out_dt, dst.ndim, dst.shape, &sums), done);
+    for (int d = 0; d < p->nbatch; d++) q.out_batch[d] = sums->strides[d];
+    q.out_row = p->n;
+    if (e->accumulate) PL_TRY_GOTO(st, pl_cpu_copy(&dst, sums), done);
+    PL_TRY_GOTO(st, pl__product_run(&q, &eq, a, b, sums->data), done);
+    st = pl_cpu_copy(sums, &dst);
 done:
-    pl_tensor_release(wo);
-    pl_tensor_release(wbias);
-    pl_tensor_release(wb);
-    pl_tensor_release(wa);
+    pl_tensor_release(sums);
+    pl_tensor_release(tbias);
+    pl_tensor_release(tb);
+    pl_tensor_release(ta);
     return st;
 }
 
@@ -254,9 +275,9 @@ static void swap(int64_t *a, int64_t *b) {
     *b = t;
 }
 
-// What oneDNN is not given: more batch dimensions than it is made for here, or one over which out
-// changes but neither a nor b does. Such a dimension is moved to the front; true: run_each must
-// unroll it.
+// What oneDNN is not given: more batch dimensions than it is made for here, or
+// one over which out changes but neither a nor b does. Such a dimension is
+// moved to the front; true: run_each must unroll it.
 static bool unroll_first(pl_product *p) {
     for (int d = 0; d < p->nbatch; d++) {
         if (p->a_batch[d] != 0 || p->b_batch[d] != 0) continue;
@@ -288,11 +309,14 @@ static pl_status run_each(const pl_product *p, const pl_epilogue *e, const void 
 }
 
 // Note [sums are not split between threads]
-// Where a is transposed and k long (the gradient of a weight), oneDNN splits the sum over k between
-// threads when m and n alone do not keep them busy, and then a result depends on how many there
-// are. Measured with 3.2 over shapes, layouts, dtypes and 2 to 128 threads: from k = 2048 up, never
-// below. Such a product is done as a few shorter ones here, each added to the last in fp32; the
-// test the_thread_count_changes_no_bit watches over it.
+// Where a is transposed and k long (the gradient of a weight), oneDNN splits
+// the sum over k between threads when m and n alone do not keep them busy, and
+// then a result depends on how many there are. Measured with 3.2 over shapes,
+// layouts, dtypes and 2 to 128 threads: from k = 2048 up, never below. Such a
+// product is done as a few shorter ones here, each added to the last in fp32;
+// the test the_thread_count_changes_no_bit watches over it. (A transposed copy
+// of a, which also avoids it, was no faster: 0.4 ms per million numbers, from a
+// cache that the product has just emptied.)
 enum { LONGEST_SUM = 1536 };
 
 static bool may_split_sum(const pl_product *p) {
@@ -318,7 +342,8 @@ static pl_status add_chunks(const pl_product *p, const pl_epilogue *e, const voi
     return PL_OK;
 }
 
-// In bf16 and fp16 the chunks are added in an fp32 buffer, so that there is one rounding still.
+// In bf16 and fp16 the chunks are added in an fp32 buffer, so that there is one
+// rounding still.
 static pl_status run_chunks(const pl_product *p, const pl_epilogue *e, const void *a, const void *b,
                             void *out) {
     if (p->out == PL_F32) return add_chunks(p, e, a, b, out);
@@ -343,9 +368,10 @@ pl_status pl__product_run(const pl_product *p, const pl_epilogue *e, const void 
     if (may_split_sum(&q)) return run_chunks(&q, e, a, b, out);
     pl_dnnl_product key;
     dnnl_key(&q, e, &key);
-    bool done = false;
-    PL_TRY(pl__dnnl_matmul(&key, a, b, e->bias, out, &done));
+    bool done = false, whole = is_dense(&q);
+    PL_TRY(pl__dnnl_matmul(&key, a, b, e->bias, !whole, out, &done));
     if (done) return PL_OK;
-    if (p->ab == PL_F32) return pl__product_blocked(p, e, a, b, out);
-    return run_widened(p, e, a, b, out);
+    if (!whole) return run_tidy(&q, e, q.ab, a, b, out);
+    return q.ab == PL_F32 ? pl__product_blocked(&q, e, a, b, out)
+                          : run_tidy(&q, e, PL_F32, a, b, out);
 }
