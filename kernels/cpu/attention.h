@@ -23,6 +23,10 @@
 
 #include "kernels.h"
 
+// Scores are kept times log2 e inside the loops, so that probabilities are powers of two.
+#define PL_LOG2_E 1.4426950408889634
+#define PL_LN_2 0.6931471805599453
+
 enum { PL_ATT_Q = 64, PL_ATT_K = 64 };  // tile of queries, tile of keys
 
 // A (B, H, rows, width) tensor; width's stride is 1.

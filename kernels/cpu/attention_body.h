@@ -71,7 +71,7 @@ PL_INLINE void FN(softmax_step)(const pl_attention_job *job, const att_tile *t, 
                                 int64_t lane) {
     int64_t seen = FN(keys_seen)(job, t, lane, VN);
     int64_t filled = FN(keys_seen)(job, t, lane / (2 * VN) * (2 * VN), 2 * VN), kk = 0;
-    R scale = (R)job->scale;
+    R scale = (R)(job->scale * PL_LOG2_E);
     VR lowest = V(set1)(-(R)INFINITY), zero = V(set1)(0), old = V(load)(s->m + lane);
     VR top = V(max)(old, FN(top_scores)(job, t, s, lane, seen, &scale));
     VR m = V(less)(lowest, top, top, zero);  // nothing seen yet: any number does; NaN goes by p
@@ -80,15 +80,15 @@ PL_INLINE void FN(softmax_step)(const pl_attention_job *job, const att_tile *t, 
     for (; kk < filled; kk += 2) {
         const R *st = s->st + kk * 64 + lane, *keep = s->keep + kk * 64 + lane;
         VR p0 = zero, p1 = zero;
-        if (kk < seen) p0 = V(exp)(V(fma)(V(load)(st), factor, shift));
-        if (kk + 1 < seen) p1 = V(exp)(V(fma)(V(load)(st + 64), factor, shift));
+        if (kk < seen) p0 = V(exp2)(V(fma)(V(load)(st), factor, shift), FORM_ROUGH);
+        if (kk + 1 < seen) p1 = V(exp2)(V(fma)(V(load)(st + 64), factor, shift), FORM_ROUGH);
         sum0 = sum0 + p0;
         sum1 = sum1 + p1;
         if (drop && kk < seen) p0 = p0 * V(load)(keep);
         if (drop && kk + 1 < seen) p1 = p1 * V(load)(keep + 64);
         FN(put_b)(s->pt, kk, lane, p0, p1);
     }
-    VR alpha = V(exp)(old - m);  // 0 at first, when old is -inf
+    VR alpha = V(exp2)(old - m, FORM_ROUGH);  // 0 at first, when old is -inf
     V(store)(s->m + lane, top);
     V(store)(s->l + lane, V(fma)(V(load)(s->l + lane), alpha, sum0 + sum1));
     if (t->k0 == 0) return;
@@ -119,7 +119,8 @@ static void FN(forward_tile)(const pl_attention_job *job, att_tile *t, FN(att_fo
     R *lse = (R *)job->lse + t->b * job->lse_b + t->h * job->lse_h + t->q0 * job->lse_row;
     for (int64_t l = 0; l < t->queries; l++) {
         bool blind = s->l[l] == 0;  // saw nothing
-        lse[l * job->lse_row] = blind ? -(R)INFINITY : s->m[l] + (R)log((double)s->l[l]);
+        lse[l * job->lse_row] =
+            blind ? -(R)INFINITY : (R)((double)s->m[l] * PL_LN_2 + log((double)s->l[l]));
         s->l[l] = blind ? 0 : 1 / s->l[l];
     }
     FN(write_transposed)(job->dt, att_row(job, &job->out, t, t->q0), job->out.row, t->queries,

@@ -5,6 +5,7 @@
 #define E pl_bf16
 #define FORM_COLS 2
 #define FORMS_SHARED 0
+#define FORM_ROUGH true
 #define FORM_DEPTH(k) (((k) + 1) & ~(int64_t)1)
 
 // 32 adjacent bf16 of which the first n exist.
@@ -39,7 +40,10 @@ static void form_a_transposed_dot(pl_dtype dt, E *dst, const void *src, int64_t 
                                         : vf_set1(0);
             }
             vf_transpose(block);
-            for (int i = 0; i < 16; i++) vf_put(dst, (c + i) * 64 + r, PL_BF16, block[i]);
+            for (int i = 0; i < 16; i++) {
+                __m512i upper = _mm512_srli_epi32((__m512i)block[i], 16);
+                _mm256_storeu_si256((void *)(dst + (c + i) * 64 + r), _mm512_cvtepi32_epi16(upper));
+            }
         }
     }
 }

@@ -5,9 +5,11 @@
 #undef FORM_COLS
 #undef FORMS_SHARED
 #undef FORM_DEPTH
+#undef FORM_ROUGH
 #define E R                // an element of an operand
 #define FORM_COLS 1        // elements from one column of form B to the next
 #define FORMS_SHARED 1     // form A is form B
+#define FORM_ROUGH false   // whether probabilities are rounded to bf16 anyway
 #define FORM_DEPTH(k) (k)  // of a product, as the forms hold it
 
 // dst (rows, ld): the rows of src, zeros beyond cols. ld is a multiple of VN.

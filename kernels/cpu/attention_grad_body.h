@@ -56,8 +56,9 @@ PL_INLINE void FN(row_dots)(pl_dtype dt, const void *x, int64_t xstep, const voi
     }
 }
 
-// What one tile of queries needs of its own: forms of q and g, lse, delta. A query that saw
-// nothing, and one beyond the last, gets lse = inf, so that its probabilities are e^-inf = 0.
+// What one tile of queries needs of its own: forms of q and g, lse (times log2 e), delta. A query
+// that saw nothing, and one beyond the last, gets lse = inf, so that its probabilities are e^-inf =
+// 0.
 static void FN(load_queries)(const pl_attention_job *job, const att_tile *t, FN(att_backward) * s) {
     const void *q = att_row(job, &job->q, t, t->q0), *g = att_row(job, &job->g, t, t->q0);
     const void *out = att_row(job, &job->out, t, t->q0);
@@ -71,7 +72,7 @@ static void FN(load_queries)(const pl_attention_job *job, const att_tile *t, FN(
     const R *lse = (const R *)job->lse + t->b * job->lse_b + t->h * job->lse_h;
     for (int64_t l = 0; l < 64; l++) {
         R v = l < t->queries ? lse[(t->q0 + l) * job->lse_row] : (R)INFINITY;
-        s->lse[l] = v == -(R)INFINITY ? (R)INFINITY : v;
+        s->lse[l] = v == -(R)INFINITY ? (R)INFINITY : v * (R)PL_LOG2_E;
     }
 }
 
@@ -79,9 +80,9 @@ static void FN(load_queries)(const pl_attention_job *job, const att_tile *t, FN(
 PL_INLINE VR FN(grad_score)(const pl_attention_job *job, const FN(att_backward) * s, int64_t kk,
                             int64_t lane, VR shift, VR *p) {
     VR x = V(load)(s->st + kk * 64 + lane), dp = V(load)(s->dpt + kk * 64 + lane);
-    VR score = V(fma)(x, V(set1)((R)job->scale), shift);
+    VR score = V(fma)(x, V(set1)((R)(job->scale * PL_LOG2_E)), shift);
     if (job->mask) score = score + V(load)(s->bias + kk * 64 + lane);
-    VR y = V(exp)(score), delta = V(load)(s->delta + lane);
+    VR y = V(exp2)(score, FORM_ROUGH), delta = V(load)(s->delta + lane);
     if (job->dropout_p > 0.0) {
         VR keep = V(load)(s->keep + kk * 64 + lane);
         *p = y * keep;

@@ -19,13 +19,9 @@ PL_INLINE const void *att_row(const pl_attention_job *job, const pl_attention_vi
 // Random words of queries [lane, lane + PHILOX_LANES) and keys [kk, kk + 4), keys a multiple of 4.
 PL_INLINE void att_words(const pl_attention_job *job, const att_tile *t, int64_t lane, int64_t kk,
                          uint32_t words[4][PHILOX_LANES]) {
-    uint64_t block[PHILOX_LANES];
     int64_t line = (t->b * job->heads + t->h) * job->queries + t->q0 + lane;
     uint64_t first = (uint64_t)(line * job->keys + t->k0 + kk) / 4;
-    for (uint64_t l = 0; l < PHILOX_LANES; l++) {
-        block[l] = job->offset + first + l * ((uint64_t)job->keys / 4);
-    }
-    philox_blocks(job->seed, block, words);
+    philox_strided(job->seed, job->offset + first, (uint64_t)job->keys / 4, words);
 }
 
 // The same for any number of keys, one element.
@@ -80,7 +76,7 @@ PL_INLINE R FN(mask_value)(const pl_tensor *mask, int64_t i) {
     }
 }
 
-// bias (64, 64): what the mask adds to a score; 0 for queries beyond the last.
+// bias (64, 64): what the mask adds to a score, times log2 e; 0 for queries beyond the last.
 static void FN(fill_bias)(const pl_attention_job *job, const att_tile *t, R *bias) {
     const pl_tensor *m = job->mask;
     int64_t at =
@@ -88,11 +84,11 @@ static void FN(fill_bias)(const pl_attention_job *job, const att_tile *t, R *bia
     for (int64_t kk = 0; kk < t->keys; kk++) {
         R *row = bias + kk * 64;
         int64_t i = at + kk * m->strides[3];
-        R same = m->strides[2] == 0 ? FN(mask_value)(m, i) : 0;
+        R same = m->strides[2] == 0 ? FN(mask_value)(m, i) * (R)PL_LOG2_E : 0;
         for (int64_t l = 0; l < 64; l++) {
             row[l] = l >= t->queries      ? 0
                      : m->strides[2] == 0 ? same
-                                          : FN(mask_value)(m, i + l * m->strides[2]);
+                                          : FN(mask_value)(m, i + l * m->strides[2]) * (R)PL_LOG2_E;
         }
     }
 }

@@ -36,8 +36,8 @@ PL_INLINE void philox_rounds(uint64_t seed, __m512i c[4]) {
     }
 }
 
-PL_INLINE void philox_start(const uint64_t block[16], __m512i c[4]) {
-    __m512i a = _mm512_loadu_si512(block), b = _mm512_loadu_si512(block + 8);
+// The counters of lanes 0-7 and of lanes 8-15.
+PL_INLINE void philox_start(__m512i a, __m512i b, __m512i c[4]) {
     c[0] = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi64_epi32(a)),
                               _mm512_cvtepi64_epi32(b), 1);
     a = _mm512_srli_epi64(a, 32);
@@ -47,11 +47,13 @@ PL_INLINE void philox_start(const uint64_t block[16], __m512i c[4]) {
     c[2] = c[3] = _mm512_setzero_si512();
 }
 
-// words[w][l]: word w of block[l].
-PL_INLINE void philox_blocks(uint64_t seed, const uint64_t block[PHILOX_LANES],
-                             uint32_t words[4][PHILOX_LANES]) {
-    __m512i c[4];
-    philox_start(block, c);
+// words[w][l]: word w of block first + l * step.
+PL_INLINE void philox_strided(uint64_t seed, uint64_t first, uint64_t step,
+                              uint32_t words[4][PHILOX_LANES]) {
+    __m512i c[4], lane = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7);
+    __m512i a = _mm512_mullo_epi64(lane, _mm512_set1_epi64((int64_t)step));
+    a = _mm512_add_epi64(a, _mm512_set1_epi64((int64_t)first));
+    philox_start(a, _mm512_add_epi64(a, _mm512_set1_epi64((int64_t)(8 * step))), c);
     philox_rounds(seed, c);
     for (int w = 0; w < 4; w++) _mm512_storeu_si512(words[w], c[w]);
 }
@@ -59,10 +61,9 @@ PL_INLINE void philox_blocks(uint64_t seed, const uint64_t block[PHILOX_LANES],
 // The 64 words of blocks first .. first + 15 in order. Lane 4q + r computes block 4r + q, so that a
 // transpose inside each 128-bit quarter brings them into order.
 PL_INLINE void philox_run(uint64_t seed, uint64_t first, uint32_t words[4 * PHILOX_LANES]) {
-    uint64_t block[16];
-    for (uint64_t l = 0; l < 16; l++) block[l] = first + 4 * (l % 4) + l / 4;
-    __m512i c[4];
-    philox_start(block, c);
+    __m512i c[4], base = _mm512_set1_epi64((int64_t)first);
+    philox_start(_mm512_add_epi64(base, _mm512_setr_epi64(0, 4, 8, 12, 1, 5, 9, 13)),
+                 _mm512_add_epi64(base, _mm512_setr_epi64(2, 6, 10, 14, 3, 7, 11, 15)), c);
     philox_rounds(seed, c);
     __m512i a = _mm512_unpacklo_epi32(c[0], c[1]), b = _mm512_unpackhi_epi32(c[0], c[1]);
     __m512i d = _mm512_unpacklo_epi32(c[2], c[3]), e = _mm512_unpackhi_epi32(c[2], c[3]);
@@ -75,12 +76,12 @@ PL_INLINE void philox_run(uint64_t seed, uint64_t first, uint32_t words[4 * PHIL
 #else
 #define PHILOX_LANES 8
 
-PL_INLINE void philox_blocks(uint64_t seed, const uint64_t block[PHILOX_LANES],
-                             uint32_t words[4][PHILOX_LANES]) {
+PL_INLINE void philox_strided(uint64_t seed, uint64_t first, uint64_t step,
+                              uint32_t words[4][PHILOX_LANES]) {
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
-    for (int l = 0; l < PHILOX_LANES; l++) {
-        words[0][l] = (uint32_t)block[l];
-        words[1][l] = (uint32_t)(block[l] >> 32);
+    for (uint64_t l = 0; l < PHILOX_LANES; l++) {
+        words[0][l] = (uint32_t)(first + l * step);
+        words[1][l] = (uint32_t)((first + l * step) >> 32);
         words[2][l] = words[3][l] = 0;
     }
     for (int round = 0; round < 10; round++) {
@@ -98,10 +99,8 @@ PL_INLINE void philox_blocks(uint64_t seed, const uint64_t block[PHILOX_LANES],
 }
 
 PL_INLINE void philox_run(uint64_t seed, uint64_t first, uint32_t words[4 * PHILOX_LANES]) {
-    uint64_t block[PHILOX_LANES];
     uint32_t w[4][PHILOX_LANES];
-    for (uint64_t l = 0; l < PHILOX_LANES; l++) block[l] = first + l;
-    philox_blocks(seed, block, w);
+    philox_strided(seed, first, 1, w);
     for (int l = 0; l < PHILOX_LANES; l++) {
         for (int i = 0; i < 4; i++) words[4 * l + i] = w[i][l];
     }

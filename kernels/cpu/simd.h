@@ -73,7 +73,26 @@ PL_INLINE vf vf_exp(vf x) {
     return vf_scale(p, n);
 }
 
-// The same for doubles: Taylor's series to r^13, whose next term is below 2^-57 of the sum.
+// 2^x for x <= 0 or not far above, in place of e^x where the factor log2 e can ride on another
+// product: to 4 ulp; 0 below -150, NaN stays. x = n + f, |f| <= 1/2, and 2^f is a Chebyshev
+// interpolant. `rough` leaves out its last term: good to 4e-6, for what is rounded to bf16.
+PL_INLINE vf vf_exp2(vf x, bool rough) {
+    x = vf_max(vf_set1(-150.0f), x);
+    vf n = vf_round(x), f = x - n, p;
+    if (rough) {
+        p = vf_fma(vf_set1(0x1.3cbf6p-7f), f, vf_set1(0x1.ca1ce2p-5f));
+        p = vf_fma(p, f, vf_set1(0x1.ebfa4cp-3f));
+        p = vf_fma(p, f, vf_set1(0x1.62e0c2p-1f));
+        return vf_scale(vf_fma(p, f, vf_set1(1.0f)), n);
+    }
+    p = vf_fma(vf_set1(0x1.5f089p-10f), f, vf_set1(0x1.3d107p-7f));
+    p = vf_fma(p, f, vf_set1(0x1.c6af6cp-5f));
+    p = vf_fma(p, f, vf_set1(0x1.ebf906p-3f));
+    p = vf_fma(p, f, vf_set1(0x1.62e43p-1f));
+    return vf_scale(vf_fma(p, f, vf_set1(1.0f)), n);
+}
+
+// e^x for doubles: Taylor's series to r^13, whose next term is below 2^-57 of the sum.
 PL_INLINE vd vd_exp(vd x) {
     x = vd_min(vd_set1(710.0), vd_max(vd_set1(-746.0), x));
     vd n = vd_round(x * vd_set1(0x1.71547652b82fep+0));
@@ -85,6 +104,11 @@ PL_INLINE vd vd_exp(vd x) {
                                    2.0,         1.0,        1.0};
     for (int i = 0; i < 13; i++) p = vd_fma(p, r, vd_set1(1.0 / terms[i]));
     return vd_scale(p, n);
+}
+
+PL_INLINE vd vd_exp2(vd x, bool rough) {
+    (void)rough;
+    return vd_exp(x * vd_set1(0x1.62e42fefa39efp-1));
 }
 
 PL_INLINE float vf_sum(vf v) {  // pairwise, halves first: one order per level
