@@ -106,6 +106,9 @@ static void FN(forward_tile)(const pl_attention_job *job, att_tile *t, FN(att_fo
     }
     FN(form_b_transposed)(job->dt, s->qt, att_row(job, &job->q, t, t->q0), job->q.row, t->queries,
                           job->width);
+    att_prefetch(job, &job->q, t, t->q0, job->queries, job->width);
+    att_prefetch(job, &job->k, t, t->q0, job->keys, job->width);
+    att_prefetch(job, &job->v, t, t->q0, job->keys, job->vwidth);
     if (limit == 0) memset(s->ot, 0, (size_t)(64 * s->dvp) * sizeof(R));
     for (t->k0 = 0; t->k0 < limit; t->k0 += 64) {
         t->keys = limit - t->k0 < 64 ? limit - t->k0 : 64;

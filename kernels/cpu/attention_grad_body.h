@@ -136,6 +136,11 @@ static void FN(backward_queries)(const pl_attention_job *job, att_tile *t, FN(at
     int64_t limit = job->causal && t->q0 + t->queries < job->keys ? t->q0 + t->queries : job->keys;
     int64_t lanes = (t->queries + 2 * VN - 1) / (2 * VN) * (2 * VN);
     FN(load_queries)(job, t, s);
+    att_prefetch(job, &job->q, t, t->q0, job->queries, job->width);
+    att_prefetch(job, &job->g, t, t->q0, job->queries, job->vwidth);
+    att_prefetch(job, &job->out, t, t->q0, job->queries, job->vwidth);
+    att_prefetch(job, &job->k, t, t->q0, job->keys, job->width);
+    att_prefetch(job, &job->v, t, t->q0, job->keys, job->vwidth);
     if (limit == 0) memset(s->dqt, 0, (size_t)(64 * s->dp) * sizeof(R));
     for (t->k0 = 0; t->k0 < limit; t->k0 += 64) {
         t->keys = limit - t->k0 < 64 ? limit - t->k0 : 64;

@@ -16,6 +16,20 @@ PL_INLINE const void *att_row(const pl_attention_job *job, const pl_attention_vi
            (t->b * v->b + t->h * v->h + row * v->row) * (int64_t)pl_dtype_size(job->dt);
 }
 
+// Asks for the next head's rows [row, row + 64) while this head is worked on: rows of a head lie
+// far apart in a packed qkv, where the processor does not foresee them. Beyond the last head the
+// address may be nobody's, which a prefetch does not mind.
+PL_INLINE void att_prefetch(const pl_attention_job *job, const pl_attention_view *v,
+                            const att_tile *t, int64_t row, int64_t rows, int64_t width) {
+    bool last = t->h + 1 == job->heads;
+    att_tile next = {t->b + last, last ? 0 : t->h + 1, 0, 0, 0, 0};
+    int64_t nbytes = width * (int64_t)pl_dtype_size(job->dt);
+    for (int64_t r = row; r < row + 64 && r < rows; r++) {
+        const char *p = att_row(job, v, &next, r);
+        for (int64_t at = 0; at < nbytes; at += 64) __builtin_prefetch(p + at);
+    }
+}
+
 // Random words of queries [lane, lane + PHILOX_LANES) and keys [kk, kk + 4), keys a multiple of 4.
 PL_INLINE void att_words(const pl_attention_job *job, const att_tile *t, int64_t lane, int64_t kk,
                          uint32_t words[4][PHILOX_LANES]) {
