@@ -7,7 +7,7 @@
 
 #include "kernels.h"
 
-// ---- kernels-A: elementwise.c copy.c reduce.c sort.c index.c random.c optimizer.c
+// ---- loops: elementwise.c copy.c reduce.c sort.c index.c random.c optimizer.c
 pl_status pl_cpu_unary(pl_unary op, const pl_tensor *x, pl_tensor *out);
 pl_status pl_cpu_binary(pl_binary op, const pl_tensor *a, const pl_tensor *b, pl_tensor *out);
 pl_status pl_cpu_where(const pl_tensor *cond, const pl_tensor *a, const pl_tensor *b,
@@ -36,7 +36,7 @@ pl_status pl_cpu_adam(const pl_adam_args *args, pl_dtype dt, int64_t n, void *p,
 pl_status pl_cpu_sgd(const pl_sgd_args *args, pl_dtype dt, int64_t n, void *p, const void *g,
                      void *momentum);
 
-// ---- kernels-B: matmul.c linear.c norm.c softmax.c loss.c dropout.c attention.c
+// ---- products and rows: matmul.c linear.c norm.c softmax.c loss.c dropout.c attention.c
 pl_status pl_cpu_matmul(const pl_tensor *a, const pl_tensor *b, bool accumulate, pl_tensor *out);
 pl_status pl_cpu_linear(const pl_tensor *x, const pl_tensor *w, const pl_tensor *bias,
                         pl_activation act, pl_tensor *preact, pl_tensor *out);
