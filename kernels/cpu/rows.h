@@ -77,7 +77,7 @@ typedef struct pl_rows {
     pl_range_fn cross_entropy[2], cross_entropy_grad[2];  // over rows
     pl_range_fn attention[2];                             // over heads and query tiles
     pl_range_fn attention_grad[2];                        // over heads
-    pl_range_fn dropout[2];                     // over chunks of PL_DROPOUT_CHUNK elements
+    pl_range_fn dropout[2];  // over chunks of PL_DROPOUT_CHUNK elements
 } pl_rows;
 
 #define PL_DROPOUT_CHUNK 1024
