@@ -121,7 +121,6 @@ enum { SLOTS = 2048, CAPACITY = 1024, ARGS = 5 };
 typedef struct entry {
     pl_dnnl_product key;
     dnnl_primitive_t primitive;  // NULL: the library has no fast code for this product
-    bool best;                   // made of brgemm, its best code
     dnnl_exec_arg_t args[ARGS];  // a, b, out, then bias and scratchpad where there are any
     int nargs;
     size_t scratch_nbytes;  // 0: none
@@ -284,8 +283,7 @@ static dnnl_status_t fill_entry(entry *e, dnnl_memory_desc_t descs[4], dnnl_prim
     if (st != dnnl_success) return st;
     const char *name = "";
     (void)lib.dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, (void *)&name);
-    e->best = strncmp(name, "brg", 3) == 0;
-    if (strncmp(name, "ref", 3) == 0) {
+    if (strncmp(name, "brg", 3) != 0) {
         (void)lib.dnnl_primitive_desc_destroy(pd);
         return dnnl_unimplemented;
     }
@@ -356,7 +354,7 @@ static pl_status grow_scratch(cache *c, size_t nbytes) {
 }
 
 pl_status pl__dnnl_matmul(const pl_dnnl_product *p, const void *a, const void *b, const void *bias,
-                          bool best_only, void *out, bool *done) {
+                          void *out, bool *done) {
     PL_TRY(pl__dnnl_open());
     cache *c = NULL;
     PL_TRY(cache_get(&c));
@@ -365,7 +363,7 @@ pl_status pl__dnnl_matmul(const pl_dnnl_product *p, const void *a, const void *b
         PL_TRY(entry_new(p, &e));
         cache_insert(c, e);
     }
-    *done = e->primitive != NULL && (e->best || !best_only);
+    *done = e->primitive != NULL;
     if (!*done) return PL_OK;
     PL_TRY(grow_scratch(c, e->scratch_nbytes));
     const void *data[ARGS] = {a, b, out, p->bias != PL_DTYPE_COUNT ? bias : c->scratch, c->scratch};

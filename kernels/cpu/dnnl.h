@@ -28,11 +28,10 @@ typedef struct pl_dnnl_product {
 pl_status pl__dnnl_open(void) PL_MUST_USE;
 bool pl__dnnl_built(void);  // false: built with PACELINE_ONEDNN=0
 // out = a b (+ bias) (+ out). *done is false, and nothing is computed, where this library or
-// processor has no fast code for the case: oneDNN would take its reference loops, a hundred times
-// slower (bf16 whose rows are not adjacent, fp16 and bf16 on older processors). best_only: false
-// also where it is not oneDNN's best code, whose order of sums alone is known (Note [sums
-// are not split between threads]).
+// processor has no brgemm for the case. The others are oneDNN's reference loops, a hundred times
+// slower (bf16 whose rows are not adjacent, fp16 and bf16 on older processors), and gemm:jit (Note
+// [sums are not split between threads]).
 pl_status pl__dnnl_matmul(const pl_dnnl_product *p, const void *a, const void *b, const void *bias,
-                          bool best_only, void *out, bool *done) PL_MUST_USE;
+                          void *out, bool *done) PL_MUST_USE;
 
 #endif

@@ -14,8 +14,8 @@ pl_status pl__dnnl_open(void) {
 }
 
 pl_status pl__dnnl_matmul(const pl_dnnl_product *p, const void *a, const void *b, const void *bias,
-                          bool best_only, void *out, bool *done) {
-    (void)p, (void)a, (void)b, (void)bias, (void)best_only, (void)out;
+                          void *out, bool *done) {
+    (void)p, (void)a, (void)b, (void)bias, (void)out;
     *done = false;
     return PL_OK;
 }

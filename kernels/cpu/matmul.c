@@ -309,15 +309,18 @@ static pl_status run_each(const pl_product *p, const pl_epilogue *e, const void 
 }
 
 // Note [sums are not split between threads]
-// Where a is transposed and k long (the gradient of a weight), oneDNN splits
-// the sum over k between threads when m and n alone do not keep them busy, and
-// then a result depends on how many there are. Measured with 3.2 over shapes,
-// layouts, dtypes and 2 to 128 threads: from k = 2048 up, never below. Such a
-// product is done as a few shorter ones here, each added to the last in fp32;
-// the test the_thread_count_changes_no_bit watches over it. (A transposed copy
-// of a, which also avoids it, was no faster: 0.4 ms per million numbers, from a
-// cache that the product has just emptied.)
-enum { LONGEST_SUM = 1536 };
+// oneDNN's brgemm splits the sum over k between threads in one case only: where a is transposed and
+// k long (the gradient of a weight) and m and n alone do not keep them busy. Then a result would
+// depend on how many there are. Measured with 3.2 over shapes, layouts, dtypes and 2 to 128
+// threads: from k = 2048 up, never below. Such a product is done as a few shorter ones here, each
+// added to the last in fp32; the test the_thread_count_changes_no_bit watches over it. (A
+// transposed copy of a, which also avoids it, was no faster: 0.4 ms per million numbers, from a
+// cache just emptied.) gemm:jit, which oneDNN takes where it has no brgemm (AVX2 alone, a column),
+// does so nearly always: not used.
+//
+// In bf16 shorter ones are also faster, by up to a fifth where m is large, since oneDNN then copies
+// pieces of a that stay in the second-level cache; in fp32 the length makes no difference.
+enum { LONGEST_SUM = 1024, CHUNK_BF16 = 256 };
 
 static bool may_split_sum(const pl_product *p) {
     return p->nbatch == 0 && p->a_col != 1 && p->k > LONGEST_SUM;
@@ -325,7 +328,8 @@ static bool may_split_sum(const pl_product *p) {
 
 static pl_status add_chunks(const pl_product *p, const pl_epilogue *e, const void *a, const void *b,
                             void *out) {
-    int64_t chunks = (p->k + LONGEST_SUM - 1) / LONGEST_SUM;
+    int64_t longest = p->ab == PL_BF16 ? CHUNK_BF16 : LONGEST_SUM;
+    int64_t chunks = (p->k + longest - 1) / longest;
     int64_t each = ((p->k + chunks - 1) / chunks + 63) / 64 * 64;
     pl_epilogue step = {.accumulate = e->accumulate, .bias_dtype = PL_DTYPE_COUNT};
     for (int64_t k = 0; k < p->k; k += each) {
@@ -368,10 +372,10 @@ pl_status pl__product_run(const pl_product *p, const pl_epilogue *e, const void 
     if (may_split_sum(&q)) return run_chunks(&q, e, a, b, out);
     pl_dnnl_product key;
     dnnl_key(&q, e, &key);
-    bool done = false, whole = is_dense(&q);
-    PL_TRY(pl__dnnl_matmul(&key, a, b, e->bias, !whole, out, &done));
+    bool done = false;
+    PL_TRY(pl__dnnl_matmul(&key, a, b, e->bias, out, &done));
     if (done) return PL_OK;
-    if (!whole) return run_tidy(&q, e, q.ab, a, b, out);
+    if (!is_dense(&q)) return run_tidy(&q, e, q.ab, a, b, out);
     return q.ab == PL_F32 ? pl__product_blocked(&q, e, a, b, out)
                           : run_tidy(&q, e, PL_F32, a, b, out);
 }

@@ -104,7 +104,14 @@ static void store_block(const blocked_job *job, char *out, const char *sums, int
     const pl_product *p = job->p;
     const pl_epilogue *e = job->e;
     pl_dtype dr = job->wide ? PL_F64 : PL_F32;
+    bool as_is = p->out == dr && !e->bias && !e->accumulate;
+    size_t size = pl_dtype_size(dr);
     for (int64_t i = 0; i < rows; i++) {
+        if (as_is) {
+            memcpy(out + (size_t)((i0 + i) * p->out_row + j0) * size,
+                   sums + (size_t)(i * NC) * size, (size_t)cols * size);
+            continue;
+        }
         for (int64_t j = 0; j < cols; j++) {
             int64_t o = (i0 + i) * p->out_row + j0 + j;
             double v = get_number(sums, i * NC + j, dr);

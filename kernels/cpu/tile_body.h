@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tile product C = A B or C += A B that the blocked matmul and attention are made of: 8 rows by
+// The tile product C = A B or C += A B that the blocked matmul and attention are made of: rows by
 // two vectors of sums stay in registers while k runs; A's numbers are broadcast from where they
 // lie, so only B must have its columns adjacent. For float and for double (simd_real.h).
 
+// Sums and what they are made of fit the registers: 32 with AVX-512, else 16.
+#undef TILE_ROWS
+#define TILE_ROWS (PL_SIMD_LEVEL == 3 ? 8 : 6)
+
 PL_INLINE void FN(tile_rows)(int rows, bool add, int64_t k, const R *a, int64_t lda, const R *b,
                              int64_t ldb, R *c, int64_t ldc) {
-    VR lo[8], hi[8];
+    VR lo[TILE_ROWS], hi[TILE_ROWS];
     PL_UNROLL
     for (int i = 0; i < rows; i++) {
         lo[i] = V(set1)(0);
@@ -33,8 +37,8 @@ PL_INLINE void FN(tile_rows)(int rows, bool add, int64_t k, const R *a, int64_t 
 PL_INLINE void FN(tile_columns)(bool add, int64_t m, int64_t k, const R *a, int64_t lda, const R *b,
                                 int64_t ldb, R *c, int64_t ldc) {
     int64_t i = 0;
-    for (; i + 8 <= m; i += 8) {
-        FN(tile_rows)(8, add, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
+    for (; i + TILE_ROWS <= m; i += TILE_ROWS) {
+        FN(tile_rows)(TILE_ROWS, add, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
     }
     if (m - i >= 4) {
         FN(tile_rows)(4, add, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
