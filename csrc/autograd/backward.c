@@ -24,18 +24,14 @@ typedef struct capture {
     pl_tensor *grad;  // owned
 } capture;
 
-typedef struct hooked {
-    pl_leaf_hook hook;
-} hooked;
-
 typedef struct pass {
     uint64_t id;
     pl_node **nodes;
     int64_t n, cap;
     bool retain;
     int n_captures;
-    capture *captures;  // NULL: a backward pass, which fills .grad
-    hooked *fired;      // one entry per ctx whose ready was called
+    capture *captures;    // NULL: a backward pass, which fills .grad
+    pl_leaf_hook *fired;  // one entry per ctx whose ready was called
     int n_fired, cap_fired;
 } pass;
 
@@ -118,14 +114,14 @@ static capture *find_capture(pass *p, const pl_node *node, const pl_tensor *leaf
 
 static pl_status remember_fired(pass *p, const pl_leaf_hook *hook) {
     for (int i = 0; i < p->n_fired; i++) {
-        if (p->fired[i].hook.ctx == hook->ctx) return PL_OK;
+        if (p->fired[i].ctx == hook->ctx) return PL_OK;
     }
     if (p->n_fired == p->cap_fired) {
         int64_t cap;
         PL_TRY(grow((void **)&p->fired, p->n_fired, p->cap_fired, sizeof *p->fired, &cap));
         p->cap_fired = (int)cap;
     }
-    p->fired[p->n_fired++].hook = *hook;
+    p->fired[p->n_fired++] = *hook;
     return PL_OK;
 }
 
@@ -313,10 +309,10 @@ static pl_status settle_leaf_roots(pass *p, int n, pl_tensor *const *roots,
 // After the last node. A failure leaves no sum in the graph and tells the hooks.
 static pl_status finish(pass *p, pl_status st) {
     for (int i = 0; st == PL_OK && i < p->n_fired; i++) {
-        if (p->fired[i].hook.done) st = p->fired[i].hook.done(p->fired[i].hook.ctx);
+        if (p->fired[i].done) st = p->fired[i].done(p->fired[i].ctx);
     }
     for (int i = 0; st != PL_OK && i < p->n_fired; i++) {
-        if (p->fired[i].hook.failed) p->fired[i].hook.failed(p->fired[i].hook.ctx);
+        if (p->fired[i].failed) p->fired[i].failed(p->fired[i].ctx);
     }
     for (int64_t i = 0; st != PL_OK && i < p->n; i++) {
         pl_tensor_release(p->nodes[i]->grad);
