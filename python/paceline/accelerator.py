@@ -1,43 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
 """``Accelerator``: wires process group, data sharding, gradient synchronisation and precision.
 
-It only wires; every part works without it. It reaches tensors through an engine (``engines/``),
-so this file imports no tensor library.
+Its methods stand in ``members/``, one file a topic. It only wires; every part works without it. It
+reaches tensors through an engine (``engines/``), so this file imports no tensor library.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
-from ._process_members import ProcessMembers
-from .data_loader import DataLoaderShard, prepare_data_loader
-from .engines import Engine, default_engine, engine_of, engine_of_tensor
-from .logging import get_logger
+from .data_loader import DataLoaderShard
+from .engines import engine_of, known_engine
+from .members.checkpoints import CheckpointMembers
+from .members.collectives import CollectiveMembers
+from .members.data import DataMembers
+from .members.process import ProcessMembers
+from .members.tracking import TrackingMembers
+from .members.training import TrainingMembers
 from .model import PreparedModels, unwrap_forward
 from .optimizer import AcceleratedOptimizer
 from .scheduler import AcceleratedScheduler
 from .settings import LATER, Settings, resolve
 from .state import AcceleratorState, GradientState, PartialState, read_environment
 from .utils.dataclasses import (
-    AutocastKwargs,
     DataLoaderConfiguration,
     GradientAccumulationPlugin,
     KwargsHandler,
     PrecisionType,
 )
-from .utils.metrics import gather_for_metrics_in
-from .utils.operations import gather_in, pad_in, reduce_in
 
 __all__ = ["Accelerator"]
 
-logger = get_logger(__name__)
 
-
-class Accelerator(ProcessMembers):
+class Accelerator(
+    ProcessMembers,
+    TrainingMembers,
+    CollectiveMembers,
+    DataMembers,
+    CheckpointMembers,
+    TrackingMembers,
+):
     """One training script for every number of processes and every precision.
 
     The arguments, their order and their defaults are Hugging Face Accelerate's.
@@ -129,53 +132,6 @@ class Accelerator(ProcessMembers):
             raise AttributeError(f"Accelerator.{name} is not built yet")
         raise AttributeError(f"'Accelerator' object has no attribute {name!r}")
 
-    # --- settings -------------------------------------------------------------------------------
-
-    @property
-    def mixed_precision(self) -> str:
-        """``"no"`` or ``"bf16"``."""
-        return self.state.mixed_precision
-
-    @property
-    def split_batches(self) -> bool:
-        """Whether a loader's batch size is that of all processes together."""
-        return self._settings.data.split_batches
-
-    @property
-    def even_batches(self) -> bool:
-        """Whether the last round is completed by repeating samples."""
-        return self._settings.data.even_batches
-
-    @even_batches.setter
-    def even_batches(self, even_batches: bool) -> None:
-        data = replace(self._settings.data, even_batches=even_batches)
-        self._settings = replace(self._settings, data=data)
-
-    @property
-    def sync_gradients(self) -> bool:
-        """Whether the current batch ends an accumulation window."""
-        return self.gradient_state.sync_gradients
-
-    @sync_gradients.setter
-    def sync_gradients(self, sync_gradients: bool) -> None:
-        self.gradient_state.sync_gradients = sync_gradients
-
-    @property
-    def gradient_accumulation_steps(self) -> int:
-        """Batches per optimizer step."""
-        return self.gradient_state.num_steps
-
-    @gradient_accumulation_steps.setter
-    def gradient_accumulation_steps(self, gradient_accumulation_steps: int) -> None:
-        self.gradient_state.num_steps = gradient_accumulation_steps
-
-    @property
-    def optimizer_step_was_skipped(self) -> bool:
-        """Whether any optimizer skipped its last step for overflowing gradients."""
-        return any(optimizer.step_was_skipped for optimizer in self._optimizers)
-
-    # --- prepare --------------------------------------------------------------------------------
-
     def prepare(self, *args: Any, device_placement: Sequence[bool] | None = None) -> Any:
         """Prepare models, optimizers, data loaders and schedulers, in any order and number.
 
@@ -240,7 +196,7 @@ class Accelerator(ProcessMembers):
         evaluation_mode : bool
             Do not synchronise gradients.
         """
-        engine = _engine_of(model)
+        engine = known_engine(model)
         self._models.add(
             model, engine, self.device if self._places(device_placement) else None, evaluation_mode
         )
@@ -253,43 +209,6 @@ class Accelerator(ProcessMembers):
         prepared = AcceleratedOptimizer(optimizer, self.gradient_state)
         self._optimizers.append(prepared)
         return prepared
-
-    def prepare_data_loader(
-        self,
-        data_loader: Any,
-        device_placement: bool | None = None,
-        slice_fn_for_dispatch: Callable[..., Any] | None = None,
-    ) -> Any:
-        """Prepare one data loader; see ``DataLoaderShard``."""
-        if type(data_loader) is DataLoaderShard:
-            return data_loader
-        prepared = prepare_data_loader(
-            data_loader,
-            _engine_of(data_loader),
-            self._partial.group,
-            self._settings.data,
-            device=self.device if self._places(device_placement) else None,
-            gradient_state=self.gradient_state,
-        )
-        self._dataloaders.append(prepared)
-        if logger.isEnabledFor(logging.INFO):
-            self._announce(prepared)
-        return prepared
-
-    def _announce(self, loader: DataLoaderShard) -> None:
-        try:
-            steps = str(len(loader))
-        except TypeError:  # a stream, or a sampler that does not know its length
-            steps = "an unknown number of"
-        logger.info(
-            "%d processes on %s, precision %s; global batch %s x accumulation %d; %s batches",
-            self.num_processes,
-            self.device,
-            self.mixed_precision,
-            loader.total_batch_size,
-            self.gradient_accumulation_steps,
-            steps,
-        )
 
     def prepare_scheduler(self, scheduler: Any) -> Any:
         """Prepare one scheduler; see ``AcceleratedScheduler`` for how far it steps."""
@@ -307,9 +226,6 @@ class Accelerator(ProcessMembers):
         )
         self._schedulers.append(prepared)
         return prepared
-
-    def _places(self, device_placement: bool | None) -> bool:
-        return self._settings.device_placement if device_placement is None else device_placement
 
     def unwrap_model(
         self, model: Any, keep_fp32_wrapper: bool = True, keep_torch_compile: bool = True
@@ -340,134 +256,6 @@ class Accelerator(ProcessMembers):
 
     clear = free_memory
 
-    # --- the training step ----------------------------------------------------------------------
-
-    def backward(self, loss: Any, **kwargs: Any) -> None:
-        """Run the backward pass of ``loss / gradient_accumulation_steps``.
-
-        Parameters
-        ----------
-        loss : tensor
-            A scalar.
-        **kwargs
-            As for ``Tensor.backward``.
-        """
-        engine = engine_of_tensor(loss)
-        self._models.backward(engine, loss, self.gradient_accumulation_steps, **kwargs)
-
-    @contextmanager
-    def accumulate(self, *models: Any) -> Iterator[None]:
-        """Count a batch; inside, ``optimizer.step`` works only where a window ends.
-
-        A window ends after ``gradient_accumulation_steps`` batches, and at the end of the loader.
-        Until then the gradients of ``models`` stay on their rank.
-
-        Parameters
-        ----------
-        *models : Module
-            The prepared models that run inside.
-        """
-        self.gradient_state.next_micro_step()
-        quiet = not (self.sync_gradients or self.gradient_state.plugin.sync_each_batch)
-        with ExitStack() as stack:
-            for model in models if quiet else ():
-                stack.enter_context(self._models.no_sync(model))
-            yield
-
-    @contextmanager
-    def no_sync(self, model: Any) -> Iterator[None]:
-        """Keep the gradients of the backward passes inside on their rank.
-
-        The next backward pass outside reduces what was accumulated, and its own.
-        """
-        with self._models.no_sync(model):
-            yield
-
-    def clip_grad_norm_(self, parameters: Any, max_norm: float, norm_type: float = 2) -> Any:
-        """Scale gradients so that their total norm is at most ``max_norm``.
-
-        While gradients are accumulated they are left as they are: a part of a sum is not what
-        the limit is about.
-
-        Parameters
-        ----------
-        parameters : iterable of tensors, or a tensor
-            Whose gradients.
-        max_norm, norm_type : float
-            The limit, and which norm.
-
-        Returns
-        -------
-        tensor
-            The total norm before clipping.
-        """
-        return _engine_for(parameters).clip_grad_norm_(
-            parameters, float(max_norm), float(norm_type), self.sync_gradients
-        )
-
-    def clip_grad_value_(self, parameters: Any, clip_value: float) -> None:
-        """Limit each element of the gradients to ``[-clip_value, clip_value]``."""
-        if self.sync_gradients:
-            _engine_for(parameters).clip_grad_value_(parameters, float(clip_value))
-
-    def autocast(
-        self, autocast_handler: AutocastKwargs | None = None
-    ) -> AbstractContextManager[Any]:
-        """Compute in this Accelerator's precision inside the block; prepared models do already."""
-        handler = autocast_handler or self._settings.autocast
-        if not handler.enabled or self.mixed_precision == "no":
-            return nullcontext()
-        return default_engine().autocast(self.mixed_precision)
-
-    # --- between the processes ------------------------------------------------------------------
-
-    def gather(self, tensor: Any) -> Any:
-        """Gather tensors of all processes; see ``paceline.utils.gather``."""
-        return gather_in(self._partial.group, tensor)
-
-    def gather_for_metrics(self, input_data: Any, use_gather_object: bool = False) -> Any:
-        """Gather, without the samples that were repeated to make the last batches equal.
-
-        Parameters
-        ----------
-        input_data : tensor, or nested list, tuple or dict; or any object
-            A per-sample result of the current batch, or a per-batch scalar. What holds no tensor
-            is gathered as objects.
-        use_gather_object : bool
-            Gather as objects in any case.
-        """
-        return gather_for_metrics_in(
-            self._partial.group,
-            self.gradient_state.active_dataloader,
-            input_data,
-            use_gather_object,
-        )
-
-    def reduce(self, tensor: Any, reduction: str = "sum", scale: float = 1.0) -> Any:
-        """Reduce tensors over all processes; see ``paceline.utils.reduce``."""
-        return reduce_in(self._partial.group, tensor, reduction, scale)
-
-    def pad_across_processes(
-        self, tensor: Any, dim: int = 0, pad_index: float = 0, pad_first: bool = False
-    ) -> Any:
-        """Pad tensors to the longest; see ``paceline.utils.pad_across_processes``."""
-        return pad_in(self._partial.group, tensor, dim, pad_index, pad_first)
-
-    def save(self, obj: Any, f: Any, safe_serialization: bool = False) -> None:
-        """Save an object with ``paceline.save``, on the main process only.
-
-        Parameters
-        ----------
-        obj : object
-            A state dict, or anything else that ``paceline.save`` takes.
-        f : path
-            Where to.
-        safe_serialization : bool
-            Without effect: nothing is ever pickled.
-        """
-        if self.is_main_process:
-            default_engine().save(obj, f)
-
 
 # Documented members of later versions, so that their absence says so.
 _LATER_MEMBERS = frozenset(
@@ -476,17 +264,3 @@ _LATER_MEMBERS = frozenset(
     "register_load_state_pre_hook profile init_trackers log get_tracker set_trigger "
     "check_trigger skip_first_batches scaler trackers project_dir logging_dir".split()
 )
-
-
-def _engine_of(obj: Any) -> Engine:
-    engine = engine_of(obj)
-    if engine is None:
-        raise TypeError(f"[prepare] cannot prepare a {type(obj).__name__}")
-    return engine
-
-
-def _engine_for(parameters: Any) -> Engine:
-    """Give the engine of a tensor or of a list of them."""
-    if isinstance(parameters, (list, tuple)) and parameters:
-        return engine_of_tensor(parameters[0])
-    return default_engine()

@@ -423,7 +423,7 @@ def test_log_line_of_prepare(caplog: pytest.LogCaptureFixture) -> None:
     accelerator = Accelerator(gradient_accumulation_steps=2)
     accelerator.prepare(DataLoader(_numbers(6), 2))
     assert caplog.text == "", "silent by default"
-    with caplog.at_level("INFO", logger="paceline.accelerator"):
+    with caplog.at_level("INFO", logger="paceline.members.data"):
         accelerator.prepare(DataLoader(_numbers(6), 2))
     assert "1 processes on cpu, precision no; global batch 2 x accumulation 2; 3 batches" in (
         caplog.text

@@ -29,6 +29,7 @@ __all__ = [
     "engine_of",
     "engine_of_tensor",
     "is_tensor",
+    "known_engine",
 ]
 
 Order = Literal["sequential", "shuffled", "distributed", "custom", "stream"]
@@ -243,6 +244,20 @@ def engine_of(obj: object) -> Engine | None:
         if any(is_kind(obj) for is_kind in kinds):
             return engine
     return None
+
+
+def known_engine(obj: object) -> Engine:
+    """Give the engine that knows ``obj``.
+
+    Raises
+    ------
+    TypeError
+        When none does.
+    """
+    engine = engine_of(obj)
+    if engine is None:
+        raise TypeError(f"[prepare] cannot prepare a {type(obj).__name__}")
+    return engine
 
 
 def is_tensor(obj: object) -> bool:

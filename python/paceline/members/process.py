@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The members of an Accelerator that tell which process this is, and act by it.
 
-They hand on to the default state; ``accelerator.py`` has those that train.
+They hand on to the default state.
 """
 
 from __future__ import annotations
@@ -10,31 +10,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from .state import AcceleratorState, PartialState
-from .utils.dataclasses import DistributedType
+from ..utils.dataclasses import DistributedType
+from .base import Members
 
 __all__ = ["ProcessMembers"]
 
 
-class ProcessMembers:
-    """Base of ``Accelerator``.
-
-    Attributes
-    ----------
-    state : AcceleratorState
-        What this process is, and the precision asked for.
-    """
-
-    state: AcceleratorState
-
-    @property
-    def _partial(self) -> PartialState:
-        return self.state.partial
-
-    @property
-    def device(self) -> Any:
-        """Where this process computes."""
-        return self._partial.device
+class ProcessMembers(Members):
+    """Base of ``Accelerator``: which process this is, and who runs what."""
 
     @property
     def distributed_type(self) -> DistributedType:
@@ -126,7 +109,3 @@ class ProcessMembers:
     ) -> Any:
         """Make a function run on one rank of each machine only."""
         return self._partial.on_local_process(function, local_process_index)
-
-    def end_training(self) -> None:
-        """Leave the process group."""
-        self._partial.destroy_process_group()

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The members of an Accelerator that have to do with data loaders."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ..data_loader import DataLoaderShard, prepare_data_loader
+from ..engines import known_engine
+from ..logging import get_logger
+from .base import Members
+
+__all__ = ["DataMembers"]
+
+logger = get_logger(__name__)
+
+
+class DataMembers(Members):
+    """Base of ``Accelerator``: sharing out data loaders."""
+
+    @property
+    def split_batches(self) -> bool:
+        """Whether a loader's batch size is that of all processes together."""
+        return self._settings.data.split_batches
+
+    @property
+    def even_batches(self) -> bool:
+        """Whether the last round is completed by repeating samples."""
+        return self._settings.data.even_batches
+
+    @even_batches.setter
+    def even_batches(self, even_batches: bool) -> None:
+        data = replace(self._settings.data, even_batches=even_batches)
+        self._settings = replace(self._settings, data=data)
+
+    def prepare_data_loader(
+        self,
+        data_loader: Any,
+        device_placement: bool | None = None,
+        slice_fn_for_dispatch: Callable[..., Any] | None = None,
+    ) -> Any:
+        """Prepare one data loader; see ``DataLoaderShard``."""
+        if type(data_loader) is DataLoaderShard:
+            return data_loader
+        prepared = prepare_data_loader(
+            data_loader,
+            known_engine(data_loader),
+            self._group,
+            self._settings.data,
+            device=self.device if self._places(device_placement) else None,
+            gradient_state=self.gradient_state,
+        )
+        self._dataloaders.append(prepared)
+        if logger.isEnabledFor(logging.INFO):
+            self._announce(prepared)
+        return prepared
+
+    def _announce(self, loader: DataLoaderShard) -> None:
+        try:
+            steps = str(len(loader))
+        except TypeError:  # a stream, or a sampler that does not know its length
+            steps = "an unknown number of"
+        logger.info(
+            "%d processes on %s, precision %s; global batch %s x accumulation %d; %s batches",
+            self._partial.num_processes,
+            self.device,
+            self.state.mixed_precision,
+            loader.total_batch_size,
+            self.gradient_state.num_steps,
+            steps,
+        )
