@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: ``paceline launch``, ``paceline env``.
+"""The command line: ``paceline launch``, ``paceline config`` and the others.
 
 Only dispatch lives here; a subcommand is imported when it is called, so that ``paceline --help``
 costs nothing.
@@ -7,6 +7,7 @@ costs nothing.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Sequence
 
@@ -14,9 +15,10 @@ __all__ = ["main"]
 
 _COMMANDS = {
     "launch": "run a training script on one or several processes",
+    "config": "write the configuration file that launch reads, by a questionnaire",
     "env": "print what a bug report needs: versions, processor, configuration",
 }
-_LATER = ("config", "test", "plot", "sweep")
+_LATER = ("test", "plot", "sweep")
 
 
 def _help() -> str:
@@ -54,14 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if args else 2
     name, rest = args[0], args[1:]
     try:
-        if name == "launch":
-            from . import launch
-
-            return launch.main(rest)
-        if name == "env":
-            from . import env
-
-            return env.main(rest)
+        if name in _COMMANDS:
+            module = importlib.import_module(f"{__name__}.{name}")
+            return int(module.main(rest))
         if name in ("--version", "-V"):
             from .env import package_version
 

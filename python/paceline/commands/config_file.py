@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["ConfigFile", "ConfigFileError", "default_path", "load"]
+__all__ = ["ConfigFile", "ConfigFileError", "default_path", "dump", "load"]
 
 _BYTES_MAX = 1 << 20
 _DEPTH_MAX = 32
@@ -133,8 +133,8 @@ _KEYS: dict[str, Callable[[Any], Any]] = {
     "use_cpu": _boolean,
     "debug": _boolean,
     "num_processes": _at_least(1),
-    "num_machines": _only(1),
-    "machine_rank": _only(0),
+    "num_machines": _at_least(1),
+    "machine_rank": _at_least(0),
     "main_process_port": _at_least(0, 65535),
     "gradient_accumulation_steps": _at_least(1),
     "num_cpu_threads_per_process": _at_least(1),
@@ -295,3 +295,22 @@ def load(path: str) -> ConfigFile:
                 node.start_mark, f"{key} is wrong: got {got}, expected {error}"
             ) from None
     return ConfigFile(path, values, lines)
+
+
+def dump(values: Mapping[str, Any], as_json: bool = False) -> str:
+    """Give the text of a configuration file, as Accelerate would write it.
+
+    Parameters
+    ----------
+    values : mapping
+        Keys and values.
+    as_json : bool
+        JSON instead of YAML.
+    """
+    if as_json:
+        import json
+
+        return json.dumps(dict(values), indent=2, sort_keys=True) + "\n"
+    import yaml
+
+    return str(yaml.safe_dump(dict(values), sort_keys=True, allow_unicode=True))

@@ -126,10 +126,11 @@ def resolve(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
 
     if args.cpu and args.multi_gpu:
         raise UsageError("--cpu and --multi_gpu contradict each other")
-    if (args.num_machines or 1) != 1:
+    machines = pick("num_machines", args.num_machines, 1)
+    if machines != 1:
+        by = "--num_machines" if args.num_machines else file.where("num_machines") if file else ""
         raise UsageError(
-            f"--num_machines is wrong: got {args.num_machines}, expected 1: "
-            "several machines come in a later version"
+            f"{by} is wrong: got {machines}, expected 1: several machines come in a later version"
         )
     cpu = bool(pick("cpu", args.cpu, False, "use_cpu"))
     num_processes = pick("num_processes", args.num_processes, 1)
