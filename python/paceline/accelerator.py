@@ -7,13 +7,16 @@ reaches tensors through an engine (``engines/``), so this file imports no tensor
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from .data_loader import DataLoaderShard
 from .engines import engine_of, known_engine
+from .environment import read_environment
 from .members.checkpoints import CheckpointMembers
 from .members.collectives import CollectiveMembers
+from .members.configuration import ConfigurationMembers
 from .members.data import DataMembers
 from .members.process import ProcessMembers
 from .members.tracking import TrackingMembers
@@ -21,13 +24,15 @@ from .members.training import TrainingMembers
 from .model import PreparedModels, unwrap_forward
 from .optimizer import AcceleratedOptimizer
 from .scheduler import AcceleratedScheduler
-from .settings import LATER, Settings, resolve
-from .state import AcceleratorState, GradientState, PartialState, read_environment
+from .settings import Arguments, Settings, resolve
+from .state import AcceleratorState, GradientState, PartialState
 from .utils.dataclasses import (
     DataLoaderConfiguration,
     GradientAccumulationPlugin,
     KwargsHandler,
     PrecisionType,
+    ProjectConfiguration,
+    RNGType,
 )
 
 __all__ = ["Accelerator"]
@@ -35,6 +40,7 @@ __all__ = ["Accelerator"]
 
 class Accelerator(
     ProcessMembers,
+    ConfigurationMembers,
     TrainingMembers,
     CollectiveMembers,
     DataMembers,
@@ -51,7 +57,7 @@ class Accelerator(
         Move models and batches to ``device``.
     split_batches : bool, optional
         A loader's batch size is that of all processes together.
-    mixed_precision : {"no", "bf16"}, optional
+    mixed_precision : {"no", "bf16", "fp16"}, optional
         None: ``ACCELERATE_MIXED_PRECISION``, else "no".
     gradient_accumulation_steps : int, optional
         Batches per optimizer step; None: ``ACCELERATE_GRADIENT_ACCUMULATION_STEPS``, else 1. An
@@ -64,8 +70,17 @@ class Accelerator(
         In place of ``gradient_accumulation_steps``.
     step_scheduler_with_optimizer : bool
         See ``AcceleratedScheduler``.
+    rng_types : list of {"generator", "torch", "cuda"}, optional
+        Random generators whose state rank 0 hands to all at the start of each epoch.
+    log_with : str, tracker, or list of those, optional
+        See ``init_trackers``.
+    project_dir : path, optional
+        Folder of checkpoints and logs.
+    project_config : ProjectConfiguration, optional
+        The same and more.
     kwargs_handlers : list of KwargsHandler, optional
-        ``DistributedDataParallelKwargs``, ``InitProcessGroupKwargs``, ``AutocastKwargs``.
+        At most one each of ``DistributedDataParallelKwargs``, ``InitProcessGroupKwargs``,
+        ``AutocastKwargs``, ``GradScalerKwargs``, ``ProfileKwargs``, ``NonFiniteKwargs``.
 
     Raises
     ------
@@ -93,10 +108,10 @@ class Accelerator(
         fsdp_plugin: Any = None,
         torch_tp_plugin: Any = None,
         megatron_lm_plugin: Any = None,
-        rng_types: Any = None,
+        rng_types: Sequence[RNGType | str] | None = None,
         log_with: Any = None,
-        project_dir: Any = None,
-        project_config: Any = None,
+        project_dir: str | os.PathLike[str] | None = None,
+        project_config: ProjectConfiguration | None = None,
         gradient_accumulation_plugin: GradientAccumulationPlugin | None = None,
         step_scheduler_with_optimizer: bool = True,
         kwargs_handlers: Sequence[KwargsHandler] | None = None,
@@ -105,23 +120,12 @@ class Accelerator(
         deepspeed_plugins: Any = None,
         parallelism_config: Any = None,
     ) -> None:
-        given = locals()
-        self._settings: Settings = resolve(
-            read_environment(),
-            device_placement=device_placement,
-            split_batches=split_batches,
-            mixed_precision=mixed_precision,
-            gradient_accumulation_steps=gradient_accumulation_steps,
-            cpu=cpu,
-            dataloader_config=dataloader_config,
-            gradient_accumulation_plugin=gradient_accumulation_plugin,
-            step_scheduler_with_optimizer=step_scheduler_with_optimizer,
-            kwargs_handlers=kwargs_handlers,
-            later={name: given[name] for name in LATER},
-        )
+        given = {name: value for name, value in locals().items() if name != "self"}
+        self._settings: Settings = resolve(read_environment(), Arguments(**given))
         partial = PartialState(self._settings.cpu, timeout=self._settings.init.timeout)
         self.state = AcceleratorState(partial, self._settings.precision)
         self.gradient_state = GradientState(self._settings.accumulation)
+        self._save_iteration = self._settings.project.iteration
         self._models = PreparedModels(partial.group, self._settings, self.gradient_state)
         self._optimizers: list[AcceleratedOptimizer] = []
         self._schedulers: list[AcceleratedScheduler] = []
@@ -262,5 +266,5 @@ _LATER_MEMBERS = frozenset(
     "trigger_sync_in_backward join_uneven_inputs unscale_gradients get_state_dict save_model "
     "save_state load_state register_for_checkpointing register_save_state_pre_hook "
     "register_load_state_pre_hook profile init_trackers log get_tracker set_trigger "
-    "check_trigger skip_first_batches scaler trackers project_dir logging_dir".split()
+    "check_trigger skip_first_batches scaler trackers".split()
 )

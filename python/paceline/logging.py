@@ -10,7 +10,8 @@ import logging
 from collections.abc import MutableMapping
 from typing import Any
 
-from .state import PartialState, read_log_level
+from .environment import read_log_level
+from .state import PartialState
 
 __all__ = ["MultiProcessAdapter", "get_logger"]
 

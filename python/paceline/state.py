@@ -1,101 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who this process is: environment, default process group, and each Accelerator's own state.
+"""Who this process is: default process group, and each Accelerator's own state.
 
 ``PartialState()`` is the one default state of a process; it holds the default process group.
 Everything else is kept in the Accelerator that made it, so that two of them do not disturb each
-other. The environment is read in ``read_environment`` and never written.
+other.
 """
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ._call_site import frames_of_ours
-from .errors import ConfigError
+from .environment import Environment, read_environment
 from .utils.dataclasses import DistributedType, GradientAccumulationPlugin, PrecisionType
 
 if TYPE_CHECKING:
     from .data_loader import DataLoaderShard
     from .distributed import ProcessGroup
 
-__all__ = ["AcceleratorState", "Environment", "GradientState", "PartialState", "read_environment"]
+__all__ = ["AcceleratorState", "GradientState", "PartialState"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Environment:
-    """What the launcher told this process; see ``docs/env_vars.md`` for the variables."""
-
-    rank: int = 0
-    world_size: int = 1
-    local_rank: int = 0
-    local_world_size: int = 1
-    mixed_precision: str | None = None
-    gradient_accumulation_steps: int | None = None
-    use_cpu: bool = False
-    log_level: str | None = None
-
-
-def _integer(name: str) -> int | None:
-    text = os.environ.get(name, "").strip()
-    if not text:
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(
-            f"[environment] {name} is wrong: got {text!r}, expected an integer of at least 1"
-        )
-    return int(text)
-
-
-def _flag(name: str) -> bool:
-    text = os.environ.get(name, "").strip().lower()
-    if text in ("1", "true", "yes", "y", "on", "t"):
-        return True
-    if text in ("", "0", "false", "no", "n", "off", "f"):
-        return False
-    raise ConfigError(f"[environment] {name} is wrong: got {text!r}, expected true or false")
-
-
-def read_environment() -> Environment:
-    """Read every environment variable that an Accelerator heeds, once, in one place.
-
-    Returns
-    -------
-    Environment
-        The values; None where a variable is not set.
-
-    Raises
-    ------
-    ConfigError
-        When a variable does not parse, or RANK and WORLD_SIZE contradict each other.
-    """
-    from .distributed.environment import read_job
-
-    job = read_job()
-    return Environment(
-        rank=job.rank,
-        world_size=job.world,
-        local_rank=job.local_rank,
-        local_world_size=job.local_world,
-        mixed_precision=os.environ.get("ACCELERATE_MIXED_PRECISION") or None,
-        gradient_accumulation_steps=_integer("ACCELERATE_GRADIENT_ACCUMULATION_STEPS"),
-        use_cpu=_flag("ACCELERATE_USE_CPU"),
-        log_level=read_log_level(),
-    )
-
-
-def read_log_level() -> str | None:
-    """Read the one variable that loggers need before there is a job to speak of."""
-    return os.environ.get("ACCELERATE_LOG_LEVEL") or None
 
 
 class PartialState:
@@ -146,7 +78,7 @@ class PartialState:
 
         self._timeout = timeout
         self._local_world_size = env.local_world_size
-        self.device = default_engine().device(env.local_rank, cpu or env.use_cpu)
+        self.device = default_engine().device(env.local_rank, cpu or bool(env.use_cpu))
         self.group = None
         self.backend = None
         self.process_index, self.num_processes = env.rank, env.world_size
@@ -375,7 +307,7 @@ class GradientState:
     @property
     def num_steps(self) -> int:
         """Batches per optimizer step."""
-        return self.plugin.num_steps
+        return self.plugin.num_steps or 1
 
     @num_steps.setter
     def num_steps(self, steps: int) -> None:

@@ -7,20 +7,30 @@ All are frozen and check themselves when made. They know no tensor and no proces
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
 from datetime import timedelta
 from typing import Any, NoReturn
 
 __all__ = [
     "AutocastKwargs",
+    "DDPCommunicationHookType",
     "DataLoaderConfiguration",
     "DistributedDataParallelKwargs",
     "DistributedType",
+    "GradScalerKwargs",
     "GradientAccumulationPlugin",
     "InitProcessGroupKwargs",
     "KwargsHandler",
+    "LoggerType",
+    "NonFiniteAction",
+    "NonFiniteKwargs",
     "PrecisionType",
+    "ProfileKwargs",
+    "ProjectConfiguration",
+    "RNGType",
     "not_yet",
 ]
 
@@ -34,6 +44,14 @@ def not_yet(what: str, instead: str) -> NoReturn:
         Always: an option that does nothing would be worse than none.
     """
     raise NotImplementedError(f"{what} is not built yet; {instead}")
+
+
+def _check(config: object, field: str, right: bool, expected: str) -> None:
+    if not right:
+        raise ValueError(
+            f"[{type(config).__name__}] {field} is wrong: got {getattr(config, field)!r}, "
+            f"expected {expected}"
+        )
 
 
 class _NamedEnum(enum.StrEnum):
@@ -64,6 +82,48 @@ class PrecisionType(_NamedEnum):
     FP16 = "fp16"
     BF16 = "bf16"
     FP8 = "fp8"
+
+
+class RNGType(_NamedEnum):
+    """What ``rng_types`` may hold: random generators that rank 0 hands to all each epoch."""
+
+    TORCH = "torch"
+    CUDA = "cuda"
+    GENERATOR = "generator"
+
+
+class LoggerType(_NamedEnum):
+    """Trackers that ``log_with`` may name."""
+
+    ALL = "all"
+    AIM = "aim"
+    TENSORBOARD = "tensorboard"
+    WANDB = "wandb"
+    TRACKIO = "trackio"
+    COMETML = "comet_ml"
+    MLFLOW = "mlflow"
+    CLEARML = "clearml"
+    DVCLIVE = "dvclive"
+    SWANLAB = "swanlab"
+
+
+class DDPCommunicationHookType(_NamedEnum):
+    """How gradients travel: only as they are, for now."""
+
+    NO = "no"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    POWER_SGD = "power_sgd"
+    BATCHED_POWER_SGD = "batched_power_sgd"
+
+
+class NonFiniteAction(_NamedEnum):
+    """What to do when a loss or a gradient is NaN or infinite."""
+
+    WARN = "warn"
+    RAISE = "raise"
+    SKIP = "skip"
+    OFF = "off"
 
 
 class KwargsHandler:
@@ -100,6 +160,101 @@ class AutocastKwargs(KwargsHandler):
     def __post_init__(self) -> None:
         if self.cache_enabled is False:
             not_yet("AutocastKwargs(cache_enabled=False)", "leave it out: a weight is cast once")
+
+
+@dataclass(frozen=True)
+class GradScalerKwargs(KwargsHandler):
+    """How fp16 losses are scaled. Names and defaults are ``torch.amp.GradScaler``'s.
+
+    Parameters
+    ----------
+    init_scale : float
+        First factor of the loss.
+    growth_factor : float
+        By how much the factor grows after ``growth_interval`` finite steps.
+    backoff_factor : float
+        By how much it shrinks after a step whose gradients overflowed.
+    growth_interval : int
+        Finite steps between two growths.
+    enabled : bool
+        False scales nothing.
+    """
+
+    init_scale: float = 65536.0
+    growth_factor: float = 2.0
+    backoff_factor: float = 0.5
+    growth_interval: int = 2000
+    enabled: bool = True
+
+    def __post_init__(self) -> None:
+        _check(self, "init_scale", self.init_scale > 0, "a positive number")
+        _check(self, "growth_factor", self.growth_factor > 1, "more than 1")
+        _check(self, "backoff_factor", 0 < self.backoff_factor < 1, "between 0 and 1")
+        whole = isinstance(self.growth_interval, int) and self.growth_interval >= 1
+        _check(self, "growth_interval", whole, "an integer of at least 1")
+        _check(self, "init_scale", math.isfinite(self.init_scale), "a finite number")
+
+
+@dataclass(frozen=True)
+class NonFiniteKwargs(KwargsHandler):
+    """What happens when a loss or a gradient is NaN or infinite. Not in Accelerate.
+
+    Parameters
+    ----------
+    action : {"warn", "raise", "skip", "off"}
+        ``"warn"``: one line with rank and first parameter. ``"raise"``: an error on all ranks.
+        ``"skip"``: that step is left out on all ranks together. ``"off"``: nothing looks. None:
+        ``PACELINE_NONFINITE``, else ``"warn"``.
+    """
+
+    action: str | None = None
+
+    def __post_init__(self) -> None:
+        known = self.action is None or self.action in NonFiniteAction.list()
+        _check(self, "action", known, f"one of {NonFiniteAction.list()}")
+
+
+@dataclass(frozen=True)
+class ProfileKwargs(KwargsHandler):
+    """What ``Accelerator.profile`` records.
+
+    Parameters
+    ----------
+    activities : sequence of str, optional
+        ``"cpu"`` and ``"cuda"``; None records all there is.
+    schedule_option : mapping, optional
+        ``wait``, ``warmup``, ``active``, and ``repeat``, ``skip_first``: steps of each phase.
+    on_trace_ready : callable, optional
+        Called with the profiler whenever a trace is whole.
+    record_shapes, profile_memory, with_stack, with_flops, with_modules : bool
+        As for ``torch.profiler.profile``.
+    output_trace_dir : str, optional
+        Folder for ``profile_{rank}.json``.
+    """
+
+    activities: Sequence[str] | None = None
+    schedule_option: Mapping[str, int] | None = None
+    on_trace_ready: Callable[..., Any] | None = None
+    record_shapes: bool = False
+    profile_memory: bool = False
+    with_stack: bool = False
+    with_flops: bool = False
+    with_modules: bool = False
+    output_trace_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.activities or ():
+            _check(self, "activities", name in ("cpu", "cuda"), "only 'cpu' and 'cuda'")
+        keys = {"wait", "warmup", "active", "repeat", "skip_first"}
+        strange = set(self.schedule_option or ()) - keys
+        _check(self, "schedule_option", not strange, f"only {sorted(keys)}")
+        for name in _PROFILE_LATER:
+            if getattr(self, name):
+                not_yet(f"ProfileKwargs({name}=True)", "leave it out")
+
+
+# Options of ProfileKwargs that the profiler cannot honour yet.
+_PROFILE_LATER = ("record_shapes", "profile_memory", "with_stack", "with_flops", "with_modules")
 
 
 @dataclass(frozen=True)
@@ -185,27 +340,75 @@ class GradientAccumulationPlugin(KwargsHandler):
 
     Parameters
     ----------
-    num_steps : int
-        Batches per optimizer step.
+    num_steps : int, optional
+        Batches per optimizer step; None: ``ACCELERATE_GRADIENT_ACCUMULATION_STEPS``, else 1.
     adjust_scheduler : bool
         Whether a prepared scheduler counts the calls that accumulation skips.
     sync_with_dataloader : bool
         Step at the last batch of a loader, even if the window is not full.
     sync_each_batch : bool
         Reduce gradients at every batch; the optimizer still steps at the end of the window.
+    scale_last_window : bool
+        True divides the gradients of the last, shorter window by its true length; False divides
+        them by ``num_steps``, as Accelerate does, which makes that step too small.
     """
 
-    num_steps: int = 1
+    num_steps: int | None = None
     adjust_scheduler: bool = True
     sync_with_dataloader: bool = True
     sync_each_batch: bool = False
+    scale_last_window: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.num_steps, int) or self.num_steps < 1:
-            raise ValueError(
-                "[GradientAccumulationPlugin] num_steps must be an integer of at least 1: "
-                f"got {self.num_steps!r}"
-            )
+        steps = self.num_steps
+        whole = steps is None or (type(steps) is int and steps >= 1)
+        _check(self, "num_steps", whole, "an integer of at least 1")
+
+
+@dataclass(frozen=True)
+class ProjectConfiguration:
+    """Where a run writes. What changes while it runs is the Accelerator's: ``save_iteration``.
+
+    Parameters
+    ----------
+    project_dir : path, optional
+        Folder of checkpoints.
+    logging_dir : path, optional
+        Folder of the trackers' logs; by default ``project_dir``.
+    automatic_checkpoint_naming : bool
+        ``save_state()`` chooses ``checkpoints/checkpoint_<n>`` below ``project_dir``.
+    total_limit : int, optional
+        How many checkpoints are kept; the oldest goes after the new one is whole.
+    iteration : int
+        Number of the next checkpoint.
+    save_on_each_node : bool
+        Write on the first process of each machine and not only on rank 0.
+    """
+
+    project_dir: str | os.PathLike[str] | None = None
+    logging_dir: str | os.PathLike[str] | None = None
+    automatic_checkpoint_naming: bool = False
+    total_limit: int | None = None
+    iteration: int = 0
+    save_on_each_node: bool = False
+
+    def __post_init__(self) -> None:
+        if self.logging_dir is None:
+            object.__setattr__(self, "logging_dir", self.project_dir)
+        limit, at = self.total_limit, self.iteration
+        _check(
+            self,
+            "total_limit",
+            limit is None or (type(limit) is int and limit >= 1),
+            "an integer of at least 1",
+        )
+        _check(self, "iteration", type(at) is int and at >= 0, "an integer of at least 0")
+
+    def in_directory(self, project_dir: str | os.PathLike[str] | None) -> ProjectConfiguration:
+        """Give this configuration for another folder, that of the logs included if it has none."""
+        own_logs = self.logging_dir != self.project_dir
+        logs = self.logging_dir if own_logs else project_dir
+        return replace(self, project_dir=project_dir, logging_dir=logs)
 
 
 @dataclass(frozen=True)
@@ -218,7 +421,8 @@ class DataLoaderConfiguration:
         False: the loader's batch size is that of one process. True: it is that of all processes
         together, and must be a multiple of their number.
     dispatch_batches : bool, optional
-        Only None or False: every process reads its own batches.
+        True: rank 0 reads for all. False: every process reads its own batches. None: False for
+        data with a length, True for a stream.
     even_batches : bool
         Complete the last round with samples from the start, so that all processes have the same
         number of full batches. ``gather_for_metrics`` drops the repeated samples.
@@ -231,7 +435,7 @@ class DataLoaderConfiguration:
     non_blocking : bool
         Copies to a device do not wait.
     use_stateful_dataloader : bool
-        Not built yet.
+        Loaders keep ``state_dict`` and ``load_state_dict``; here they always do.
     shard : {"batches", "samples"}
         ``"batches"``: rank r takes batches r, r + N, ... (Accelerate's rule). ``"samples"``: rank
         r takes samples r, r + N, ... (that of DistributedSampler), then batches them.
@@ -247,10 +451,6 @@ class DataLoaderConfiguration:
     shard: str = "batches"
 
     def __post_init__(self) -> None:
-        if self.dispatch_batches:
-            not_yet("DataLoaderConfiguration(dispatch_batches=True)", "leave it out")
-        if self.use_stateful_dataloader:
-            not_yet("DataLoaderConfiguration(use_stateful_dataloader=True)", "leave it out")
         if self.shard not in ("batches", "samples"):
             raise ValueError(
                 "[DataLoaderConfiguration] shard is not known: "
