@@ -61,10 +61,12 @@ typedef struct pl_adam_args {
     double grad_scale;    // the gradient is multiplied by this first (unscale and clip)
     bool decoupled;       // AdamW: p *= 1 - lr * weight_decay; Adam: g += weight_decay * p
     bool maximize;
+    int *nonfinite;  // NULL, or set to 1 when a gradient is NaN or infinite; else left alone
 } pl_adam_args;
 typedef struct pl_sgd_args {
     double lr, momentum, dampening, weight_decay, grad_scale;
     bool nesterov, maximize, first;  // first: the momentum buffer is set to g, not averaged in
+    int *nonfinite;                  // as in pl_adam_args
 } pl_sgd_args;
 
 typedef struct pl_attention_args {
@@ -190,6 +192,9 @@ typedef struct pl_kernels {
                       void *m, void *v);
     pl_status (*sgd)(const pl_sgd_args *args, pl_dtype dt, int64_t n, void *p, const void *g,
                      void *momentum);  // momentum may be NULL when args->momentum == 0
+    // g *= factor over a run of n elements, in one pass; *nonfinite = 1 when an element was NaN or
+    // infinite before, else it is left alone. A factor of 1 writes nothing.
+    pl_status (*unscale)(pl_dtype dt, int64_t n, void *g, double factor, int *nonfinite);
 } pl_kernels;
 
 const pl_kernels *pl_kernels_cpu(void);

@@ -9,10 +9,8 @@ static _Thread_local int mode = -1;
 int pl_amp_get(void) { return mode; }
 
 pl_status pl_amp_set(int dtype, int *before) {
-    if (dtype != -1 && dtype != PL_BF16) {
-        return pl_fail(PL_ENOSUP,
-                       "[autocast] only bfloat16 is built: got %s; float16 comes with gradient "
-                       "scaling",
+    if (dtype != -1 && dtype != PL_BF16 && dtype != PL_F16) {
+        return pl_fail(PL_ENOSUP, "[autocast] dtype: got %s, expected bfloat16 or float16",
                        dtype >= 0 && dtype < PL_DTYPE_COUNT ? pl_dtype_name((pl_dtype)dtype)
                                                             : "an unknown dtype");
     }

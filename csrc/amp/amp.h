@@ -9,7 +9,8 @@
 
 #include "autograd/autograd.h"
 
-// The autocast dtype of this thread, or -1: off. Gives the mode before. PL_BF16 only, today.
+// The autocast dtype of this thread, or -1: off. Gives the mode before. PL_BF16 or
+// PL_F16; the latter needs its losses scaled (paceline.amp.GradScaler).
 int pl_amp_get(void);
 pl_status pl_amp_set(int dtype, int *before) PL_MUST_USE;
 

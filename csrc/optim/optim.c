@@ -135,3 +135,28 @@ pl_status pl_optim_scale(int n, pl_tensor *const *tensors, double factor) {
     }
     return PL_OK;
 }
+
+pl_status pl_optim_unscale(int n, pl_tensor *const *grads, double factor, bool *nonfinite) {
+    pl_tensor *const *lists[] = {grads};
+    int bad = 0;
+    for (int i = 0; i < n; i++) {
+        if (!pl_dtype_is_float(grads[i]->dtype) || !pl_tensor_is_contiguous(grads[i])) {
+            return pl_fail(PL_ERUNTIME,
+                           "[unscale] gradient %d: got %s, %scontiguous, expected a contiguous "
+                           "tensor of floating dtype",
+                           i, pl_dtype_name(grads[i]->dtype),
+                           pl_tensor_is_contiguous(grads[i]) ? "" : "not ");
+        }
+    }
+    for (int i = 0; i < n;) {
+        int64_t numel;
+        int len = run_length(i, n, 1, lists, &numel);
+        PL_TRY(pl_k()->unscale(grads[i]->dtype, numel, grads[i]->data, factor, &bad));
+        if (factor != 1.0) {
+            for (int k = i; k < i + len; k++) pl_storage_bump(grads[k]->storage);
+        }
+        i += len;
+    }
+    *nonfinite = bad != 0;
+    return PL_OK;
+}

@@ -17,5 +17,9 @@ pl_status pl_optim_sgd(const pl_sgd_args *args, int n, pl_tensor *const *params,
 // fixed: tensor by tensor as listed.
 pl_status pl_optim_norm(int n, pl_tensor *const *grads, bool inf, double *out) PL_MUST_USE;
 pl_status pl_optim_scale(int n, pl_tensor *const *tensors, double factor) PL_MUST_USE;
+// Multiplies all gradients (contiguous, floating) by a factor in one pass, and tells whether one of
+// them was NaN or infinite before. A factor of 1 only looks.
+pl_status pl_optim_unscale(int n, pl_tensor *const *grads, double factor,
+                           bool *nonfinite) PL_MUST_USE;
 
 #endif

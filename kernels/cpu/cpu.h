@@ -35,6 +35,7 @@ pl_status pl_cpu_adam(const pl_adam_args *args, pl_dtype dt, int64_t n, void *p,
                       void *m, void *v);
 pl_status pl_cpu_sgd(const pl_sgd_args *args, pl_dtype dt, int64_t n, void *p, const void *g,
                      void *momentum);
+pl_status pl_cpu_unscale(pl_dtype dt, int64_t n, void *g, double factor, int *nonfinite);
 
 // ---- products and rows: matmul.c linear.c norm.c softmax.c loss.c dropout.c attention.c
 pl_status pl_cpu_matmul(const pl_tensor *a, const pl_tensor *b, bool accumulate, pl_tensor *out);

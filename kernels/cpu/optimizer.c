@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Adam, AdamW and SGD over flat runs: one pass, bound by memory. f32 computes in f32, f64 in f64;
-// bf16 and f16 runs are brought to f32 a chunk at a time and rounded once on the way back.
+// Adam, AdamW, SGD and unscaling over flat runs: one pass, bound by memory. f32 computes in f32,
+// f64 in f64; bf16 and f16 runs are brought to f32 a chunk at a time and rounded once on the way
+// back.
 
+#include <float.h>
 #include <math.h>
 
 #include "cpu/cpu.h"
@@ -19,13 +21,16 @@ typedef struct sgd_constants {
     bool momentum, first;
 } sgd_constants;
 
-typedef void (*adam_fn)(const adam_constants *c, int64_t n, void *p, const void *g, void *m,
+// Each gives whether a gradient was NaN or infinite.
+typedef bool (*adam_fn)(const adam_constants *c, int64_t n, void *p, const void *g, void *m,
                         void *v);
-typedef void (*sgd_fn)(const sgd_constants *c, int64_t n, void *p, const void *g, void *buf);
+typedef bool (*sgd_fn)(const sgd_constants *c, int64_t n, void *p, const void *g, void *buf);
+typedef bool (*unscale_fn)(double factor, int64_t n, void *g);
 
 typedef struct optimizer_loops {
     adam_fn adam_f32, adam_f64;
     sgd_fn sgd_f32, sgd_f64;
+    unscale_fn unscale_f32, unscale_f64;
 } optimizer_loops;
 
 #define PL_LOOPS "cpu/optimizer_loops.h"
@@ -39,14 +44,17 @@ typedef struct job {
     pl_dtype dtype;
     char *p, *m, *v;  // m: also SGD's buffer; NULL where unused
     const char *g;
+    int *nonfinite;  // NULL: nobody asks
 } job;
 
+// Threads report into one place, and all report the same.
+static void report(int *nonfinite, bool bad) {
+    if (bad && nonfinite != NULL) __atomic_store_n(nonfinite, 1, __ATOMIC_RELAXED);
+}
+
 static void run(const job *j, int64_t n, void *p, const void *g, void *m, void *v) {
-    if (j->run_adam != NULL) {
-        j->run_adam(&j->adam, n, p, g, m, v);
-    } else {
-        j->run_sgd(&j->sgd, n, p, g, m);
-    }
+    report(j->nonfinite, j->run_adam != NULL ? j->run_adam(&j->adam, n, p, g, m, v)
+                                             : j->run_sgd(&j->sgd, n, p, g, m));
 }
 
 static char *at(char *base, int64_t offset) { return base != NULL ? base + offset : NULL; }
@@ -88,7 +96,8 @@ pl_status pl_cpu_adam(const pl_adam_args *args, pl_dtype dt, int64_t n, void *p,
              .p = p,
              .g = g,
              .m = m,
-             .v = v};
+             .v = v,
+             .nonfinite = args->nonfinite};
     j.adam = (adam_constants){
         .scale = args->maximize ? -args->grad_scale : args->grad_scale,
         .decay = args->decoupled ? 0.0 : args->weight_decay,
@@ -113,7 +122,8 @@ pl_status pl_cpu_sgd(const pl_sgd_args *args, pl_dtype dt, int64_t n, void *p, c
              .dtype = dt,
              .p = p,
              .g = g,
-             .m = with_momentum ? momentum : NULL};
+             .m = with_momentum ? momentum : NULL,
+             .nonfinite = args->nonfinite};
     j.sgd = (sgd_constants){
         .scale = args->maximize ? -args->grad_scale : args->grad_scale,
         .decay = args->weight_decay,
@@ -126,5 +136,41 @@ pl_status pl_cpu_sgd(const pl_sgd_args *args, pl_dtype dt, int64_t n, void *p, c
         .first = args->first,
     };
     pl_parallel_for(n, pl__cpu_grain(n), run_range, &j);
+    return PL_OK;
+}
+
+typedef struct unscale_job {
+    unscale_fn run;
+    pl_dtype dtype;
+    char *g;
+    double factor;
+    int *nonfinite;
+} unscale_job;
+
+static void unscale_range(int64_t begin, int64_t end, void *ctx) {
+    const unscale_job *j = ctx;
+    int64_t size = (int64_t)pl_dtype_size(j->dtype);
+    if (j->dtype == PL_F32 || j->dtype == PL_F64) {
+        report(j->nonfinite, j->run(j->factor, end - begin, j->g + begin * size));
+        return;
+    }
+    const pl_convert *cv = pl__cpu_convert();
+    _Alignas(64) float x[PL_CHUNK];
+    for (int64_t i = begin; i < end; i += PL_CHUNK) {
+        int64_t n = end - i < PL_CHUNK ? end - i : PL_CHUNK;
+        cv->load[j->dtype](n, j->g + i * size, 1, x);
+        report(j->nonfinite, j->run(j->factor, n, x));
+        if (j->factor != 1.0) cv->store[PL_C_F32][j->dtype](n, x, j->g + i * size, 1);
+    }
+}
+
+pl_status pl_cpu_unscale(pl_dtype dt, int64_t n, void *g, double factor, int *nonfinite) {
+    const optimizer_loops *loops = PL_ISA_PICK(loops);
+    unscale_job j = {.run = dt == PL_F64 ? loops->unscale_f64 : loops->unscale_f32,
+                     .dtype = dt,
+                     .g = g,
+                     .factor = factor,
+                     .nonfinite = nonfinite};
+    pl_parallel_for(n, pl__cpu_grain(n), unscale_range, &j);
     return PL_OK;
 }

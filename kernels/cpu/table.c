@@ -40,6 +40,7 @@ const pl_kernels *pl_kernels_cpu(void) {
         .attention_grad = pl_cpu_attention_grad,
         .adam = pl_cpu_adam,
         .sgd = pl_cpu_sgd,
+        .unscale = pl_cpu_unscale,
     };
     return &table;
 }

@@ -11,12 +11,17 @@ static pl_tensor run_of(pl_dtype dt, int64_t n, const void *data) {
     return t;
 }
 
+static void note(int *nonfinite, double g) {
+    if (nonfinite && !isfinite(g)) *nonfinite = 1;
+}
+
 pl_status pl_ref_adam(const pl_adam_args *args, pl_dtype dt, int64_t n, void *p, const void *g,
                       void *m, void *v) {
     pl_tensor tp = run_of(dt, n, p), tg = run_of(dt, n, g), tm = run_of(dt, n, m),
               tv = run_of(dt, n, v);
     for (int64_t i = 0; i < n; i++) {
         double param = ref_get(&tp, i), grad = ref_get(&tg, i) * args->grad_scale;
+        note(args->nonfinite, ref_get(&tg, i));
         if (args->maximize) grad = -grad;
         if (args->decoupled) {
             param *= 1.0 - args->lr * args->weight_decay;
@@ -38,6 +43,7 @@ pl_status pl_ref_sgd(const pl_sgd_args *args, pl_dtype dt, int64_t n, void *p, c
     pl_tensor tp = run_of(dt, n, p), tg = run_of(dt, n, g), tb = run_of(dt, n, momentum);
     for (int64_t i = 0; i < n; i++) {
         double param = ref_get(&tp, i), grad = ref_get(&tg, i) * args->grad_scale;
+        note(args->nonfinite, ref_get(&tg, i));
         if (args->maximize) grad = -grad;
         grad += args->weight_decay * param;
         if (args->momentum != 0.0) {
@@ -48,6 +54,16 @@ pl_status pl_ref_sgd(const pl_sgd_args *args, pl_dtype dt, int64_t n, void *p, c
             grad = args->nesterov ? grad + args->momentum * buf : buf;
         }
         ref_set(&tp, i, param - args->lr * grad);
+    }
+    return PL_OK;
+}
+
+pl_status pl_ref_unscale(pl_dtype dt, int64_t n, void *g, double factor, int *nonfinite) {
+    pl_tensor t = run_of(dt, n, g);
+    for (int64_t i = 0; i < n; i++) {
+        double x = ref_get(&t, i);
+        note(nonfinite, x);
+        if (factor != 1.0) ref_set(&t, i, x * factor);
     }
     return PL_OK;
 }

@@ -199,6 +199,7 @@ pl_status pl_ref_adam(const pl_adam_args *args, pl_dtype dt, int64_t n, void *p,
                       void *m, void *v);
 pl_status pl_ref_sgd(const pl_sgd_args *args, pl_dtype dt, int64_t n, void *p, const void *g,
                      void *momentum);
+pl_status pl_ref_unscale(pl_dtype dt, int64_t n, void *g, double factor, int *nonfinite);
 
 // Shared between families.
 double pl_ref_activation(pl_activation act, double x);

@@ -40,6 +40,7 @@ const pl_kernels *pl_kernels_ref(void) {
         .attention_grad = pl_ref_attention_grad,
         .adam = pl_ref_adam,
         .sgd = pl_ref_sgd,
+        .unscale = pl_ref_unscale,
     };
     return &table;
 }

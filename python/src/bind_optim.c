@@ -42,10 +42,11 @@ static int flag(PyObject *o, bool *out) {
 }
 
 // params, grads, exp_avgs, exp_avg_sqs, step, lr, beta1, beta2, eps, weight_decay, decoupled,
-// maximize, grad_scale
+// maximize, grad_scale; gives whether every gradient was finite
 static PyObject *py_adam_step(ARGS) {
     lists l = {0};
-    pl_adam_args a = {0};
+    int nonfinite = 0;
+    pl_adam_args a = {.nonfinite = &nonfinite};
     int64_t step;
     double *hyper[] = {&a.lr, &a.beta1, &a.beta2, &a.eps, &a.weight_decay}, *scale = &a.grad_scale;
     if (pl_arg_count("adam_step", n, 13) || pl_arg_int64(args[4], "step", &step) ||
@@ -68,15 +69,15 @@ static PyObject *py_adam_step(ARGS) {
     st = pl_optim_adam(&a, l.n[0], l.items[0], l.items[1], l.items[2], l.items[3]);
     Py_END_ALLOW_THREADS
     lists_free(&l);
-    if (st != PL_OK) return pl_raise(module, st);
-    Py_RETURN_NONE;
+    return st == PL_OK ? PyBool_FromLong(!nonfinite) : pl_raise(module, st);
 }
 
 // params, grads, momenta or None, first, lr, momentum, dampening, weight_decay, nesterov,
-// maximize, grad_scale
+// maximize, grad_scale; gives whether every gradient was finite
 static PyObject *py_sgd_step(ARGS) {
     lists l = {0};
-    pl_sgd_args a = {0};
+    int nonfinite = 0;
+    pl_sgd_args a = {.nonfinite = &nonfinite};
     double *hyper[] = {&a.lr, &a.momentum, &a.dampening, &a.weight_decay}, *scale = &a.grad_scale;
     if (pl_arg_count("sgd_step", n, 11) || flag(args[3], &a.first) || doubles(args + 4, 4, hyper) ||
         flag(args[8], &a.nesterov) || flag(args[9], &a.maximize) || doubles(args + 10, 1, &scale)) {
@@ -91,8 +92,7 @@ static PyObject *py_sgd_step(ARGS) {
     st = pl_optim_sgd(&a, l.n[0], l.items[0], l.items[1], l.items[2]);
     Py_END_ALLOW_THREADS
     lists_free(&l);
-    if (st != PL_OK) return pl_raise(module, st);
-    Py_RETURN_NONE;
+    return st == PL_OK ? PyBool_FromLong(!nonfinite) : pl_raise(module, st);
 }
 
 static PyObject *py_grad_norm(ARGS) {
@@ -132,7 +132,25 @@ static PyObject *py_scale_(ARGS) {
     Py_RETURN_NONE;
 }
 
-static PyMethodDef functions[] = {
-    FAST(adam_step), FAST(sgd_step), FAST(grad_norm), FAST(scale_), {NULL, NULL, 0, NULL}};
+// grads, factor; gives whether every element was finite before
+static PyObject *py_unscale_(ARGS) {
+    lists l = {0};
+    double factor;
+    bool nonfinite = false;
+    if (pl_arg_count("unscale_", n, 2) || pl_arg_double(args[1], "factor", &factor)) return NULL;
+    if (lists_of("unscale_", args, 1, &l)) {
+        lists_free(&l);
+        return NULL;
+    }
+    pl_status st = PL_OK;
+    Py_BEGIN_ALLOW_THREADS
+    st = pl_optim_unscale(l.n[0], l.items[0], factor, &nonfinite);
+    Py_END_ALLOW_THREADS
+    lists_free(&l);
+    return st == PL_OK ? PyBool_FromLong(!nonfinite) : pl_raise(module, st);
+}
+
+static PyMethodDef functions[] = {FAST(adam_step), FAST(sgd_step), FAST(grad_norm),
+                                  FAST(scale_),    FAST(unscale_), {NULL, NULL, 0, NULL}};
 
 int pl_bind_optim(PyObject *module) { return PyModule_AddFunctions(module, functions); }

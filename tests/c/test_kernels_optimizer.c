@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Adam, AdamW and SGD of "cpu" against "ref", over dtypes, sizes and every switch.
+// Adam, AdamW, SGD and unscaling of "cpu" against "ref", over dtypes, sizes and every switch.
 #include "test.h"
 
 #include "kernel_cases.h"
@@ -111,6 +111,115 @@ TEST(first_adam_step) {
     CHECK_NEAR(p, 1.001, 1e-6);
     CHECK_NEAR(m, -0.3, 1e-6);
     CHECK_NEAR(v, 0.009, 1e-8);
+}
+
+// One bad element of each kind, at the first, a middle and the last place.
+static const double bad_values[] = {INFINITY, -INFINITY, NAN};
+
+static void put(pl_tensor *t, int64_t at, double v) {
+    switch (t->dtype) {
+        case PL_F16:
+            ((pl_f16 *)t->data)[at] = pl_f32_to_f16((float)v);
+            break;
+        case PL_BF16:
+            ((pl_bf16 *)t->data)[at] = pl_f32_to_bf16((float)v);
+            break;
+        case PL_F32:
+            ((float *)t->data)[at] = (float)v;
+            break;
+        default:
+            ((double *)t->data)[at] = v;
+    }
+}
+
+TEST(unscale) {
+    static const double factors[] = {1.0, 1.0 / 65536, 3.0};
+    for (int i = 0; i < 5; i++) {
+        for (int dt = PL_F16; dt < PL_DTYPE_COUNT; dt++) {
+            for (int f = 0; f < 3; f++) {
+                pl_tensor *a = make_case(dt, (shape){1, {sizes[i]}}, DENSE, MODERATE);
+                pl_tensor *b = make_raw(dt, (shape){1, {sizes[i]}}, DENSE);
+                memcpy(b->data, a->data, pl_tensor_nbytes(a));
+                int bad_a = 0, bad_b = 0;
+                CHECK_OK(pl_kernels_cpu()->unscale(dt, sizes[i], a->data, factors[f], &bad_a));
+                CHECK_OK(pl_kernels_ref()->unscale(dt, sizes[i], b->data, factors[f], &bad_b));
+                CHECK_EQ(bad_a, 0);
+                CHECK_EQ(bad_b, 0);
+                // One product, rounded once; f32 rounds the factor too. fp16 may end in subnormals.
+                double eps = dt == PL_F64 ? 0x1p-52 : dtype_eps(dt);
+                check_close("unscale", a, b, 2 * eps, 0x1p-24);
+                pl_tensor_release(a);
+                pl_tensor_release(b);
+            }
+        }
+    }
+}
+
+TEST(unscale_finds_what_is_not_finite) {
+    for (int dt = PL_F16; dt < PL_DTYPE_COUNT; dt++) {
+        for (int k = 0; k < 9; k++) {
+            for (int f = 0; f < 2; f++) {
+                int64_t n = 40000, at = k < 3 ? 0 : k < 6 ? n / 2 + 1 : n - 1;
+                pl_tensor *t = make_case(dt, (shape){1, {n}}, DENSE, MODERATE);
+                put(t, at, bad_values[k % 3]);
+                int bad_cpu = 0, bad_ref = 0;
+                double factor = f ? 0.5 : 1.0;
+                CHECK_OK(pl_kernels_cpu()->unscale(dt, n, t->data, factor, &bad_cpu));
+                CHECK_OK(pl_kernels_ref()->unscale(dt, n, t->data, factor, &bad_ref));
+                CHECK_EQ(bad_cpu, 1);
+                CHECK_EQ(bad_ref, 1);
+                pl_tensor_release(t);
+            }
+        }
+    }
+}
+
+TEST(largest_numbers_are_finite) {
+    float f[3] = {3.402823466e38f, -3.402823466e38f, 0x1p-149f};
+    double d[2] = {1.7976931348623157e308, -1.7976931348623157e308};
+    pl_f16 h[2] = {0x7bff, 0xfbff};
+    pl_bf16 b[2] = {0x7f7f, 0xff7f};
+    int bad = 0;
+    CHECK_OK(pl_kernels_cpu()->unscale(PL_F32, 3, f, 1.0, &bad));
+    CHECK_OK(pl_kernels_cpu()->unscale(PL_F64, 2, d, 1.0, &bad));
+    CHECK_OK(pl_kernels_cpu()->unscale(PL_F16, 2, h, 1.0, &bad));
+    CHECK_OK(pl_kernels_cpu()->unscale(PL_BF16, 2, b, 1.0, &bad));
+    CHECK_EQ(bad, 0);
+}
+
+// The steps tell as well; a step with momentum and one without are different loops.
+TEST(steps_tell_of_bad_gradients) {
+    for (int dt = PL_F16; dt < PL_DTYPE_COUNT; dt++) {
+        for (int k = 0; k < 12; k++) {
+            int64_t n = 2000;
+            pl_tensor *a[STATES], *b[STATES];
+            make_states(dt, n, a, b);
+            int adam = 0, sgd = 0, plain = 0, ref = 0, expected = k < 9;
+            if (expected) put(a[1], k < 3 ? 0 : k < 6 ? n / 2 + 1 : n - 1, bad_values[k % 3]);
+            pl_adam_args aa = {.lr = 0.01,
+                               .beta1 = 0.9,
+                               .beta2 = 0.99,
+                               .eps = 1e-8,
+                               .bias1 = 0.1,
+                               .bias2 = 0.01,
+                               .grad_scale = 1.0,
+                               .nonfinite = &adam};
+            pl_sgd_args sa = {.lr = 0.1, .momentum = 0.9, .grad_scale = 1.0, .nonfinite = &sgd};
+            pl_sgd_args pa = {.lr = 0.1, .grad_scale = 1.0, .nonfinite = &plain};
+            const pl_kernels *cpu = pl_kernels_cpu();
+            CHECK_OK(cpu->adam(&aa, dt, n, a[0]->data, a[1]->data, a[2]->data, a[3]->data));
+            CHECK_OK(cpu->sgd(&sa, dt, n, b[0]->data, a[1]->data, b[2]->data));
+            CHECK_OK(cpu->sgd(&pa, dt, n, b[0]->data, a[1]->data, NULL));
+            pa.nonfinite = &ref;
+            CHECK_OK(pl_kernels_ref()->sgd(&pa, dt, n, b[0]->data, a[1]->data, NULL));
+            CHECK_EQ(adam, expected);
+            CHECK_EQ(sgd, expected);
+            CHECK_EQ(plain, expected);
+            CHECK_EQ(ref, expected);
+            release_all(STATES, a);
+            release_all(STATES, b);
+        }
+    }
 }
 
 TEST(nan_gradient_travels) {
