@@ -10,31 +10,19 @@ from __future__ import annotations
 
 import os
 import pickle
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any, NoReturn
+from contextlib import contextmanager
+from typing import Any
 
-from .commands import notebook_rank, shipping
-from .commands.cores import share_out
-from .commands.job import PRECISIONS, Settings, choose_port, rank_environment
-from .commands.streams import TextSink
-from .commands.supervise import Outcome, Policy, RankCommand, Supervisor
-from .commands.verdict import summary
+from .commands.function_job import FunctionJob, RankTraceback, raise_root, traceback_of
+from .commands.job import PRECISIONS, Settings, choose_port
 
 __all__ = ["RankTraceback", "debug_launcher", "notebook_launcher"]
 
 
 class _NotSaid(str):
     """A default value that can be told from the same text given by the caller."""
-
-
-class RankTraceback(Exception):
-    """The traceback of an exception in the rank that raised it; the cause of its copy here."""
-
-    def __init__(self, rank: int, text: str) -> None:
-        super().__init__(f"in rank {rank}:\n\n{text}")
 
 
 def notebook_launcher(
@@ -222,53 +210,12 @@ def _launch(
     settings: Settings,
     extra: Mapping[str, str],
 ) -> Any:
-    import tempfile
-
-    payload = shipping.pack(function, args)
-    with ExitStack() as stack:
-        source = stack.enter_context(tempfile.TemporaryFile())  # no name, nothing to leave behind
-        source.write(payload)
-        source.flush()
-        results = [
-            stack.enter_context(tempfile.TemporaryFile()) for _ in range(settings.num_processes)
-        ]
-        run_id = os.urandom(16).hex()
-        commands = _commands(
-            settings, run_id, extra, source.fileno(), [f.fileno() for f in results]
-        )
-        sys.stdout.flush()
-        sys.stderr.flush()
-        sinks = (TextSink(sys.stdout), TextSink(sys.stderr))
-        policy = Policy(own_process=False, stdin=False)
-        outcome = Supervisor(commands, run_id, sinks, policy).run()
-        if outcome.signal:
-            raise KeyboardInterrupt from _where_it_was(outcome)
-        answers = [os.pread(f.fileno(), os.fstat(f.fileno()).st_size, 0) for f in results]
+    outcome, answers = FunctionJob(function, args, settings, extra).run()
+    if outcome.signal:
+        raise KeyboardInterrupt from traceback_of(outcome)
     if outcome.root is not None:
-        _raise(outcome, answers[outcome.root.rank])
+        raise_root("notebook_launcher", outcome, answers)
     return _value(answers[0])
-
-
-def _commands(
-    settings: Settings,
-    run_id: str,
-    extra: Mapping[str, str],
-    source_fd: int,
-    result_fds: Sequence[int],
-) -> list[RankCommand]:
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    shares = share_out(settings.num_processes, int(threads) if threads.isdigit() else None)
-    commands = []
-    for rank, share in enumerate(shares):
-        env = rank_environment(settings, rank, run_id, os.environ) | dict(extra)
-        env["OMP_NUM_THREADS"] = str(share.threads)
-        cpus = ",".join(str(cpu) for cpu in sorted(share.cpus))
-        fds = (source_fd, result_fds[rank])
-        words = [str(fds[0]), str(fds[1]), str(os.getpid()), cpus]
-        # -P: the folder of that file is not to be searched for modules.
-        argv = [sys.executable, "-u", "-P", notebook_rank.__file__, *words]
-        commands.append(RankCommand(argv, env, pass_fds=fds))
-    return commands
 
 
 def _value(answer: bytes) -> Any:
@@ -282,28 +229,3 @@ def _value(answer: bytes) -> Any:
             stacklevel=4,
         )
     return None
-
-
-def _where_it_was(outcome: Outcome) -> RankTraceback | None:
-    """Give the traceback of the first interrupted rank that has one."""
-    for ending in sorted(outcome.endings, key=lambda ending: ending.kind != "KeyboardInterrupt"):
-        if ending.text:
-            return RankTraceback(ending.rank, ending.text.decode(errors="replace"))
-    return None
-
-
-def _raise(outcome: Outcome, answer: bytes) -> NoReturn:
-    """Raise what the first rank to fail raised, or say how it ended."""
-    root = outcome.root
-    assert root is not None
-    lines = summary(root, outcome.endings)
-    if answer[:1] == b"E":
-        error, kind, message, text = pickle.loads(answer[1:])
-        if error is None:
-            error = RuntimeError(f"{kind}: {message}")
-        error.add_note(f"raised in rank {root.rank} of {len(outcome.endings)}")
-        for line in lines[1:]:
-            error.add_note(line)
-        raise error from RankTraceback(root.rank, text)
-    text = root.text.decode(errors="replace").strip()
-    raise RuntimeError(f"[notebook_launcher] {'; '.join(lines)}" + (f"\n\n{text}" if text else ""))

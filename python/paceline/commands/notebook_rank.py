@@ -3,7 +3,8 @@
 
 Run by its path in a fresh interpreter, so it imports only the standard library until the parent's
 ``sys.path`` is in place. Arguments: descriptor of the payload, descriptor for the result, process
-id of the parent, processors to keep to (``0,1``, may be empty).
+id of the parent, processors to keep to (``0,1``, may be empty), and whether to send the value that
+the function returned (``answer``).
 
 A result begins with one letter: V the pickled value; U why the value cannot be sent; E a pickled
 (exception or None, class name, message, traceback); X a pickled exit code.
@@ -94,7 +95,7 @@ def _send_error(fd: int, error: BaseException) -> None:
     _write(fd, b"E", data)
 
 
-def _run(function: Any, args: Any, result_fd: int) -> None:
+def _run(function: Any, args: Any, result_fd: int, answer: bool) -> None:
     try:
         value = function(*args)
     except SystemExit as error:
@@ -103,7 +104,7 @@ def _run(function: Any, args: Any, result_fd: int) -> None:
     except Exception as error:
         _send_error(result_fd, error)
         raise
-    if os.environ.get("RANK") == "0":
+    if answer:
         _send_value(result_fd, value)
 
 
@@ -113,6 +114,7 @@ def main() -> None:
     _end_with(parent)
     if sys.argv[4]:
         os.sched_setaffinity(0, [int(cpu) for cpu in sys.argv[4].split(",")])
+    answer = sys.argv[5] == "answer"
     del sys.argv[1:]
     try:
         function, args = _load(payload_fd)
@@ -122,7 +124,7 @@ def main() -> None:
         raise
     os.close(payload_fd)
     _become_main(function)
-    _run(function, args, result_fd)
+    _run(function, args, result_fd, answer)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,12 @@ def _dumps(value: Any) -> bytes:
     return file.getvalue()
 
 
-def pack(function: Any, args: tuple[Any, ...]) -> bytes:
+def pack(
+    function: Any,
+    args: tuple[Any, ...],
+    by_value: bool = False,
+    caller: str = "notebook_launcher",
+) -> bytes:
     """Pack a function, its arguments and what they need.
 
     Parameters
@@ -66,6 +71,10 @@ def pack(function: Any, args: tuple[Any, ...]) -> bytes:
         What each rank calls.
     args : tuple
         With what.
+    by_value : bool
+        Send the function's module by value although it could be imported.
+    caller : str
+        Who is to stand in front of an error.
 
     Returns
     -------
@@ -77,11 +86,11 @@ def pack(function: Any, args: tuple[Any, ...]) -> bytes:
     TypeError
         Something that the function uses cannot be sent; the text names it.
     """
-    with _half_imported_by_value(function):
+    with _module_by_value(function, by_value):
         try:
             pickled = _dumps((function, args))
         except Exception as error:
-            raise TypeError(_explain(function, args, error)) from None
+            raise TypeError(f"[{caller}] {_explain(function, args, error)}") from None
     header = json.dumps({"sys_path": list(sys.path), "sources": _sources()}).encode()
     return len(header).to_bytes(8, "little") + header + pickled
 
@@ -96,13 +105,13 @@ def _sources() -> dict[str, list[str]]:
 
 
 @contextlib.contextmanager
-def _half_imported_by_value(function: Any) -> Iterator[None]:
-    """Send a module by value that is being imported: a rank that imports it would launch again."""
+def _module_by_value(function: Any, asked: bool) -> Iterator[None]:
+    """Send a module by value if asked, or if it is being imported: a rank would launch again."""
     import cloudpickle
 
     module = sys.modules.get(getattr(function, "__module__", "") or "")
-    spec = getattr(module, "__spec__", None)
-    if module is None or not getattr(spec, "_initializing", False):
+    half = getattr(getattr(module, "__spec__", None), "_initializing", False)
+    if module is None or not (half or (asked and module.__name__ != "__main__")):
         yield
         return
     cloudpickle.register_pickle_by_value(module)
@@ -124,12 +133,12 @@ def _explain(function: Any, args: tuple[Any, ...], error: Exception) -> str:
             if trail is not None:
                 break
     if trail is None:
-        return f"[notebook_launcher] {name}() cannot be sent to another process: {error}"
+        return f"{name}() cannot be sent to another process: {error}"
     words, culprit, reason = trail
     path = " -> ".join(words)
     kind = type(culprit)
     return (
-        f"[notebook_launcher] {path} is a {kind.__module__}.{kind.__qualname__}, which cannot be "
+        f"{path} is a {kind.__module__}.{kind.__qualname__}, which cannot be "
         f"sent to another process ({reason}): create it inside {name}(), or do not use it there"
     )
 

@@ -69,6 +69,8 @@ class Policy:
         fork and exec, which is safe without threads alone.
     stdin : bool
         Whether rank 0 reads this process's standard input.
+    timeout_s : float, optional
+        After this long the ranks get SIGABRT, at which they show where they are.
     """
 
     grace_s: float = 10.0
@@ -76,6 +78,7 @@ class Policy:
     failure_grace_s: float = 0.4
     own_process: bool = True
     stdin: bool = True
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class Outcome:
     root : Ending or None
         The first failure, unless all went well.
     signal : int
-        The signal that ended the job, 0 if none did.
+        The signal that ended the job, 0 if none did; SIGABRT where its time was up.
     """
 
     endings: tuple[Ending, ...]
@@ -179,6 +182,7 @@ class Supervisor:
         self._signals: list[int] = []
         self._signal = 0
         self._failing = False
+        self._deadline: float | None = None
         self._restore_signals: Callable[[], None] = lambda: None
 
     # --- the life of a job -----------------------------------------------------------------------
@@ -197,6 +201,8 @@ class Supervisor:
             self._start_reaper()
             for number, command in enumerate(self._commands):
                 self._start(number, command)
+            if self._policy.timeout_s is not None:
+                self._deadline = time.monotonic() + self._policy.timeout_s
             while any(rank.ending is None for rank in self._ranks):
                 try:
                     self._step()
@@ -310,9 +316,14 @@ class Supervisor:
                 stream.tick(now, self._failing or bool(self._signal))
         while self._plan and self._plan[0][0] <= now:
             self._plan.pop(0)[1]()
+        if self._deadline is not None and self._deadline <= now:
+            self._deadline = None
+            self._on_signal(signal.SIGABRT)
 
     def _timeout(self) -> float | None:
-        times = [max(0.0, self._plan[0][0] - time.monotonic())] if self._plan else []
+        due = [self._plan[0][0]] if self._plan else []
+        due += [] if self._deadline is None else [self._deadline]
+        times = [max(0.0, at - time.monotonic()) for at in due]
         if any(stream.restless for rank in self._ranks for stream in rank.streams):
             times.append(0.05)
         if any(rank.pidfd < 0 and rank.ending is None for rank in self._ranks):
@@ -433,8 +444,8 @@ class Supervisor:
             self._kill()  # asked twice
         elif not self._signal:
             self._signal = number
-            interrupt = number == signal.SIGINT
-            grace_s = self._policy.interrupt_grace_s if interrupt else self._policy.grace_s
+            short = number in (signal.SIGINT, signal.SIGABRT)
+            grace_s = self._policy.interrupt_grace_s if short else self._policy.grace_s
             self._plan = [(time.monotonic() + grace_s, self._kill)]
             self._tell(number)
         elif number == signal.SIGINT:
