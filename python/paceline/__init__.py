@@ -106,6 +106,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from paceline import amp, autograd, distributed, errors, nn, optim, utils
+    from paceline._dlpack import from_dlpack
     from paceline._printing import set_printoptions
     from paceline.accelerator import Accelerator
     from paceline.amp import autocast
@@ -152,6 +153,7 @@ _LATER = {
     "ProjectConfiguration": "utils.dataclasses",
     "PartialState": "state",
     "autocast": "amp",
+    "from_dlpack": "_dlpack",
     "load": "serialization",
     "notebook_launcher": "launchers",
     "save": "serialization",
@@ -211,6 +213,7 @@ __all__ = [
     "float16",
     "float32",
     "float64",
+    "from_dlpack",
     "from_numpy",
     "frombuffer",
     "full",

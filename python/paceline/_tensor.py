@@ -213,6 +213,21 @@ class Tensor(MathMethods, ShapeMethods, _C.Tensor):
             return array.astype(dtype)
         return np.array(array) if copy else array
 
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: tuple[Int, Int] | None = None,
+        dl_device: tuple[Int, Int] | None = None,
+        copy: Bool | None = None,
+    ) -> Any:
+        from paceline._dlpack import lend
+
+        return lend(self, stream, max_version, dl_device, copy)
+
+    def __dlpack_device__(self) -> tuple[Int, Int]:
+        return (1, 0)  # the CPU
+
     def __array_wrap__(
         self, array: Any, context: Any = None, return_scalar: Bool = False
     ) -> Tensor:

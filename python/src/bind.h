@@ -61,5 +61,6 @@ int pl_bind_runtime(PyObject *module);
 int pl_bind_group(PyObject *module);
 int pl_bind_reducer(PyObject *module);
 int pl_bind_data(PyObject *module);
+int pl_bind_dlpack(PyObject *module);
 
 #endif
