@@ -16,9 +16,10 @@ __all__ = ["main"]
 _COMMANDS = {
     "launch": "run a training script on one or several processes",
     "config": "write the configuration file that launch reads, by a questionnaire",
+    "test": "train a small model on this machine and check the result",
     "env": "print what a bug report needs: versions, processor, configuration",
 }
-_LATER = ("test", "plot", "sweep")
+_LATER = ("plot", "sweep")
 
 
 def _help() -> str:
