@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "autograd/graph.h"
+#include "base/trace.h"
 
 // Guards: marks, sums and counts in nodes and leaves. Order: outermost; nothing is taken inside
 // but the locks of the allocator and of process groups.
@@ -184,6 +185,7 @@ static pl_status run_node(pass *p, pl_node *node) {
     pl_tensor **into = few_into, **out = few_out;
     void *block = NULL;
     size_t n = (size_t)node->n_in;
+    int64_t since = pl_trace_begin();
     if (n > FEW) {
         PL_TRY(pl_alloc(n * (2 * sizeof(pl_tensor *) + 2 * sizeof(bool)), &block));
         into = block;
@@ -226,6 +228,7 @@ static pl_status run_node(pass *p, pl_node *node) {
         }
     }
     pl_free(block);
+    pl_trace_end(since, PL_TRACE_BACKWARD, node->op->name);
     return st;
 }
 

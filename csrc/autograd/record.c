@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "autograd/graph.h"
+#include "base/trace.h"
 
 static uint64_t next_seq;  // atomic
 
@@ -58,13 +59,39 @@ static void call_drop(pl_op_call *call) {
     pl_tensor_release(call->out);
 }
 
+// "[64, 784] [784, 10]", as far as there is room.
+static void shapes_text(int n_in, pl_tensor *const *in, char *out, size_t size) {
+    size_t at = 0;
+    for (int i = 0; i < n_in; i++) {
+        char one[128];
+        if (!in[i]) continue;
+        const char *text = pl_shape_text(in[i]->ndim, in[i]->shape, one, sizeof one);
+        if (at + strlen(text) + 2 > size) return;
+        if (at) out[at++] = ' ';
+        memcpy(out + at, text, strlen(text) + 1);
+        at += strlen(text);
+    }
+}
+
+static pl_status forward(const pl_op *op, pl_op_call *call) {
+    int64_t since = pl_trace_begin();
+    pl_status st = op->forward(call);
+    if (PL_LIKELY(since == 0)) return st;
+    pl_trace_event e = {.start_ns = since, .number = -1, .kind = PL_TRACE_OP};
+    e.end_ns = pl_now_ns();
+    strncpy(e.name, op->name, sizeof e.name - 1);
+    if (pl_trace_shapes()) shapes_text(call->n_in, call->in, e.detail, sizeof e.detail);
+    pl_trace_put(&e);
+    return st;
+}
+
 // Runs the call; *node is set where it is to be recorded. On failure nothing is left behind.
 static pl_status run(const pl_op *op, int n_in, pl_tensor *const *in, pl_tensor *const *edges,
                      const pl_attrs *attrs, pl_tensor **out, pl_node **node) {
     pl_op_call call = {.op = op, .n_in = n_in, .in = in, .track = wanted(op, n_in, edges)};
     if (attrs) call.attrs = *attrs;
     *node = NULL;
-    pl_status st = op->forward(&call);
+    pl_status st = forward(op, &call);
     if (st == PL_OK && call.track) st = node_new(&call, edges, node);
     if (st != PL_OK) {
         call_drop(&call);
@@ -140,11 +167,14 @@ static pl_status write_plain(const pl_op *op, int n_in, pl_tensor *const *in,
         n_in == 2 && (op == &pl_op_add || op == &pl_op_sub || op == &pl_op_mul || op == &pl_op_div);
     if (binary && in[1]->dtype == x->dtype && (pl_dtype_is_float(x->dtype) || op != &pl_op_div) &&
         pl_shape_equal(x->ndim, x->shape, in[1]->ndim, in[1]->shape)) {
-        return pl_k()->binary((pl_binary)op->kind, x, in[1], x);
+        int64_t since = pl_trace_begin();
+        pl_status st = pl_k()->binary((pl_binary)op->kind, x, in[1], x);
+        pl_trace_end(since, PL_TRACE_OP, op->name);
+        return st;
     }
     pl_op_call call = {.op = op, .n_in = n_in, .in = in};
     if (attrs) call.attrs = *attrs;
-    pl_status st = op->forward(&call);
+    pl_status st = forward(op, &call);
     r = call.out;
     char a[128], b[128];
     if (st == PL_OK && !pl_shape_equal(r->ndim, r->shape, x->ndim, x->shape)) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The public collectives: arguments are checked here, and nowhere below. A wrong argument is this
 // rank's own error: nothing is published, the group stays whole. Runs on the caller's thread.
+#include "base/trace.h"
 #include "comm/internal.h"
 #include "comm/reduce.h"
 
@@ -132,7 +133,10 @@ pl_status pl_group_send(pl_group *g, const void *buf, int64_t count, pl_dtype dt
                   .site = site,
                   .in = buf};
     PL_TRY(check_message(g, &c));
-    return g->transport->send(g, &c);
+    int64_t since = pl_trace_begin();
+    pl_status st = g->transport->send(g, &c);
+    pl_trace_end(since, PL_TRACE_COMM, "send");
+    return st;
 }
 
 pl_status pl_group_recv(pl_group *g, void *buf, int64_t count, pl_dtype dt, int src, int tag,
@@ -145,5 +149,8 @@ pl_status pl_group_recv(pl_group *g, void *buf, int64_t count, pl_dtype dt, int 
                   .site = site,
                   .out = buf};
     PL_TRY(check_message(g, &c));
-    return g->transport->recv(g, &c);
+    int64_t since = pl_trace_begin();
+    pl_status st = g->transport->recv(g, &c);
+    pl_trace_end(since, PL_TRACE_COMM, "recv");
+    return st;
 }

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/trace.h"
 #include "comm/internal.h"
 
 #define SLICE_NS 20000000  // between two looks for Ctrl-C
@@ -24,10 +25,23 @@ static void take_seq(pl_group *g, pl__call *call) {
     call->seq = atomic_fetch_add_explicit(&g->seq, 1, memory_order_relaxed);
 }
 
+static void trace(const pl__call *call, int64_t since) {
+    pl_trace_event e = {.start_ns = since, .number = call->op == PL__OP_BUCKET ? call->root : -1};
+    e.kind = call->on_comm ? PL_TRACE_BUCKET : PL_TRACE_COMM;
+    e.nbytes = call->count * (int64_t)pl_dtype_size(call->dtype);
+    strncpy(e.name, pl__op_name(call->op), sizeof e.name - 1);
+    pl_trace_put(&e);
+}
+
 static pl_status run(pl_group *g, pl__call *call) {
-    PL_TRY(pl__group_enter(g, call));
-    PL_TRY(g->transport->meet(g, call));
-    return g->transport->move(g, call);
+    int64_t since = pl_trace_begin();
+    pl_status st = pl__group_enter(g, call);
+    int64_t met = pl_trace_begin();
+    if (st == PL_OK) st = g->transport->meet(g, call);
+    pl_trace_end(met, PL_TRACE_WAIT, "other ranks");
+    if (st == PL_OK) st = g->transport->move(g, call);
+    if (PL_UNLIKELY(since != 0)) trace(call, since);
+    return st;
 }
 
 // Waits until *word is `until`; Ctrl-C makes the comm thread give up, which ends the wait.
@@ -35,10 +49,14 @@ static pl_status wait_local(pl_group *g, const pl__call *call, const _Atomic uin
                             uint32_t until) {
     pl_status interrupted = PL_OK;
     int tries = 0;
+    int64_t since = pl_trace_begin();
     for (;;) {
         // Acquire: sees what the comm thread did before it set the word.
         uint32_t seen = atomic_load_explicit(word, memory_order_acquire);
-        if (seen == until) return interrupted;
+        if (seen == until) {
+            pl_trace_end(since, PL_TRACE_WAIT, pl__op_name(call->op));
+            return interrupted;
+        }
         if (tries++ < TRIES) continue;
         pl__futex_wait(word, seen, SLICE_NS, false);
         if (interrupted != PL_OK) continue;

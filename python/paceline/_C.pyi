@@ -220,6 +220,14 @@ def memory_stats() -> dict[str, int]: ...  # in_use, peak, cached
 def alloc_trim() -> None: ...
 def fail_alloc_at(n: int, forever: bool, /) -> None: ...
 def use_kernels(name: str, /) -> None: ...  # "cpu" or "ref"
+# The trace (csrc/base/trace.h): times are those of time.monotonic_ns. An event is kind, name, start, end, bytes, number, detail.
+_Event = tuple[str, str, int, int, int, int, str]
+def trace_start(shapes: bool, limit: int, /) -> None: ...
+def trace_stop() -> None: ...
+def trace_begin() -> int: ...  # 0 while nothing is traced
+def trace_end(since: int, kind: int, name: str, /) -> None: ...  # nothing where since is 0
+def trace_read() -> list[tuple[int, list[_Event], int]]: ...  # per thread: its id, its events by their ends, how many were lost
+def trace_clear() -> None: ...
 def op_names() -> list[str]: ...  # the differentiable operators: each must stand in the tests' table
 
 # Groups (python/src/bind_group.c) and reducers (bind_reducer.c): see distributed/ and ddp.
@@ -252,12 +260,19 @@ def group_new(name: str, rank: int, world: int, control_fd: int, peer_fds: Seque
 
 @final
 class Reducer:
-    def __new__(cls, group: Group, params: Sequence[Tensor], names: Sequence[str], first_bucket_bytes: int, bucket_bytes: int, op: int, /) -> Reducer: ...
+    def __new__(cls, group: Group, params: list[Tensor] | list[tuple[Sequence[int], Code]], names: Sequence[str], first_bucket_bytes: int, bucket_bytes: int, op: int, /) -> Reducer: ...
     def set_sync(self, on: bool, /) -> None: ...  # off: no_sync
     def expect(self, /) -> None: ...  # the model's forward ran: a reduction is owed
     def finalize(self, /) -> None: ...  # settles what the backward pass has not
     owed: bool  # expected, and no pass has settled it since
     buckets: list[list[int]]
+    # For gradients that another library computes; such a parameter is given as (shape, dtype).
+    def ready(self, i: int, /) -> bool: ...  # complete in this pass; False: too late, it is sent
+    def mark(self, i: int, defined: bool, /) -> None: ...  # whether there is a gradient
+    def grad(self, i: int, /) -> _T: ...  # its place in the bucket
+    def fail(self) -> None: ...  # a backward pass failed half-way
+    missing: list[int]  # not ready in this pass
+    marked: list[int]  # those with a gradient
 
 # Index arithmetic of samplers (python/src/bind_data.c; contract in csrc/data/data.h).
 def distributed_indices(n: int, world: int, rank: int, drop_last: bool, order: Tensor | None, /) -> _T: ...
@@ -265,3 +280,24 @@ def distributed_indices(n: int, world: int, rank: int, drop_last: bool, order: T
 # indices[offsets[b]:offsets[b + 1]]. order None: 0..n-1. even: the tail loops back to the start,
 # so that all ranks get as many batches, all full; split: each batch is cut into `world` parts.
 def shard_batches(n: int, batch_size: int, world: int, rank: int, drop_last: bool, even: bool, split: bool, order: Tensor | None, /) -> tuple[_T, _T]: ...
+
+class RowGather:
+    """Batches of rows of arrays, gathered now or by a thread ahead of their use."""
+
+    def gather(self, index: Tensor, /) -> list[_T]: ...
+    def ask(self, index: Tensor, /) -> None: ...  # at most 8 batches before they are taken
+    def take(self) -> list[_T]: ...  # the oldest batch asked for; its errors are raised here
+    is_stable: bool  # nobody changes the arrays without a tensor's version telling
+    row_bytes: int  # over all arrays
+
+def row_gather(columns: list[tuple[Any, Sequence[int]]], /) -> RowGather: ...  # (contiguous array, shape)
+
+class SharedMemory:
+    """A mapped memfd, for batches of worker processes; it counts the tensors over it."""
+
+    def tensor(self, offset: int, dtype: Code, shape: Sequence[int], /) -> _T: ...
+    def write(self, offset: int, data: Any, /) -> None: ...
+    users: int
+    nbytes: int
+
+def map_shared(fd: int, nbytes: int, /) -> SharedMemory: ...

@@ -58,9 +58,11 @@ int pl_bind_nn(PyObject *module);
 int pl_bind_autograd(PyObject *module);
 int pl_bind_optim(PyObject *module);
 int pl_bind_runtime(PyObject *module);
+int pl_bind_trace(PyObject *module);
 int pl_bind_group(PyObject *module);
 int pl_bind_reducer(PyObject *module);
 int pl_bind_data(PyObject *module);
+int pl_bind_rows(PyObject *module);
 int pl_bind_dlpack(PyObject *module);
 
 #endif
