@@ -9,6 +9,7 @@ built-in that a caller would catch without knowing paceline. Nothing here import
 from __future__ import annotations
 
 __all__ = [
+    "CheckpointError",
     "CollectiveMismatchError",
     "CollectiveTimeoutError",
     "ConfigError",
@@ -113,6 +114,26 @@ class RendezvousError(PacelineError, ConnectionError):
     joined_ranks: tuple[int, ...] = ()
     missing_ranks: tuple[int, ...] = ()
     dead_ranks: tuple[int, ...] = ()
+
+
+class CheckpointError(PacelineError, RuntimeError, OSError):
+    """A checkpoint could not be written, or is not whole, or does not fit what it is loaded into.
+
+    It is raised on all ranks alike.
+
+    Attributes
+    ----------
+    path : str
+        The file or folder that it is about; empty if none.
+    errno : int or None
+        The system's error number, None where the system did not refuse anything.
+    needed, free : int
+        Bytes that were to be written, and that the disk had left; -1 if unknown.
+    """
+
+    path: str = ""
+    needed: int = -1
+    free: int = -1
 
 
 class ConfigError(PacelineError, ValueError):

@@ -8,7 +8,7 @@ dtypes are checked before anything is allocated. Knows tensors, no nesting (``se
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -20,6 +20,9 @@ from paceline.errors import PacelineError
 #: Longest header that is read: as safetensors itself.
 HEADER_LIMIT = 100_000_000
 _ALIGN = 64
+
+#: Is shown each part of a file on its way: the header under "", then each tensor's bytes by name.
+Watch = Callable[[str, "bytes | memoryview"], None]
 _NAMES = ("BOOL", "U8", "I32", "I64", "F16", "BF16", "F32", "F64")  # by dtype code
 _CODES = {name: code for code, name in enumerate(_NAMES)}
 
@@ -46,10 +49,29 @@ def _nbytes(t: _C.Tensor) -> int:
     return t._numel() * ALL[t._dtype].itemsize
 
 
-def write(file: IO[bytes], tensors: Mapping[str, _C.Tensor], metadata: Mapping[str, str]) -> None:
+def total_size(tensors: Mapping[str, _C.Tensor]) -> int:
+    """Bytes of data that a file of these tensors holds."""
+    return sum(map(_nbytes, tensors.values()))
+
+
+def write(
+    file: IO[bytes],
+    tensors: Mapping[str, _C.Tensor],
+    metadata: Mapping[str, str],
+    watch: Watch | None = None,
+) -> None:
     """Write tensors and texts.
 
     Wider dtypes come first, so that every tensor is aligned to its elements.
+
+    Parameters
+    ----------
+    file : binary file
+        Where to.
+    tensors, metadata : mapping
+        What.
+    watch : callable, optional
+        Is shown each part before it is written.
     """
     order = sorted(tensors, key=lambda name: -ALL[tensors[name]._dtype].itemsize)
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
@@ -70,12 +92,17 @@ def write(file: IO[bytes], tensors: Mapping[str, _C.Tensor], metadata: Mapping[s
             f"[save] header: got {len(text)} bytes, expected {HEADER_LIMIT} at most; "
             "save fewer objects that are not tensors"
         )
-    file.write(len(text).to_bytes(8, "little"))
-    file.write(text)
+    head = len(text).to_bytes(8, "little") + text
+    if watch is not None:
+        watch("", head)
+    file.write(head)
     for name in order:
         held = _C.contiguous(_C.detach(tensors[name]))
+        memory = raw_memory(held)
+        if watch is not None:
+            watch(name, memory)
         if _nbytes(held):
-            file.write(raw_memory(held))
+            file.write(memory)
 
 
 # -- reading ----------------------------------------------------------------------------------
@@ -90,8 +117,15 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return out
 
 
-def read_header(file: IO[bytes]) -> tuple[list[Entry], dict[str, str]]:
+def read_header(file: IO[bytes], watch: Watch | None = None) -> tuple[list[Entry], dict[str, str]]:
     """Entries in the order of their data, and the texts; the file then stands at the data.
+
+    Parameters
+    ----------
+    file : binary file
+        Standing at the beginning.
+    watch : callable, optional
+        Is shown the header's bytes before they are understood.
 
     Raises
     ------
@@ -101,8 +135,7 @@ def read_header(file: IO[bytes]) -> tuple[list[Entry], dict[str, str]]:
     lead = file.read(8)
     if lead[:2] == b"PK" or lead[:1] == b"\x80":
         raise FormatError(
-            "[load] this is a pickle of PyTorch's: expected safetensors, as paceline.save writes; "
-            "in PyTorch, safetensors.torch.save_file(state_dict, path) makes such a file"
+            "[load] this is a pickle of PyTorch's: expected safetensors, as paceline.save writes"
         )
     if len(lead) < 8:
         raise FormatError(f"[load] file is too short: got {len(lead)} bytes, expected 8 or more")
@@ -114,6 +147,8 @@ def read_header(file: IO[bytes]) -> tuple[list[Entry], dict[str, str]]:
     text = file.read(length)
     if len(text) != length:
         raise FormatError(f"[load] header ends early: got {len(text)} bytes, expected {length}")
+    if watch is not None:
+        watch("", lead + text)
     try:
         header = json.loads(text.decode(), object_pairs_hook=_no_duplicates)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
@@ -170,7 +205,9 @@ def _entry(name: str, value: Any) -> Entry:
     return Entry(name, code, tuple(shape), offsets[0], offsets[1])
 
 
-def read(file: IO[bytes], size: int | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read(
+    file: IO[bytes], size: int | None = None, watch: Watch | None = None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """All tensors of a file, and its texts.
 
     Parameters
@@ -179,13 +216,15 @@ def read(file: IO[bytes], size: int | None = None) -> tuple[dict[str, Tensor], d
         Standing at the beginning.
     size : int, optional
         Length of the file; where it is known, it is checked before memory is taken.
+    watch : callable, optional
+        Is shown each part as it was read; what it raises ends the reading.
 
     Raises
     ------
     FormatError
         If the file does not hold together.
     """
-    entries, metadata = read_header(file)
+    entries, metadata = read_header(file, watch)
     total = entries[-1].end if entries else 0
     if size is not None:
         data = size - file.tell()
@@ -195,8 +234,11 @@ def read(file: IO[bytes], size: int | None = None) -> tuple[dict[str, Tensor], d
     tensors: dict[str, Tensor] = {}
     for entry in entries:
         t = _C.empty(entry.shape, entry.code)
-        if entry.end > entry.begin:
-            _fill(file, entry, raw_memory(t))
+        memory = raw_memory(t)
+        _fill(file, entry, memory)
+        if watch is not None:
+            watch(entry.name, memory)
+        _check_bools(entry, memory)
         tensors[entry.name] = t
     if file.read(1):
         raise FormatError("[load] file has bytes after its tensors")
@@ -213,5 +255,8 @@ def _fill(file: IO[bytes], entry: Entry, memory: memoryview) -> None:
                 f"got {at} bytes, expected {len(memory)}"
             )
         at += got
+
+
+def _check_bools(entry: Entry, memory: memoryview) -> None:
     if entry.code == 0 and memory.tobytes().strip(b"\0\1"):
         raise FormatError(f"[load] tensor {entry.name!r}: bool elements must be 0 or 1")

@@ -3,7 +3,8 @@
 
 A file is safetensors. The nesting of dictionaries, lists, numbers and texts around the tensors
 stands as JSON in its metadata, under ``paceline``; a plain dictionary of tensors can be read by
-every other reader of safetensors, and theirs can be read here.
+every other reader of safetensors, and theirs can be read here. What ``torch.save`` wrote is read
+by ``checkpoint/torch_file.py``, which runs nothing of it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import base64
 import json
 import math
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
 from paceline import _C, _device
@@ -22,7 +24,7 @@ from paceline.safetensors_format import FormatError, read, write
 if TYPE_CHECKING:
     from paceline._tensor import Tensor
 
-__all__ = ["FormatError", "load", "save"]
+__all__ = ["FormatError", "load", "put_together", "save", "take_apart"]
 
 _KEY = "paceline"
 _VERSION = 1
@@ -39,8 +41,9 @@ File = str | os.PathLike[str] | IO[bytes]
 class _Packer:
     """Takes an object apart: tensors by name, the rest as JSON."""
 
-    def __init__(self) -> None:
+    def __init__(self, to_core: Callable[[Any], Any] | None) -> None:
         self.tensors: dict[str, _C.Tensor] = {}
+        self._to_core = to_core
         self._seen: dict[tuple[Any, ...], str] = {}
 
     def pack(self, obj: Any, path: str, depth: int = 0) -> Any:
@@ -49,8 +52,11 @@ class _Packer:
             raise ValueError(f"[save] {path} lies more than {_DEPTH} levels deep (a cycle?)")
         if obj is None or isinstance(obj, (bool, str)) or type(obj) is int:
             return obj
-        if isinstance(obj, _C.Tensor):
-            return {"tensor": self._name(obj, path)}
+        tensor = obj if isinstance(obj, _C.Tensor) else None
+        if tensor is None and self._to_core is not None:
+            tensor = self._to_core(obj)
+        if tensor is not None:
+            return {"tensor": self._name(tensor, path)}
         if type(obj) is float:
             return obj if math.isfinite(obj) else {"float": repr(obj)}
         if type(obj) is dict or type(obj) is OrderedDict:
@@ -64,6 +70,24 @@ class _Packer:
             return {"dtype": obj.name}
         if isinstance(obj, _device.device):
             return {"device": str(obj)}
+        return self._pack_rarer(obj, path, depth)
+
+    def _pack_rarer(self, obj: Any, path: str, depth: int) -> Any:
+        # What state dicts of schedulers and metrics hold besides the plain containers.
+        if self._to_core is None:
+            raise TypeError(_refusal(obj, path))
+        if type(obj) is complex:
+            return {"complex": [self.pack(part, path, depth) for part in (obj.real, obj.imag)]}
+        if type(obj) is Counter:
+            return {"counter": [self._pair(k, v, path, depth) for k, v in obj.items()]}
+        if type(obj) is set:
+            return {"set": [self.pack(v, f"{path} item", depth + 1) for v in obj]}
+        if hasattr(obj, "__array__") and type(obj).__module__.partition(".")[0] == "numpy":
+            if obj.dtype.kind in "biufc":
+                if obj.ndim == 0:
+                    return self.pack(obj.item(), path, depth + 1)
+                content = base64.b64encode(obj.tobytes()).decode()
+                return {"ndarray": [obj.dtype.str, list(obj.shape), content]}
         raise TypeError(_refusal(obj, path))
 
     def _pair(self, key: Any, value: Any, path: str, depth: int) -> list[Any]:
@@ -144,6 +168,34 @@ class _Unpacker:
             out[key] = self.unpack(pair[1])
         return out
 
+    def _make_counter(self, value: Any) -> Counter[Any]:
+        return Counter(self._make_dict(value))
+
+    def _make_set(self, value: Any) -> set[Any]:
+        try:
+            return {self.unpack(v) for v in self._items(value)}
+        except TypeError as error:
+            raise FormatError(f"[load] nesting: set: {error}") from error
+
+    def _make_complex(self, value: Any) -> complex:
+        parts = [self.unpack(v) for v in self._items(value)]
+        if len(parts) != 2 or not all(isinstance(part, (int, float)) for part in parts):
+            raise FormatError("[load] nesting: complex: expected two numbers")
+        return complex(*parts)
+
+    def _make_ndarray(self, value: Any) -> Any:
+        import numpy
+
+        parts = self._items(value)
+        try:
+            kind, shape, content = parts
+            if not isinstance(kind, str) or kind[1:2] not in tuple("biufc"):
+                raise ValueError(f"dtype {kind!r}")
+            flat = numpy.frombuffer(bytearray(self._make_bytes(content)), numpy.dtype(kind))
+            return flat.reshape(shape)
+        except (TypeError, ValueError) as error:
+            raise FormatError(f"[load] nesting: ndarray: {error}") from error
+
     def _make_list(self, value: Any) -> list[Any]:
         return [self.unpack(v) for v in self._items(value)]
 
@@ -171,6 +223,55 @@ class _Unpacker:
             return _device.device(value)
         except (RuntimeError, TypeError) as error:
             raise FormatError(f"[load] nesting: {error}") from error
+
+
+def take_apart(
+    obj: Any, to_core: Callable[[Any], Any] | None = None
+) -> tuple[dict[str, _C.Tensor], dict[str, str]]:
+    """Take an object apart into what a safetensors file holds.
+
+    Parameters
+    ----------
+    obj : object
+        As for `save`.
+    to_core : callable, optional
+        Gives the core's tensor over another library's, None for anything that is no tensor. With
+        it, what state dicts of others hold is taken too: sets, counters, complex numbers and
+        NumPy's arrays.
+
+    Returns
+    -------
+    tuple
+        Tensors by name, and the file's metadata.
+    """
+    packer = _Packer(to_core)
+    nesting = packer.pack(obj, "obj")
+    text = json.dumps({"version": _VERSION, "obj": nesting}, separators=(",", ":"))
+    return packer.tensors, {"format": "pt", _KEY: text}
+
+
+def put_together(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> Any:
+    """Give the object again; a dictionary of all tensors where no nesting was written.
+
+    Raises
+    ------
+    FormatError
+        If the metadata is not what `take_apart` made.
+    """
+    if _KEY not in metadata:
+        return tensors
+    try:
+        told = json.loads(metadata[_KEY])
+        if not isinstance(told, dict) or "obj" not in told:
+            raise FormatError("[load] nesting: expected an object with version and obj")
+        if told.get("version") != _VERSION:
+            raise FormatError(
+                f"[load] version: got {told.get('version')!r}, expected {_VERSION}; "
+                "a newer paceline wrote this file"
+            )
+        return _Unpacker(tensors).unpack(told["obj"])
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise FormatError(f"[load] nesting is not JSON: {error}") from error
 
 
 # -- files ------------------------------------------------------------------------------------
@@ -202,17 +303,17 @@ def save(obj: Any, f: File) -> None:
     >>> load(file)
     {'weight': tensor([1., 1.]), 'step': 7}
     """
-    packer = _Packer()
-    nesting = packer.pack(obj, "obj")
-    text = json.dumps({"version": _VERSION, "obj": nesting}, separators=(",", ":"))
-    metadata = {"format": "pt", _KEY: text}
+    tensors, metadata = take_apart(obj)
     if isinstance(f, (str, os.PathLike)):
-        _write_beside(os.fspath(f), packer.tensors, metadata)
+        write_beside(os.fspath(f), tensors, metadata)
     else:
-        write(f, packer.tensors, metadata)
+        write(f, tensors, metadata)
 
 
-def _write_beside(path: str, tensors: dict[str, _C.Tensor], metadata: dict[str, str]) -> None:
+def write_beside(
+    path: str, tensors: Mapping[str, _C.Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write a file beside, flush it, and rename it: there is the old one or the new one."""
     folder, name = os.path.split(os.path.abspath(path))
     beside = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
     try:
@@ -244,7 +345,7 @@ def _end_of(file: IO[bytes]) -> int | None:
 
 
 def load(f: File, map_location: Any = None, weights_only: bool = True) -> Any:
-    """Read what `save` wrote, or any safetensors file as a dictionary of tensors.
+    """Read what `save` or ``torch.save`` wrote, or any safetensors file as a dictionary of tensors.
 
     Parameters
     ----------
@@ -266,20 +367,18 @@ def load(f: File, map_location: Any = None, weights_only: bool = True) -> Any:
         _device.check("load", map_location)
     if isinstance(f, (str, os.PathLike)):
         with open(f, "rb") as file:
-            tensors, metadata = read(file, os.fstat(file.fileno()).st_size)
-    else:
-        tensors, metadata = read(f, _end_of(f))
-    if _KEY not in metadata:
-        return tensors
-    try:
-        told = json.loads(metadata[_KEY])
-        if not isinstance(told, dict) or "obj" not in told:
-            raise FormatError("[load] nesting: expected an object with version and obj")
-        if told.get("version") != _VERSION:
-            raise FormatError(
-                f"[load] version: got {told.get('version')!r}, expected {_VERSION}; "
-                "a newer paceline wrote this file"
-            )
-        return _Unpacker(tensors).unpack(told["obj"])
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise FormatError(f"[load] nesting is not JSON: {error}") from error
+            return _load(file)
+    return _load(f)
+
+
+def _load(file: IO[bytes]) -> Any:
+    from .checkpoint import torch_file
+
+    if file.seekable():
+        here = file.tell()
+        lead = file.read(2)
+        file.seek(here)
+        if torch_file.is_pickle(lead):
+            return torch_file.load(file)
+    tensors, metadata = read(file, _end_of(file))
+    return put_together(tensors, metadata)
