@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from ..distributed import ProcessGroup
     from ..utils.dataclasses import DistributedDataParallelKwargs
@@ -54,6 +54,10 @@ class LoaderParts:
         Whether the batches are formed by a sampler of the user's.
     seed : int or None
         Seed of the loader's own random generator, if it has one.
+    generators : tuple
+        Random generators that sampler and loader were given.
+    plain : bool
+        Whether a ``"distributed"`` sampler is the library's own class, with nothing overridden.
     """
 
     dataset: Any
@@ -64,6 +68,8 @@ class LoaderParts:
     order: Order
     own_batches: bool = False
     seed: int | None = None
+    generators: tuple[Any, ...] = ()
+    plain: bool = False
 
 
 class GradientSync(Protocol):
@@ -122,7 +128,7 @@ class Engine(Protocol):
         """Move a model's parameters and buffers, keeping the objects."""
 
     def autocast(self, precision: str) -> AbstractContextManager[Any]:
-        """Make a context that computes in ``"bf16"``."""
+        """Make a context that computes in ``"bf16"`` or ``"fp16"``."""
 
     def to_float(self, tensor: Any) -> Any:
         """Give a half-precision tensor in fp32, any other as it is."""
@@ -157,16 +163,69 @@ class Engine(Protocol):
     def backward(self, loss: Any, divisor: int, **kwargs: Any) -> None:
         """Run the backward pass of ``loss / divisor``."""
 
+    def unscale_(self, grads: Sequence[Any], factor: float) -> bool:
+        """Multiply gradients in place, and tell whether all were finite before, in one pass.
+
+        A factor of 1 only looks.
+        """
+
+    def step_was_finite(self, optimizer: Any) -> bool | None:
+        """Tell whether the gradients of the optimizer's last step were finite.
+
+        None where the step did not look: then ``unscale_`` with a factor of 1 is asked.
+        """
+
+    def is_finite(self, tensor: Any) -> bool | None:
+        """Tell whether a loss is finite; None where that would have to wait for a device."""
+
     def clip_grad_norm_(
         self, parameters: Any, max_norm: float, norm_type: float, clip: bool
     ) -> Any:
-        """Give the total norm of the gradients, and scale them if ``clip`` and it is above."""
+        """Give the total norm of the gradients, and scale them if ``clip`` and it is above.
+
+        Where the norm is not finite they stay as they are, so that the bad one can be named.
+        """
 
     def clip_grad_value_(self, parameters: Any, clip_value: float) -> None:
         """Limit each element of the gradients."""
 
     def save(self, obj: Any, path: Any) -> None:
         """Write an object to a file."""
+
+    # Checkpoints.
+
+    def state_dict(self, model: Any) -> dict[str, Any]:
+        """Give a model's parameters and persistent buffers by name, over the same memory."""
+
+    def load_state_dict(self, model: Any, state: Mapping[str, Any], strict: bool) -> None:
+        """Copy values into parameters and buffers, in place."""
+
+    def gradients(self, model: Any) -> dict[str, Any]:
+        """Give the gradients of the parameters that have one, by the parameter's name."""
+
+    def set_gradients(self, model: Any, named: Mapping[str, Any]) -> None:
+        """Make these the gradients; a parameter that is not named has none."""
+
+    def to_core(self, tensor: Any) -> Any:
+        """Give a CPU tensor of the core with these values, over the same memory where possible."""
+
+    def from_core(self, tensor: Any) -> Any:
+        """Give this library's tensor with the values of the core's, on the CPU."""
+
+    def rng_state(self) -> Any:
+        """Give the state of the default generators: tensors of the core, numbers, lists, dicts."""
+
+    def set_rng_state(self, state: Any) -> None:
+        """Go on from what ``rng_state`` gave.
+
+        Raises
+        ------
+        ValueError
+            If it is nothing of the kind.
+        """
+
+    def seed(self, seed: int) -> None:
+        """Start the default generators from a seed."""
 
     # Random numbers.
 
@@ -179,6 +238,19 @@ class Engine(Protocol):
     def permutation(self, n: int, seed: int) -> Any:
         """Give the permutation of 0..n-1 that belongs to a seed, as an int64 core tensor."""
 
+    def own_random(self, seed: int) -> Callable[[], AbstractContextManager[None]]:
+        """Make a random stream of its own, which starts at a seed.
+
+        Each call of the result gives a context in which the library's default generators are that
+        stream, going on where the last such block ended; outside nothing of it is seen.
+        """
+
+    def generator_state(self, generator: Any) -> list[int]:
+        """Give the state of one random generator, as bytes."""
+
+    def set_generator_state(self, generator: Any, state: list[int]) -> None:
+        """Put one random generator into a state that ``generator_state`` gave."""
+
     # Data loaders.
 
     def loader_parts(self, loader: Any) -> LoaderParts:
@@ -190,6 +262,24 @@ class Engine(Protocol):
     def with_samples(self, loader: Any, samples: Iterable[Any]) -> Any:
         """Make a loader like this one, which does not batch, over other samples."""
 
+    def with_stream(
+        self, loader: Any, samples: Iterable[Any], batch_size: int | None, collate: Any
+    ) -> Any:
+        """Make a loader like this one over another stream, with a collate function of ours.
+
+        It leaves out no short batch; ``batch_size`` None gives single samples.
+        """
+
+    def start_epoch(self, loader: Any, first_batch: int, seed: int | None) -> None:
+        """Before a loader is iterated: number its first batch, and seed its workers.
+
+        Workers draw random numbers by seed and number of the batch, so that an epoch can be taken
+        up in its middle; None lets the loader choose.
+        """
+
+    def worker_info(self) -> tuple[int, int] | None:
+        """Give id and number of the loader's workers, in one of them; None outside."""
+
     # Tensors in collectives.
 
     def shape(self, tensor: Any) -> tuple[int, ...]:
@@ -200,6 +290,12 @@ class Engine(Protocol):
 
     def cat(self, tensors: Sequence[Any]) -> Any:
         """Join along dimension 0."""
+
+    def describe(self, tensor: Any) -> tuple[tuple[int, ...], str]:
+        """Give shape and name of the dtype: what ``empty`` needs to make its like."""
+
+    def empty(self, shape: Sequence[int], dtype: str) -> Any:
+        """Make a tensor on the CPU, of any values."""
 
     def slice(self, tensor: Any, start: int, stop: int) -> Any:
         """Take a range of dimension 0."""

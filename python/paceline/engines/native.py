@@ -8,17 +8,17 @@ never imported, nothing can be a Module.
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from paceline import _C, dtypes
 from paceline._device import CPU
-from paceline.random import default_generator, initial_seed
 
 from .._call_site import frames_of_ours
-from . import LoaderParts, Order
+from .native_data import NativeData
 
 if TYPE_CHECKING:
     from ..distributed import ProcessGroup
@@ -91,7 +91,7 @@ class NativeGradientSync:
         self._reducer = None
 
 
-class NativeEngine:
+class NativeEngine(NativeData):
     """See ``Engine``; the methods are described there by their names."""
 
     name = "native"
@@ -127,7 +127,7 @@ class NativeEngine:
     def autocast(self, precision: str) -> AbstractContextManager[Any]:
         from paceline.amp import autocast
 
-        return autocast("cpu", dtype={"bf16": dtypes.bfloat16}[precision])
+        return autocast("cpu", dtype={"bf16": dtypes.bfloat16, "fp16": dtypes.float16}[precision])
 
     def to_float(self, tensor: Any) -> Any:
         if tensor._dtype not in _HALF:
@@ -176,14 +176,27 @@ class NativeEngine:
     def backward(self, loss: Any, divisor: int, **kwargs: Any) -> None:
         (loss if divisor == 1 else loss / divisor).backward(**kwargs)
 
+    def unscale_(self, grads: Sequence[Any], factor: float) -> bool:
+        """Multiply gradients in place, and tell whether all were finite, in one pass."""
+        return _C.unscale_(list(grads), factor)
+
+    def step_was_finite(self, optimizer: Any) -> bool | None:
+        """Tell what the update kernels saw."""
+        finite: bool | None = getattr(optimizer, "grads_were_finite", None)
+        return finite
+
+    def is_finite(self, tensor: Any) -> bool | None:
+        """Tell whether a scalar is finite; other shapes are not looked at."""
+        return math.isfinite(tensor.item()) if tensor._numel() == 1 else None
+
     def clip_grad_norm_(
         self, parameters: Any, max_norm: float, norm_type: float, clip: bool
     ) -> Any:
         """Clip as ``nn.utils.clip_grad_norm_``; without ``clip`` only give the norm."""
         from paceline.nn.utils import clip_grad_norm_
 
-        limit = max_norm if clip else float("inf")
-        return clip_grad_norm_(parameters, limit, norm_type)
+        limit = max_norm if clip else math.inf
+        return clip_grad_norm_(parameters, limit, norm_type, scale_nonfinite=False)
 
     def clip_grad_value_(self, parameters: Any, clip_value: float) -> None:
         from paceline.nn.utils import clip_grad_value_
@@ -195,54 +208,6 @@ class NativeEngine:
 
         save(obj, path)
 
-    # --- random numbers -------------------------------------------------------------------------
-
-    def initial_seed(self) -> int:
-        return initial_seed()
-
-    def draw_seed(self) -> int:
-        """Draw a seed from the default generator."""
-        return int(_C.randint((), 0, 2**62, dtypes.int64.code, None).item())
-
-    def permutation(self, n: int, seed: int) -> _C.Tensor:
-        """Give the permutation of 0..n-1 that belongs to a seed."""
-        generator = type(default_generator)()
-        generator.seed = seed % 2**64
-        return _C.randperm(n, generator)
-
-    # --- data loaders ---------------------------------------------------------------------------
-
-    def loader_parts(self, loader: Any) -> LoaderParts:
-        from paceline.utils.data import BatchSampler
-
-        batch_sampler = loader.batch_sampler
-        own_batches = batch_sampler is not None and type(batch_sampler) is not BatchSampler
-        sampler = loader.sampler
-        if batch_sampler is not None and not own_batches:
-            sampler = batch_sampler.sampler  # also where the script made the BatchSampler
-        generator = getattr(sampler, "generator", None) or getattr(loader, "generator", None)
-        batch_size = loader.batch_size
-        if batch_size is None and batch_sampler is not None:
-            batch_size = getattr(batch_sampler, "batch_size", None)
-        return LoaderParts(
-            dataset=loader.dataset,
-            sampler=sampler,
-            batch_sampler=batch_sampler,
-            batch_size=batch_size,
-            drop_last=bool(getattr(batch_sampler, "drop_last", False)),
-            order="custom" if own_batches else _order(loader.dataset, sampler),
-            own_batches=own_batches,
-            seed=None if generator is None else generator.initial_seed(),
-        )
-
-    def with_batches(self, loader: Any, batches: Iterable[Any]) -> Any:
-        """Make a loader like this one over other batches."""
-        return type(loader)(loader.dataset, batch_sampler=batches, **_options(loader))
-
-    def with_samples(self, loader: Any, samples: Iterable[Any]) -> Any:
-        """Make a loader like this one, which does not batch, over other samples."""
-        return type(loader)(loader.dataset, batch_size=None, sampler=samples, **_options(loader))
-
     # --- tensors in collectives -----------------------------------------------------------------
 
     def shape(self, tensor: Any) -> tuple[int, ...]:
@@ -253,6 +218,13 @@ class NativeEngine:
 
     def cat(self, tensors: Sequence[Any]) -> Any:
         return _C.cat(list(tensors), 0)
+
+    def describe(self, tensor: Any) -> tuple[tuple[int, ...], str]:
+        """Give shape and name of the dtype."""
+        return tuple(tensor.shape), str(tensor.dtype).rpartition(".")[2]
+
+    def empty(self, shape: Sequence[int], dtype: str) -> Any:
+        return _C.empty(list(shape), getattr(dtypes, dtype).code)
 
     def slice(self, tensor: Any, start: int, stop: int) -> Any:
         return _C.slice(tensor, 0, start, stop, 1)
@@ -299,37 +271,6 @@ def _overwrite(tensor: Any, group: ProcessGroup) -> None:
     dense = _C.contiguous(plain)
     group.broadcast(dense, 0, depth=frames_of_ours())
     _C.copy_(plain, dense)
-
-
-def _order(dataset: Any, sampler: Any) -> Order:
-    from paceline.utils import data
-
-    if isinstance(dataset, data.IterableDataset):
-        return "stream"
-    if isinstance(sampler, data.DistributedSampler):
-        return "distributed"
-    if type(sampler) is data.SequentialSampler:
-        return "sequential"
-    plain = type(sampler) is data.RandomSampler and not sampler.replacement
-    return "shuffled" if plain and len(sampler) == len(dataset) else "custom"
-
-
-_LOADER_OPTIONS = (
-    "num_workers",
-    "collate_fn",
-    "pin_memory",
-    "timeout",
-    "worker_init_fn",
-    "multiprocessing_context",
-    "generator",
-    "prefetch_factor",
-    "persistent_workers",
-)
-
-
-def _options(loader: Any) -> dict[str, Any]:
-    """Give what a new loader over the same data set takes over."""
-    return {name: getattr(loader, name) for name in _LOADER_OPTIONS if hasattr(loader, name)}
 
 
 ENGINE = NativeEngine()
