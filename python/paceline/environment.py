@@ -37,6 +37,7 @@ class Environment:
     fork_launched: bool = False
     log_level: str | None = None
     nonfinite: str | None = None
+    launched: bool = False
     origins: Mapping[str, str] = field(default_factory=dict)
 
     def source(self, variable: str) -> str:
@@ -108,6 +109,7 @@ def read_environment() -> Environment:
         fork_launched=bool(_flag("FORK_LAUNCHED")),
         log_level=read_log_level(),
         nonfinite=os.environ.get("PACELINE_NONFINITE") or None,
+        launched=SOURCES in os.environ,
         origins=_origins(),
     )
 

@@ -8,20 +8,19 @@ other.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import timedelta
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ._call_site import frames_of_ours
+from .accelerator_state import AcceleratorState, GradientState
 from .environment import Environment, read_environment
-from .utils.dataclasses import DistributedType, GradientAccumulationPlugin, PrecisionType
+from .sharing import split_share
+from .utils.dataclasses import DistributedType, InitProcessGroupKwargs
 
 if TYPE_CHECKING:
-    from .data_loader import DataLoaderShard
     from .distributed import ProcessGroup
 
 __all__ = ["AcceleratorState", "GradientState", "PartialState"]
@@ -40,13 +39,25 @@ class PartialState:
     ----------
     cpu : bool
         Use the CPU even where there is another device.
-    timeout : datetime.timedelta, optional
-        How long a collective may wait; None means 600 seconds.
+    **kwargs : object
+        The fields of ``InitProcessGroupKwargs``.
+
+    Attributes
+    ----------
+    device : device
+        Where this process computes.
+    backend : str or None
+        How its ranks reach each other; None when it is alone.
+    debug : bool
+        Whether ``ACCELERATE_DEBUG_MODE`` is set. It changes nothing: collectives always compare
+        what the ranks bring.
+    fork_launched : bool
+        Whether ``FORK_LAUNCHED`` is set.
 
     Raises
     ------
     ValueError
-        When the state exists already and ``timeout`` differs from the one it was made with.
+        When the state exists already, and was made with another timeout or on another device.
     """
 
     _default: PartialState | None = None
@@ -58,27 +69,41 @@ class PartialState:
     num_processes: int
     process_index: int
     local_process_index: int
+    debug: bool
+    fork_launched: bool
 
-    def __new__(cls, cpu: bool = False, *, timeout: timedelta | None = None) -> PartialState:
+    def __new__(cls, cpu: bool = False, **kwargs: Any) -> PartialState:
         """Give the default state, made at the first call."""
         default = cls._default
+        init = InitProcessGroupKwargs(**kwargs)
         if default is None:
             default = super().__new__(cls)
-            default._form(read_environment(), cpu, timeout)
+            default._form(read_environment(), cpu, init.timeout)
             PartialState._default = default
-        elif timeout is not None and timeout != default._timeout:
+        else:
+            default._check_late(cpu, init.timeout)
+        return default
+
+    def _check_late(self, cpu: bool, timeout: timedelta | None) -> None:
+        if timeout is not None and timeout != self._timeout:
             raise ValueError(
                 "[PartialState] the process group exists already, so its timeout cannot be set: "
                 f"got {timeout}; pass InitProcessGroupKwargs to the first Accelerator()"
             )
-        return default
+        if cpu and not str(self.device).startswith("cpu"):
+            raise ValueError(
+                f"[PartialState] cpu=True comes too late: this process computes on {self.device} "
+                "already; pass it to the first Accelerator() or PartialState()"
+            )
 
     def _form(self, env: Environment, cpu: bool, timeout: timedelta | None) -> None:
         from .engines import default_engine
 
         self._timeout = timeout
         self._local_world_size = env.local_world_size
-        self.device = default_engine().device(env.local_rank, cpu or bool(env.use_cpu))
+        self._cpu = cpu or bool(env.use_cpu)
+        self.debug, self.fork_launched = env.debug, env.fork_launched
+        self.device = default_engine().device(env.local_rank, self._cpu)
         self.group = None
         self.backend = None
         self.process_index, self.num_processes = env.rank, env.world_size
@@ -111,15 +136,35 @@ class PartialState:
         """Forget the default state without closing its group (for tests)."""
         cls._default = None
 
-    def destroy_process_group(self) -> None:
-        """Leave the process group. The next ``PartialState()`` forms a new one."""
-        if self.group is not None:
-            from . import distributed
+    def destroy_process_group(self, group: ProcessGroup | None = None) -> None:
+        """Leave a process group, by default that of this state.
 
+        The next ``PartialState()`` forms a new one.
+        """
+        from . import distributed
+
+        if group is not None and group is not self.group:
+            distributed.destroy_process_group(group)
+            return
+        if self.group is not None:
             distributed.destroy_process_group()
             self.group = None
         if PartialState._default is self:
             PartialState._default = None
+
+    @property
+    def default_device(self) -> Any:
+        """The device that this process uses where nobody chose one."""
+        from .engines import default_engine
+
+        return default_engine().device(self.local_process_index, False)
+
+    def set_device(self) -> None:
+        """Choose ``device`` again if it was set to None."""
+        from .engines import default_engine
+
+        if self.device is None:
+            self.device = default_engine().device(self.local_process_index, self._cpu)
 
     # --- who is who -----------------------------------------------------------------------------
 
@@ -233,129 +278,3 @@ class PartialState:
             Repeat the last item so that all shares are equally long.
         """
         yield split_share(inputs, self.process_index, self.num_processes, apply_padding)
-
-
-def split_share(inputs: Any, rank: int, world: int, apply_padding: bool) -> Any:
-    """Give rank's share of ``inputs``; see ``PartialState.split_between_processes``.
-
-    Raises
-    ------
-    ValueError
-        When the values of a dict differ in length.
-    """
-    if world == 1:
-        return inputs
-    if isinstance(inputs, dict):
-        lengths = {key: len(value) for key, value in inputs.items()}
-        if len(set(lengths.values())) > 1:
-            raise ValueError(
-                f"[split_between_processes] the values differ in length: got {lengths}"
-            )
-        return {k: split_share(v, rank, world, apply_padding) for k, v in inputs.items()}
-    each, extra = divmod(len(inputs), world)
-    start = rank * each + min(rank, extra)
-    stop = start + each + (1 if rank < extra else 0)
-    share = inputs[start:stop]
-    missing = (each + (1 if extra else 0)) - (stop - start)
-    if not apply_padding or missing == 0 or len(inputs) == 0:
-        return share
-    if isinstance(inputs, (list, tuple)):
-        return share + inputs[-1:] * missing
-    from .engines import engine_of_tensor
-
-    return engine_of_tensor(inputs).cat([share, inputs[-1:]])
-
-
-class AcceleratorState:
-    """What one Accelerator was asked for, over the default ``PartialState``.
-
-    Attributes
-    ----------
-    partial : PartialState
-        The default state.
-    mixed_precision : str
-        ``"no"``, ``"bf16"`` or ``"fp16"``.
-    """
-
-    def __init__(self, partial: PartialState, mixed_precision: PrecisionType) -> None:
-        self.partial = partial
-        self._precision = mixed_precision
-
-    @property
-    def mixed_precision(self) -> str:
-        """The precision of this Accelerator's models."""
-        return str(self._precision)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "partial":  # not made yet, as while unpickling
-            raise AttributeError(name)
-        return getattr(self.partial, name)
-
-    def __repr__(self) -> str:
-        return f"{self.partial!r}Mixed precision: {self.mixed_precision}\n"
-
-
-class GradientState:
-    """Where one Accelerator stands in its accumulation window, and which loader is being read."""
-
-    def __init__(self, plugin: GradientAccumulationPlugin) -> None:
-        self.plugin = plugin
-        self.sync_gradients = True
-        self.step = 0
-        self._loaders: list[weakref.ref[DataLoaderShard]] = []
-
-    @property
-    def num_steps(self) -> int:
-        """Batches per optimizer step."""
-        return self.plugin.num_steps or 1
-
-    @num_steps.setter
-    def num_steps(self, steps: int) -> None:
-        self.plugin = replace(self.plugin, num_steps=steps)
-
-    @property
-    def active_dataloader(self) -> DataLoaderShard | None:
-        """The innermost prepared loader that is being iterated over."""
-        while self._loaders:
-            loader = self._loaders[-1]()
-            if loader is not None:
-                return loader
-            self._loaders.pop()
-        return None
-
-    @property
-    def in_dataloader(self) -> bool:
-        """Whether a prepared loader is being iterated over."""
-        return self.active_dataloader is not None
-
-    @property
-    def end_of_dataloader(self) -> bool:
-        """Whether the batch given last is the loader's last one."""
-        loader = self.active_dataloader
-        return loader is not None and loader.end_of_dataloader
-
-    @property
-    def remainder(self) -> int:
-        """Real samples in the last round of the active loader; -1 where unknown."""
-        loader = self.active_dataloader
-        return -1 if loader is None else loader.remainder
-
-    def enter_loader(self, loader: DataLoaderShard) -> None:
-        """Note that ``loader`` is being iterated over."""
-        self._loaders.append(weakref.ref(loader))
-
-    def leave_loader(self, loader: DataLoaderShard) -> None:
-        """Note that the iteration over ``loader`` has ended."""
-        for at in range(len(self._loaders) - 1, -1, -1):
-            if self._loaders[at]() is loader:
-                del self._loaders[at]
-                return
-
-    def next_micro_step(self) -> None:
-        """Count one batch, and decide whether it ends a window."""
-        if self.plugin.sync_with_dataloader and self.end_of_dataloader:
-            self.step = 0
-            self.sync_gradients = True
-        else:
-            self.step += 1
-            self.sync_gradients = self.step % self.num_steps == 0

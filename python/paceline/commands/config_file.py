@@ -13,7 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["ConfigFile", "ConfigFileError", "default_path", "dump", "load"]
+__all__ = ["PROJECT_FILE", "ConfigFile", "ConfigFileError", "default_path", "dump", "find", "load"]
+
+#: The project's file, in the folder where a command is given.
+PROJECT_FILE = "paceline.yaml"
 
 _BYTES_MAX = 1 << 20
 _DEPTH_MAX = 32
@@ -64,6 +67,23 @@ def default_path(environ: Mapping[str, str] | None = None) -> str:
     if not home:
         home = os.path.join(env.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
     return os.path.join(os.path.expanduser(home), "accelerate", "default_config.yaml")
+
+
+def find(given: str | None = None, environ: Mapping[str, str] | None = None) -> list[str]:
+    """List the files that are read, first the one that wins.
+
+    A file that was named stands alone, as in Accelerate: what it leaves out is the default.
+
+    Parameters
+    ----------
+    given : str, optional
+        A file that was named.
+    environ : mapping, optional
+        The environment, which tells the user's folder.
+    """
+    if given is not None:
+        return [given]
+    return [path for path in (PROJECT_FILE, default_path(environ)) if os.path.isfile(path)]
 
 
 # --- what each key may hold -----------------------------------------------------------------------

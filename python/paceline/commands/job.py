@@ -6,9 +6,10 @@ Shared by ``paceline launch`` and ``notebook_launcher``; knows neither.
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = ["PRECISIONS", "Settings", "choose_port", "rank_environment"]
 
@@ -35,6 +36,12 @@ class Settings:
         For the environment of the ranks, None if not said.
     debug : bool
         For the environment of the ranks.
+    gpu_ids : str or None
+        CUDA_VISIBLE_DEVICES for the ranks, None leaves it.
+    max_restarts, restart : int
+        How often the job may be started again, and how often it was.
+    sources : mapping
+        Where a value came from, by the name of the variable that hands it on.
     """
 
     num_processes: int = 1
@@ -44,6 +51,10 @@ class Settings:
     port: int = 0
     gradient_accumulation_steps: int | None = None
     debug: bool = False
+    gpu_ids: str | None = None
+    max_restarts: int = 0
+    restart: int = 0
+    sources: Mapping[str, str] = field(default_factory=dict)
 
 
 def choose_port(asked: int) -> int:
@@ -97,16 +108,20 @@ def rank_environment(
         "ROLE_NAME": "default",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(settings.port),
-        "TORCHELASTIC_RESTART_COUNT": "0",
-        "TORCHELASTIC_MAX_RESTARTS": "0",
+        "TORCHELASTIC_RESTART_COUNT": str(settings.restart),
+        "TORCHELASTIC_MAX_RESTARTS": str(settings.max_restarts),
         "PACELINE_RUN_ID": run_id,
         "ACCELERATE_MIXED_PRECISION": settings.mixed_precision,
     }
     if settings.cpu:
         env["ACCELERATE_USE_CPU"] = "true"
+    if settings.gpu_ids is not None:
+        env["CUDA_VISIBLE_DEVICES"] = settings.gpu_ids
     if settings.debug:
         env["ACCELERATE_DEBUG_MODE"] = "true"
     if settings.gradient_accumulation_steps is not None:
         env["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] = str(settings.gradient_accumulation_steps)
+    told = [(name, (env[name], where)) for name, where in settings.sources.items() if name in env]
+    env["PACELINE_SETTING_SOURCES"] = json.dumps(told)
     env.setdefault("PYTHONFAULTHANDLER", "1")  # a crash in C then tells where
     return env

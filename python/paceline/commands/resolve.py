@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a setting comes from: command line, else environment, else configuration file.
+"""Where a setting comes from: command line, environment, file given or project's, user's file.
 
 Whatever cannot be done is refused here, before anything is started.
 """
@@ -7,12 +7,12 @@ Whatever cannot be done is refused here, before anything is started.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from .config_file import ConfigFile, ConfigFileError, default_path, load
+from .config_file import ConfigFile, ConfigFileError, find, load
 from .job import PRECISIONS, Settings, choose_port
 
 __all__ = ["UsageError", "resolve"]
@@ -66,16 +66,42 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def _from_file(given: str | None, environ: Mapping[str, str]) -> ConfigFile | None:
-    path = given if given is not None else default_path(environ)
-    if given is None and not os.path.isfile(path):
-        return None
-    try:
-        return load(path)
-    except ConfigFileError as error:
-        raise UsageError(str(error)) from None
-    except ImportError:
-        raise UsageError(f"{path} cannot be read without PyYAML: pip install pyyaml") from None
+@dataclass(frozen=True)
+class _Files:
+    """The configuration files; the first one that says something wins."""
+
+    files: Sequence[ConfigFile]
+
+    def __bool__(self) -> bool:
+        return bool(self.files)
+
+    def get(self, key: str) -> Any:
+        return next((v for file in self.files if (v := file.get(key)) is not None), None)
+
+    def where(self, key: str) -> str:
+        return next((f.where(key) for f in self.files if f.get(key) is not None), "no file")
+
+
+def _from_files(given: str | None, environ: Mapping[str, str]) -> _Files:
+    files = []
+    for path in find(given, environ):
+        try:
+            files.append(load(path))
+        except ConfigFileError as error:
+            raise UsageError(str(error)) from None
+        except ImportError:
+            raise UsageError(f"{path} cannot be read without PyYAML: pip install pyyaml") from None
+    return _Files(files)
+
+
+# The variable by which people give a setting, and launchers hand it on.
+_VARIABLES = {
+    "mixed_precision": "ACCELERATE_MIXED_PRECISION",
+    "cpu": "ACCELERATE_USE_CPU",
+    "debug": "ACCELERATE_DEBUG_MODE",
+    "gradient_accumulation_steps": "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
+    "threads": "OMP_NUM_THREADS",
+}
 
 
 def _require_gpus(count: int, asked_by: str) -> None:
@@ -113,15 +139,20 @@ def resolve(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
     UsageError
         A value is wrong, or cannot be had on this machine.
     """
-    file = _from_file(args.config_file, environ)
+    file = _from_files(args.config_file, environ)
     env = _from_environment(environ)
+    sources: dict[str, str] = {}
 
     def pick(name: str, given: Any, default: Any = None, file_key: str | None = None) -> Any:
+        variable, key = _VARIABLES.get(name, name), file_key or name
         if given not in (None, False):
+            sources[variable] = "command line"
             return given
         if name in env:
+            sources[variable] = f"environment, {variable}"
             return env[name]
-        value = file.get(file_key or name) if file is not None else None
+        value = file.get(key)
+        sources[variable] = "default" if value is None else file.where(key)
         return default if value is None else value
 
     if args.cpu and args.multi_gpu:
@@ -136,7 +167,7 @@ def resolve(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
     num_processes = pick("num_processes", args.num_processes, 1)
     if args.multi_gpu:
         _require_gpus(num_processes, "--multi_gpu")
-    elif file is not None and file.get("distributed_type") == "MULTI_GPU" and not cpu:
+    elif file.get("distributed_type") == "MULTI_GPU" and not cpu:
         _require_gpus(
             num_processes, f"distributed_type: MULTI_GPU ({file.where('distributed_type')})"
         )
@@ -151,6 +182,7 @@ def resolve(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
             "gradient_accumulation_steps", args.gradient_accumulation_steps
         ),
         debug=bool(pick("debug", args.debug, False)),
+        sources=sources,
     )
 
 
