@@ -3,6 +3,12 @@
 // as soon as its last gradient is there, while the backward pass goes on.
 // Threads: a reducer belongs to the thread that runs the backward passes; the reduction itself
 // runs on the group's communication thread.
+//
+// Note [outside gradients]: gradients may be computed by another library. A parameter of its is
+// given as a leaf without memory, of its shape and dtype; that library takes the gradient's place
+// in the bucket (pl_reducer_grad) for its own, and says what the backward pass here would say:
+// that a gradient is complete (ready), whether there is one (mark), and that a pass is over
+// (finalize) or has failed (fail). Buckets, order and reduction are the same for both.
 #ifndef PL_DDP_H
 #define PL_DDP_H
 
@@ -34,6 +40,18 @@ bool pl_reducer_owed(const pl_reducer *r);  // expected, and no pass has settled
 // hook fired on this rank. Does nothing if nothing is owed. Waits for all buckets.
 pl_status pl_reducer_finalize(pl_reducer *r) PL_MUST_USE;
 
+// See Note [outside gradients]. ready: gradient p has had its last contribution in this pass; a
+// second call in one pass changes nothing, and *late tells whether the bucket was already sent, so
+// that what came since is lost. mark: whether p has a gradient, where ready did not say so.
+pl_status pl_reducer_ready(pl_reducer *r, int p, bool *late) PL_MUST_USE;
+pl_status pl_reducer_mark(pl_reducer *r, int p, bool defined) PL_MUST_USE;
+bool pl_reducer_marked(const pl_reducer *r, int p);
+bool pl_reducer_is_ready(const pl_reducer *r, int p);  // in this pass
+// The place of gradient p: the parameter's shape, row-major, in memory that the tensor keeps.
+pl_status pl_reducer_grad(const pl_reducer *r, int p, pl_tensor **out) PL_MUST_USE;
+void pl_reducer_fail(pl_reducer *r);  // a pass failed half-way; does nothing if nothing was sent
+
+int pl_reducer_n_params(const pl_reducer *r);
 int pl_reducer_n_buckets(const pl_reducer *r);
 // Parameter numbers of a bucket, in their order in memory.
 const int *pl_reducer_bucket(const pl_reducer *r, int bucket, int *n);

@@ -38,12 +38,16 @@ struct pl_reducer {
     int *order;     // [n_buckets]
     int *finished;  // [n_buckets] the order in which buckets became ready in this pass
     int n_finished, n_launched;
+    bool *ready;  // [n] gradients that are complete in this pass
     bool learned;
     bool sync;
     bool expected;  // a reduction is owed
     bool broken;    // a pass failed half-way: gradients and peers are out of step
 };
 
+pl_status pl__reducer_on_ready(void *ctx, int p) PL_MUST_USE;  // ctx: the reducer
+pl_status pl__reducer_grad_view(const pl_reducer *r, int p, pl_tensor **out) PL_MUST_USE;
+void pl__reducer_forget(pl_reducer *r);  // the pass that is open, if one is
 pl_status pl__layout_build(pl_reducer *r, const pl_reducer_options *opt);
 
 #endif

@@ -9,12 +9,10 @@
 
 #include "ddp/ddp_internal.h"
 
-static pl_tensor *grad_view(const pl_reducer *r, int p, pl_status *st) {
+pl_status pl__reducer_grad_view(const pl_reducer *r, int p, pl_tensor **out) {
     const pl_tensor *t = r->params[p];
-    pl_tensor *v = NULL;
     int64_t at = r->slots[p].offset / (int64_t)pl_dtype_size(t->dtype);
-    *st = pl_tensor_from_storage(r->storage, t->dtype, t->ndim, t->shape, NULL, at, &v);
-    return v;
+    return pl_tensor_from_storage(r->storage, t->dtype, t->ndim, t->shape, NULL, at, out);
 }
 
 // Publishes which parameters have a gradient and zeroes the places of those without.
@@ -62,11 +60,12 @@ static pl_status check_whole(const pl_reducer *r) {
                    "of step: restart the job from its last checkpoint");
 }
 
-static pl_status on_ready(void *ctx, int p) {
+pl_status pl__reducer_on_ready(void *ctx, int p) {
     pl_reducer *r = ctx;
     pl__bucket *b = &r->buckets[r->slots[p].bucket];
     if (!r->sync) return PL_OK;
     PL_TRY(check_whole(r));
+    r->ready[p] = true;
     if (++b->ready == b->n) r->finished[r->n_finished++] = r->slots[p].bucket;
     return launch_ready(r);
 }
@@ -96,6 +95,14 @@ static pl_status wait_all(pl_reducer *r) {
     return st;
 }
 
+void pl__reducer_forget(pl_reducer *r) {
+    memset(r->ready, 0, (size_t)r->n * sizeof *r->ready);
+    for (int k = 0; k < r->n_buckets; k++) r->buckets[k].ready = 0;
+    r->n_finished = 0;
+    r->n_launched = 0;
+    r->expected = false;
+}
+
 static void settle_grads(pl_reducer *r) {
     for (int k = 0; k < r->n_buckets; k++) {
         pl__bucket *b = &r->buckets[k];
@@ -103,11 +110,8 @@ static void settle_grads(pl_reducer *r) {
             bool used = b->used[i / 64] >> (i % 64) & 1u;
             pl_autograd_mark_grad(r->params[r->members[b->first + i]], used);
         }
-        b->ready = 0;
     }
-    r->n_finished = 0;
-    r->n_launched = 0;
-    r->expected = false;
+    pl__reducer_forget(r);
 }
 
 static pl_status finish_pass(pl_reducer *r) {
@@ -184,9 +188,9 @@ static pl_status open_memory(pl_reducer *r) {
 
 static pl_status attach(pl_reducer *r) {
     for (int p = 0; p < r->n; p++) {
-        pl_status st;
-        pl_leaf_hook hook = {on_ready, on_done, on_failed, r, p};
-        pl_tensor *view = grad_view(r, p, &st);
+        pl_leaf_hook hook = {pl__reducer_on_ready, on_done, on_failed, r, p};
+        pl_tensor *view = NULL;
+        pl_status st = pl__reducer_grad_view(r, p, &view);
         if (st == PL_OK) st = pl_autograd_set_grad_view(r->params[p], view);
         if (st == PL_OK) st = pl_autograd_set_hook(r->params[p], &hook);
         pl_tensor_release(view);
@@ -219,6 +223,7 @@ static pl_status prepare(pl_reducer *r, const pl_reducer_options *opt) {
     for (int p = 0; p < opt->n; p++) r->params[p] = pl_tensor_retain(opt->params[p]);
     r->n = opt->n;
     PL_TRY(pl__layout_build(r, opt));
+    PL_TRY(pl_calloc((size_t)(r->n + 1) * sizeof *r->ready, (void **)&r->ready));
     PL_TRY(pl_calloc((size_t)(r->n_buckets + 1) * sizeof(int), (void **)&r->order));
     PL_TRY(pl_calloc((size_t)(r->n_buckets + 1) * sizeof(int), (void **)&r->finished));
     for (int k = 0; k < r->n_buckets; k++) {
@@ -279,6 +284,7 @@ void pl_reducer_free(pl_reducer *r) {
     pl_free(r->params);
     pl_free(r->members);
     pl_free(r->slots);
+    pl_free(r->ready);
     pl_free(r->buckets);
     pl_free(r->order);
     pl_free(r->finished);

@@ -2,8 +2,8 @@
 """The one seam between the Accelerator and a tensor library.
 
 ``Accelerator``, the loaders and the wrappers speak to an ``Engine`` only; ``native.py`` fills it
-in for paceline's own tensors, and the bridge will do so for PyTorch's. An engine knows neither
-the Accelerator nor the launcher.
+in for paceline's own tensors, ``torch/`` for PyTorch's. An engine knows neither the Accelerator
+nor the launcher.
 
 Which engine serves an object is asked of the engines in turn; an engine whose library the program
 has not imported is never asked, so nothing is imported to find out.
@@ -11,6 +11,7 @@ has not imported is never asked, so nothing is imported to find out.
 
 from __future__ import annotations
 
+import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -30,6 +31,7 @@ __all__ = [
     "engine_of_tensor",
     "is_tensor",
     "known_engine",
+    "loaded_engines",
 ]
 
 Order = Literal["sequential", "shuffled", "distributed", "custom", "stream"]
@@ -323,13 +325,21 @@ def default_engine() -> Engine:
     return native.ENGINE
 
 
-def _engines() -> tuple[Engine, ...]:
-    return (default_engine(),)
+def loaded_engines() -> tuple[Engine, ...]:
+    """Give the engines of the libraries that the program has imported: ours, then others'."""
+    torch = sys.modules.get("torch")
+    # `import paceline as torch` may have put us there under that name; and a package that is
+    # still being imported cannot have made an object.
+    if torch is None or torch.__name__ != "torch" or not hasattr(torch, "nn"):
+        return (default_engine(),)
+    from . import torch as bridge
+
+    return (default_engine(), bridge.ENGINE)
 
 
 def engine_of(obj: object) -> Engine | None:
     """Give the engine that knows ``obj`` as a model, optimizer, loader, scheduler or tensor."""
-    for engine in _engines():
+    for engine in loaded_engines():
         kinds = (
             engine.is_tensor,
             engine.is_model,
@@ -358,7 +368,7 @@ def known_engine(obj: object) -> Engine:
 
 def is_tensor(obj: object) -> bool:
     """Tell whether any engine calls ``obj`` a tensor."""
-    return any(engine.is_tensor(obj) for engine in _engines())
+    return any(engine.is_tensor(obj) for engine in loaded_engines())
 
 
 def engine_of_tensor(tensor: object) -> Engine:
@@ -369,7 +379,7 @@ def engine_of_tensor(tensor: object) -> Engine:
     TypeError
         When it is no tensor.
     """
-    for engine in _engines():
+    for engine in loaded_engines():
         if engine.is_tensor(tensor):
             return engine
     raise TypeError(f"expected a tensor, got {type(tensor).__name__}")
