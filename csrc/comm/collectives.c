@@ -7,6 +7,11 @@
 
 #define MAX_COUNT (INT64_C(1) << 48)
 
+static bool is_rooted(pl__op op) {
+    return op == PL__OP_REDUCE || op == PL__OP_BROADCAST || op == PL__OP_GATHER ||
+           op == PL__OP_SCATTER;
+}
+
 static pl_status check(const pl_group *g, const pl__call *c) {
     const char *op = pl__op_name(c->op);
     if ((unsigned)c->dtype >= PL_DTYPE_COUNT) {
@@ -16,8 +21,7 @@ static pl_status check(const pl_group *g, const pl__call *c) {
         return pl_fail(PL_EINVAL, "[%s] wrong count: got %lld, expected 0 to %lld", op,
                        (long long)c->count, (long long)(MAX_COUNT / g->world));
     }
-    bool rooted = c->op == PL__OP_REDUCE || c->op == PL__OP_BROADCAST;
-    if (rooted && (c->root < 0 || c->root >= g->world)) {
+    if (is_rooted(c->op) && (c->root < 0 || c->root >= g->world)) {
         return pl_fail(PL_EINVAL, "[%s] wrong root: got %d, expected 0 to %d", op, c->root,
                        g->world - 1);
     }
@@ -26,90 +30,91 @@ static pl_status check(const pl_group *g, const pl__call *c) {
     return reduces ? pl__reduce_check(op, c->dtype, c->redop) : PL_OK;
 }
 
+// What every call has. A call has no root and reduces nothing unless its function says so.
+static pl__call describe(pl__op op, const void *in, void *out, int64_t count, pl_dtype dt,
+                         pl_site site) {
+    return (pl__call){
+        .op = op, .dtype = dt, .root = -1, .count = count, .site = site, .in = in, .out = out};
+}
+
 static pl_status run(pl_group *g, pl__call *c) {
     PL_TRY(check(g, c));
     return pl__run_sync(g, c);
 }
 
+static const pl__op ops[PL_COLL_COUNT] = {
+    [PL_COLL_ALL_REDUCE] = PL__OP_ALL_REDUCE,
+    [PL_COLL_REDUCE] = PL__OP_REDUCE,
+    [PL_COLL_REDUCE_SCATTER] = PL__OP_REDUCE_SCATTER,
+    [PL_COLL_ALL_GATHER] = PL__OP_ALL_GATHER,
+    [PL_COLL_BROADCAST] = PL__OP_BROADCAST,
+    [PL_COLL_GATHER] = PL__OP_GATHER,
+    [PL_COLL_SCATTER] = PL__OP_SCATTER,
+    [PL_COLL_ALL_TO_ALL] = PL__OP_ALL_TO_ALL,
+};
+
+pl_status pl_group_collective(pl_group *g, const pl_collective *what, pl_site site, pl_work **out) {
+    if ((unsigned)what->kind >= PL_COLL_COUNT) {
+        return pl_fail(PL_EINVAL, "[collective] unknown kind: got %d", (int)what->kind);
+    }
+    pl__call c = describe(ops[what->kind], what->in, what->out, what->count, what->dtype, site);
+    c.redop = what->op;
+    if (is_rooted(c.op)) c.root = what->root;
+    if (c.op == PL__OP_ALL_TO_ALL) {
+        c.splits = what->splits;
+        c.site.shape = 0;  // the first dimension is the sum of the splits, which differ rightly
+        if (out) return pl_fail(PL_EINVAL, "[all_to_all] cannot be queued");
+    }
+    if (!out) return run(g, &c);
+    PL_TRY(check(g, &c));
+    return pl__queue(g, &c, out);
+}
+
 pl_status pl_group_all_reduce(pl_group *g, void *buf, int64_t count, pl_dtype dt, pl_redop op,
                               pl_site site) {
-    pl__call c = {.op = PL__OP_ALL_REDUCE,
-                  .dtype = dt,
-                  .redop = op,
-                  .root = -1,
-                  .count = count,
-                  .site = site,
-                  .in = buf,
-                  .out = buf};
+    pl__call c = describe(PL__OP_ALL_REDUCE, buf, buf, count, dt, site);
+    c.redop = op;
     return run(g, &c);
 }
 
 pl_status pl_group_all_reduce_async(pl_group *g, void *buf, int64_t count, pl_dtype dt, pl_redop op,
                                     pl_site site, pl_work **out) {
-    pl__call c = {.op = PL__OP_ALL_REDUCE,
-                  .dtype = dt,
-                  .redop = op,
-                  .root = -1,
-                  .count = count,
-                  .site = site,
-                  .in = buf,
-                  .out = buf};
+    pl__call c = describe(PL__OP_ALL_REDUCE, buf, buf, count, dt, site);
+    c.redop = op;
     PL_TRY(check(g, &c));
     return pl__queue(g, &c, out);
 }
 
 pl_status pl_group_reduce(pl_group *g, void *buf, int64_t count, pl_dtype dt, pl_redop op, int root,
                           pl_site site) {
-    pl__call c = {.op = PL__OP_REDUCE,
-                  .dtype = dt,
-                  .redop = op,
-                  .root = root,
-                  .count = count,
-                  .site = site,
-                  .in = buf,
-                  .out = buf};
+    pl__call c = describe(PL__OP_REDUCE, buf, buf, count, dt, site);
+    c.redop = op;
+    c.root = root;
     return run(g, &c);
 }
 
 pl_status pl_group_reduce_scatter(pl_group *g, const void *in, void *out, int64_t count,
                                   pl_dtype dt, pl_redop op, pl_site site) {
-    pl__call c = {.op = PL__OP_REDUCE_SCATTER,
-                  .dtype = dt,
-                  .redop = op,
-                  .root = -1,
-                  .count = count,
-                  .site = site,
-                  .in = in,
-                  .out = out};
+    pl__call c = describe(PL__OP_REDUCE_SCATTER, in, out, count, dt, site);
+    c.redop = op;
     return run(g, &c);
 }
 
 pl_status pl_group_all_gather(pl_group *g, const void *in, void *out, int64_t count, pl_dtype dt,
                               pl_site site) {
-    pl__call c = {.op = PL__OP_ALL_GATHER,
-                  .dtype = dt,
-                  .root = -1,
-                  .count = count,
-                  .site = site,
-                  .in = in,
-                  .out = out};
+    pl__call c = describe(PL__OP_ALL_GATHER, in, out, count, dt, site);
     return run(g, &c);
 }
 
 pl_status pl_group_broadcast(pl_group *g, void *buf, int64_t count, pl_dtype dt, int root,
                              pl_site site) {
-    pl__call c = {.op = PL__OP_BROADCAST,
-                  .dtype = dt,
-                  .root = root,
-                  .count = count,
-                  .site = site,
-                  .in = buf,
-                  .out = buf};
+    pl__call c = describe(PL__OP_BROADCAST, buf, buf, count, dt, site);
+    c.root = root;
     return run(g, &c);
 }
 
 pl_status pl_group_barrier(pl_group *g, pl_site site) {
-    pl__call c = {.op = PL__OP_BARRIER, .dtype = PL_U8, .root = -1, .site = site};
+    pl__call c = describe(PL__OP_BARRIER, NULL, NULL, 0, PL_U8, site);
     return run(g, &c);
 }
 
@@ -125,13 +130,9 @@ static pl_status check_message(pl_group *g, pl__call *c) {
 
 pl_status pl_group_send(pl_group *g, const void *buf, int64_t count, pl_dtype dt, int dst, int tag,
                         pl_site site) {
-    pl__call c = {.op = PL__OP_SEND,
-                  .dtype = dt,
-                  .root = dst,
-                  .tag = tag,
-                  .count = count,
-                  .site = site,
-                  .in = buf};
+    pl__call c = describe(PL__OP_SEND, buf, NULL, count, dt, site);
+    c.root = dst;
+    c.tag = tag;
     PL_TRY(check_message(g, &c));
     int64_t since = pl_trace_begin();
     pl_status st = g->transport->send(g, &c);
@@ -141,13 +142,9 @@ pl_status pl_group_send(pl_group *g, const void *buf, int64_t count, pl_dtype dt
 
 pl_status pl_group_recv(pl_group *g, void *buf, int64_t count, pl_dtype dt, int src, int tag,
                         pl_site site) {
-    pl__call c = {.op = PL__OP_RECV,
-                  .dtype = dt,
-                  .root = src,
-                  .tag = tag,
-                  .count = count,
-                  .site = site,
-                  .out = buf};
+    pl__call c = describe(PL__OP_RECV, NULL, buf, count, dt, site);
+    c.root = src;
+    c.tag = tag;
     PL_TRY(check_message(g, &c));
     int64_t since = pl_trace_begin();
     pl_status st = g->transport->recv(g, &c);

@@ -81,9 +81,39 @@ pl_status pl_group_all_gather(pl_group *g, const void *in, void *out, int64_t co
 pl_status pl_group_broadcast(pl_group *g, void *buf, int64_t count, pl_dtype dt, int root,
                              pl_site site) PL_MUST_USE;
 pl_status pl_group_barrier(pl_group *g, pl_site site) PL_MUST_USE;
-// Point to point, matched by source in order: the next message of src must have this tag, dtype and
-// count, else the group fails on both. A send returns when the message is in the mailbox: a short
-// one does not wait for its receiver, and its sender hears of a mismatch at its next call.
+// Any of the collectives that move data, as one description: blocks where out is NULL, else queued
+// like pl_group_all_reduce_async. The three that have no function of their own are
+//   GATHER      in: count elements; out, of the root only: world * count
+//   SCATTER     in, of the root only: world * count; out: count (this rank's block)
+//   ALL_TO_ALL  rows of count elements. splits[j]: rows for rank j, one after another in `in`;
+//               splits[world + j]: rows from rank j, likewise in `out`. Not queued. Splits that
+//               do not fit those of the peers are a mismatch.
+typedef enum pl_coll {
+    PL_COLL_ALL_REDUCE,
+    PL_COLL_REDUCE,
+    PL_COLL_REDUCE_SCATTER,
+    PL_COLL_ALL_GATHER,
+    PL_COLL_BROADCAST,
+    PL_COLL_GATHER,
+    PL_COLL_SCATTER,
+    PL_COLL_ALL_TO_ALL,
+    PL_COLL_COUNT
+} pl_coll;
+typedef struct pl_collective {
+    pl_coll kind;
+    const void *in;
+    void *out;  // of one buffer the same as in
+    int64_t count;
+    pl_dtype dtype;
+    pl_redop op;
+    int root;
+    const int64_t *splits;  // [2 * world]
+} pl_collective;
+pl_status pl_group_collective(pl_group *g, const pl_collective *what, pl_site site,
+                              pl_work **out) PL_MUST_USE;
+// Point to point, matched by source in order: the next message of src must have this tag, dtype,
+// count and shape, else the group fails on both. A send returns when the message is in the mailbox:
+// a short one does not wait for its receiver, and its sender hears of a mismatch at its next call.
 pl_status pl_group_send(pl_group *g, const void *buf, int64_t count, pl_dtype dt, int dst, int tag,
                         pl_site site) PL_MUST_USE;
 pl_status pl_group_recv(pl_group *g, void *buf, int64_t count, pl_dtype dt, int src, int tag,

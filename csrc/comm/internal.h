@@ -21,6 +21,9 @@
     X(REDUCE_SCATTER, "reduce_scatter") \
     X(ALL_GATHER, "all_gather")         \
     X(BROADCAST, "broadcast")           \
+    X(GATHER, "gather")                 \
+    X(SCATTER, "scatter")               \
+    X(ALL_TO_ALL, "all_to_all")         \
     X(BUCKET, "reduce_bucket")          \
     X(SEND, "send")                     \
     X(RECV, "recv")                     \
@@ -47,12 +50,13 @@ typedef struct pl__call {
     pl_site site;
     const void *in;
     void *out;
-    pl_segment *seg;  // bucket
-    size_t offset;    // bucket, bytes
-    uint64_t *used;   // bucket, in and out
-    int n_params;     // bucket
-    bool on_comm;     // runs on the comm thread: never asks for interrupts
-    uint64_t seq;     // set by meet
+    pl_segment *seg;        // bucket
+    size_t offset;          // bucket, bytes
+    uint64_t *used;         // bucket, in and out
+    int n_params;           // bucket
+    const int64_t *splits;  // all_to_all: rows to each rank, then rows from each
+    bool on_comm;           // runs on the comm thread: never asks for interrupts
+    uint64_t seq;           // set by meet
 } pl__call;
 
 // What moves data between ranks. Shared memory is the only one so far; one over sockets fills in
@@ -191,11 +195,19 @@ const void *pl__met_payload(const pl_group *g, const pl__call *call, int rank, s
 // shape.c: "(2, 3)" of what pl_site_shape packed, with the number of elements
 void pl__shape_text(uint32_t shape, uint64_t count, char *buf, size_t cap);
 
-// small.c, staged.c, bucket.c, p2p.c: the shared-memory transport
+// small.c, staged.c, alltoall.c, bucket.c, p2p.c: the shared-memory transport
 size_t pl__small_bytes(const pl_group *g, const pl__call *call);  // what this rank publishes
 bool pl__is_small(const pl_group *g, const pl__call *call);
 void pl__small_move(pl_group *g, pl__call *call);
 pl_status pl__staged_move(pl_group *g, pl__call *call) PL_MUST_USE;
+// A rank's staging area, and what to do when the own one is written: [skip, skip + n) of area
+// `which` is to be read by all; or, of rows of n bytes, row r by rank r. Both include the step.
+char *pl__area(const pl_group *g, int rank, int which);
+size_t pl__area_row(const pl_group *g);  // bytes of each of `world` equal rows, whole cache lines
+pl_status pl__show(pl_group *g, pl__call *call, int which, size_t skip, size_t n) PL_MUST_USE;
+pl_status pl__show_rows(pl_group *g, pl__call *call, int which, size_t n) PL_MUST_USE;
+size_t pl__splits_bytes(const pl_group *g);  // what all_to_all publishes
+pl_status pl__all_to_all_move(pl_group *g, pl__call *call) PL_MUST_USE;
 pl_status pl__bucket_move(pl_group *g, pl__call *call) PL_MUST_USE;
 pl_status pl__shm_send(pl_group *g, pl__call *call) PL_MUST_USE;
 pl_status pl__shm_recv(pl_group *g, pl__call *call) PL_MUST_USE;

@@ -5,9 +5,9 @@
 // For every ordered pair of ranks there is one mailbox, in the sender's arena: a ring of MAIL_SLOTS
 // slots. The sender fills slot `posted % MAIL_SLOTS` and posts; the receiver copies and posts
 // `taken`. A message is one or more slots; each carries the header. So messages of one pair arrive
-// in order; recv takes the next one and it must have its tag, count and dtype, or the group fails
-// on both. A send returns when its last part is in the ring: a short message does not wait for its
-// receiver, and its sender hears of a mismatch at its next call.
+// in order; recv takes the next one and it must have its tag, dtype, count and shape, or the group
+// fails on both. A send returns when its last part is in the ring: a short message does not wait
+// for its receiver, and its sender hears of a mismatch at its next call.
 #include <stdio.h>
 #include <string.h>
 
@@ -22,6 +22,7 @@ typedef struct mail_header {
     uint64_t count;
     int32_t tag;
     uint32_t dtype;
+    uint32_t shape;  // pl_site_shape, 0 where it has none
     char site[PL__SITE_BYTES];
 } mail_header;
 
@@ -73,7 +74,8 @@ pl_status pl__shm_send(pl_group *g, pl__call *call) {
     mailbox *b = box_of(g, g->rank, dst);
     size_t room = pl__mail_slot_bytes(g->world) - sizeof(mail_slot);
     size_t total = (size_t)call->count * pl_dtype_size(call->dtype), at = 0;
-    mail_header header = {(uint64_t)call->count, call->tag, (uint32_t)call->dtype, {0}};
+    mail_header header = {
+        (uint64_t)call->count, call->tag, (uint32_t)call->dtype, call->site.shape, {0}};
     snprintf(header.site, sizeof header.site, "%s", call->site.text ? call->site.text : "");
     do {
         uint32_t n = g->mail_posted[dst];
@@ -92,17 +94,20 @@ pl_status pl__shm_send(pl_group *g, pl__call *call) {
 }
 
 static pl_status mismatch(pl_group *g, pl__call *call, const mail_header *h, const char *field) {
-    char text[PL__TABLE_BYTES], site[PL__SITE_BYTES];
+    char text[PL__TABLE_BYTES], site[PL__SITE_BYTES], sent[96] = "none", wanted[96] = "none";
+    if (h->shape) pl__shape_text(h->shape, h->count, sent, sizeof sent);
+    if (call->site.shape)
+        pl__shape_text(call->site.shape, (uint64_t)call->count, wanted, sizeof wanted);
     memcpy(site, h->site, sizeof site);
     site[sizeof site - 1] = 0;
     const char *dtype = h->dtype < PL_DTYPE_COUNT ? pl_dtype_name((pl_dtype)h->dtype) : "unknown";
     snprintf(text, sizeof text,
              "ranks disagree on %s of a message\n"
-             "  rank=%d, op=send, to=%d, tag=%d, dtype=%s, count=%llu, at %s\n"
-             "  rank=%d, op=recv, from=%d, tag=%d, dtype=%s, count=%lld, at %s",
-             field, call->root, g->rank, h->tag, dtype, (unsigned long long)h->count,
+             "  rank=%d, op=send, to=%d, tag=%d, dtype=%s, count=%llu, shape=%s, at %s\n"
+             "  rank=%d, op=recv, from=%d, tag=%d, dtype=%s, count=%lld, shape=%s, at %s",
+             field, call->root, g->rank, h->tag, dtype, (unsigned long long)h->count, sent,
              site[0] ? site : "unknown place", g->rank, call->root, call->tag,
-             pl_dtype_name(call->dtype), (long long)call->count,
+             pl_dtype_name(call->dtype), (long long)call->count, wanted,
              call->site.text ? call->site.text : "unknown place");
     (void)pl__propose(g, PL_EMISMATCH, NULL, text);
     return pl__fail_verdict(g, call);
@@ -122,6 +127,8 @@ pl_status pl__shm_recv(pl_group *g, pl__call *call) {
         if (h.tag != call->tag) return mismatch(g, call, &h, "tag");
         if (h.dtype != (uint32_t)call->dtype) return mismatch(g, call, &h, "dtype");
         if (h.count != (uint64_t)call->count) return mismatch(g, call, &h, "count");
+        bool shaped = h.shape && call->site.shape;
+        if (shaped && h.shape != call->site.shape) return mismatch(g, call, &h, "shape");
         size_t part = total - at < room ? total - at : room;
         if (part) memcpy((char *)call->out + at, s->data, part);
         at += part;

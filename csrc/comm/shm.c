@@ -7,6 +7,7 @@ static pl_status meet(pl_group *g, pl__call *call) {
     if (call->op == PL__OP_BUCKET) {
         return pl__meet(g, call, call->used, ((size_t)call->n_params + 63) / 64 * 8);
     }
+    if (call->op == PL__OP_ALL_TO_ALL) return pl__meet(g, call, call->splits, pl__splits_bytes(g));
     if (call->op == PL__OP_SEGMENT || call->op == PL__OP_GROUP_NEW || !pl__is_small(g, call)) {
         return pl__meet(g, call, NULL, 0);
     }
@@ -17,6 +18,8 @@ static pl_status move(pl_group *g, pl__call *call) {
     switch (call->op) {
         case PL__OP_BUCKET:
             return pl__bucket_move(g, call);
+        case PL__OP_ALL_TO_ALL:
+            return pl__all_to_all_move(g, call);
         case PL__OP_SEGMENT:
         case PL__OP_GROUP_NEW:
         case PL__OP_BARRIER:

@@ -10,7 +10,8 @@
 // Bytes that one rank contributes to the collective.
 static size_t contribution(const pl_group *g, const pl__call *call) {
     size_t n = (size_t)call->count * pl_dtype_size(call->dtype);
-    return call->op == PL__OP_REDUCE_SCATTER ? n * (size_t)g->world : n;
+    bool rows = call->op == PL__OP_REDUCE_SCATTER || call->op == PL__OP_SCATTER;
+    return rows ? n * (size_t)g->world : n;
 }
 
 bool pl__is_small(const pl_group *g, const pl__call *call) {
@@ -20,7 +21,8 @@ bool pl__is_small(const pl_group *g, const pl__call *call) {
 
 size_t pl__small_bytes(const pl_group *g, const pl__call *call) {
     if (call->op == PL__OP_BARRIER) return 0;
-    if (call->op == PL__OP_BROADCAST && call->root != g->rank) return 0;
+    bool from_root = call->op == PL__OP_BROADCAST || call->op == PL__OP_SCATTER;
+    if (from_root && call->root != g->rank) return 0;
     return contribution(g, call);
 }
 
@@ -36,6 +38,7 @@ static void fold(pl_group *g, pl__call *call, size_t skip, void *out) {
 
 void pl__small_move(pl_group *g, pl__call *call) {
     size_t n = (size_t)call->count * pl_dtype_size(call->dtype);
+    const char *mine;
     if (n == 0) return;
     switch (call->op) {
         case PL__OP_ALL_REDUCE:
@@ -47,6 +50,13 @@ void pl__small_move(pl_group *g, pl__call *call) {
         case PL__OP_REDUCE_SCATTER:
             fold(g, call, n * (size_t)g->rank, call->out);
             return;
+        case PL__OP_SCATTER:
+            mine = pl__met_payload(g, call, call->root, n * (size_t)g->world);
+            memcpy(call->out, mine + n * (size_t)g->rank, n);
+            return;
+        case PL__OP_GATHER:
+            if (call->root != g->rank) return;
+            // fall through
         case PL__OP_ALL_GATHER:
             for (int r = 0; r < g->world; r++) {
                 memcpy((char *)call->out + n * (size_t)r, pl__met_payload(g, call, r, n), n);

@@ -6,7 +6,7 @@
 // A rank writes only into its own areas. A step is a barrier of the ranks inside the collective.
 // No area is in use when a collective begins: its meeting proves that all have left the last one.
 //
-// One-step collectives (all_gather, broadcast, reduce_scatter, and reductions of two ranks): for
+// One-step collectives (gathers, broadcast, scatters, and reductions of two ranks): for
 // piece p, write in[p % 2], step, read everybody's in[p % 2]. A rank writes in[p % 2] again for
 // piece p + 2, after step p + 1, which a peer makes only when it has done reading piece p.
 //
@@ -28,9 +28,23 @@
 
 size_t pl__mail_offset(void) { return AREAS * AREA_BYTES; }
 
-static char *area(const pl_group *g, int rank, int which) {
+size_t pl__area_row(const pl_group *g) {
+    return AREA_BYTES / (size_t)g->world / PL__LINE * PL__LINE;
+}
+
+char *pl__area(const pl_group *g, int rank, int which) {
     const pl_segment *arena = atomic_load_explicit(&g->arena, memory_order_relaxed);  // set once
     return (char *)arena->parts[rank] + (size_t)which * AREA_BYTES;
+}
+
+pl_status pl__show(pl_group *g, pl__call *call, int which, size_t skip, size_t n) {
+    (void)which, (void)skip, (void)n;
+    return pl__step(g, call);
+}
+
+pl_status pl__show_rows(pl_group *g, pl__call *call, int which, size_t n) {
+    (void)which, (void)n;
+    return pl__step(g, call);
 }
 
 // The elements of a piece of n that `rank` owns: whole cache lines, but at the end.
@@ -46,7 +60,7 @@ static void fold(const pl_group *g, const pl__call *call, int which, size_t skip
                  void *out) {
     const void *src[PL_MAX_RANKS];
     void *dst[1] = {out};
-    for (int r = 0; r < g->world; r++) src[r] = area(g, r, which) + skip;
+    for (int r = 0; r < g->world; r++) src[r] = pl__area(g, r, which) + skip;
     pl__reduce(src, g->world, dst, 1, m, call->dtype, call->redop);
 }
 
@@ -60,8 +74,8 @@ static pl_status reduce_of_two(pl_group *g, pl__call *call) {
     for (int64_t i = 0, p = 0; i < call->count; i += piece, p++) {
         int64_t m = call->count - i < piece ? call->count - i : piece;
         char *user = (char *)call->out + (size_t)i * size;
-        memcpy(area(g, g->rank, (int)(p & 1)), user, (size_t)m * size);
-        PL_TRY(pl__step(g, call));
+        memcpy(pl__area(g, g->rank, (int)(p & 1)), user, (size_t)m * size);
+        PL_TRY(pl__show(g, call, (int)(p & 1), 0, (size_t)m * size));
         if (wants_result(g, call)) fold(g, call, (int)(p & 1), 0, m, user);
     }
     return PL_OK;
@@ -73,16 +87,16 @@ static pl_status reduce_of_many(pl_group *g, pl__call *call) {
     for (int64_t i = 0; i < call->count; i += piece) {
         int64_t m = call->count - i < piece ? call->count - i : piece;
         char *user = (char *)call->out + (size_t)i * size;
-        memcpy(area(g, g->rank, 0), user, (size_t)m * size);
-        PL_TRY(pl__step(g, call));
+        memcpy(pl__area(g, g->rank, 0), user, (size_t)m * size);
+        PL_TRY(pl__show(g, call, 0, 0, (size_t)m * size));
         int64_t b = slice_begin(g, m, size, g->rank), e = slice_begin(g, m, size, g->rank + 1);
         size_t skip = (size_t)b * size;
-        if (e > b) fold(g, call, 0, skip, e - b, area(g, g->rank, 2) + skip);
-        PL_TRY(pl__step(g, call));
+        if (e > b) fold(g, call, 0, skip, e - b, pl__area(g, g->rank, 2) + skip);
+        PL_TRY(pl__show(g, call, 2, skip, (size_t)(e - b) * size));
         for (int r = 0; r < g->world && wants_result(g, call); r++) {
             b = slice_begin(g, m, size, r), e = slice_begin(g, m, size, r + 1);
             skip = (size_t)b * size;
-            memcpy(user + skip, area(g, r, 2) + skip, (size_t)(e - b) * size);
+            memcpy(user + skip, pl__area(g, r, 2) + skip, (size_t)(e - b) * size);
         }
     }
     return PL_OK;
@@ -90,30 +104,32 @@ static pl_status reduce_of_many(pl_group *g, pl__call *call) {
 
 static pl_status reduce_scatter(pl_group *g, pl__call *call) {
     size_t size = pl_dtype_size(call->dtype), row = (size_t)call->count * size;
-    int64_t piece = (int64_t)(AREA_BYTES / (size_t)g->world / PL__LINE * PL__LINE / size);
+    int64_t piece = (int64_t)(pl__area_row(g) / size);
     for (int64_t i = 0, p = 0; i < call->count; i += piece, p++) {
         int64_t m = call->count - i < piece ? call->count - i : piece;
         size_t n = (size_t)m * size, at = (size_t)i * size;
-        char *in = area(g, g->rank, (int)(p & 1));
+        char *in = pl__area(g, g->rank, (int)(p & 1));
         for (int r = 0; r < g->world; r++) {
             memcpy(in + (size_t)r * n, (const char *)call->in + (size_t)r * row + at, n);
         }
-        PL_TRY(pl__step(g, call));
+        PL_TRY(pl__show_rows(g, call, (int)(p & 1), n));
         fold(g, call, (int)(p & 1), (size_t)g->rank * n, m, (char *)call->out + at);
     }
     return PL_OK;
 }
 
+// all_gather, and gather, where only the root reads.
 static pl_status all_gather(pl_group *g, pl__call *call) {
     size_t row = (size_t)call->count * pl_dtype_size(call->dtype);
+    bool reads = call->op == PL__OP_ALL_GATHER || call->root == g->rank;
     for (size_t at = 0, p = 0; at < row; at += AREA_BYTES, p++) {
         size_t n = row - at < AREA_BYTES ? row - at : AREA_BYTES;
         const char *mine = (const char *)call->in + at;
-        memcpy(area(g, g->rank, (int)(p & 1)), mine, n);
-        PL_TRY(pl__step(g, call));
-        for (int r = 0; r < g->world; r++) {
+        memcpy(pl__area(g, g->rank, (int)(p & 1)), mine, n);
+        PL_TRY(pl__show(g, call, (int)(p & 1), 0, n));
+        for (int r = 0; r < g->world && reads; r++) {
             char *to = (char *)call->out + (size_t)r * row + at;
-            const char *from = r == g->rank ? mine : area(g, r, (int)(p & 1));
+            const char *from = r == g->rank ? mine : pl__area(g, r, (int)(p & 1));
             if (to != from) memmove(to, from, n);  // in may be this rank's place in out
         }
     }
@@ -122,12 +138,29 @@ static pl_status all_gather(pl_group *g, pl__call *call) {
 
 static pl_status broadcast(pl_group *g, pl__call *call) {
     size_t total = (size_t)call->count * pl_dtype_size(call->dtype);
+    bool root = g->rank == call->root;
     for (size_t at = 0, p = 0; at < total; at += AREA_BYTES, p++) {
         size_t n = total - at < AREA_BYTES ? total - at : AREA_BYTES;
         char *user = (char *)call->out + at;
-        if (g->rank == call->root) memcpy(area(g, g->rank, (int)(p & 1)), user, n);
-        PL_TRY(pl__step(g, call));
-        if (g->rank != call->root) memcpy(user, area(g, call->root, (int)(p & 1)), n);
+        if (root) memcpy(pl__area(g, g->rank, (int)(p & 1)), user, n);
+        PL_TRY(pl__show(g, call, (int)(p & 1), 0, root ? n : 0));
+        if (!root) memcpy(user, pl__area(g, call->root, (int)(p & 1)), n);
+    }
+    return PL_OK;
+}
+
+static pl_status scatter(pl_group *g, pl__call *call) {
+    size_t row = (size_t)call->count * pl_dtype_size(call->dtype), piece = pl__area_row(g);
+    bool root = g->rank == call->root;
+    for (size_t at = 0, p = 0; at < row; at += piece, p++) {
+        size_t n = row - at < piece ? row - at : piece;
+        int which = (int)(p & 1);
+        for (int r = 0; r < g->world && root; r++) {
+            memcpy(pl__area(g, g->rank, which) + (size_t)r * n,
+                   (const char *)call->in + (size_t)r * row + at, n);
+        }
+        PL_TRY(pl__show_rows(g, call, which, root ? n : 0));
+        memcpy((char *)call->out + at, pl__area(g, call->root, which) + (size_t)g->rank * n, n);
     }
     return PL_OK;
 }
@@ -140,9 +173,12 @@ pl_status pl__staged_move(pl_group *g, pl__call *call) {
         case PL__OP_REDUCE_SCATTER:
             return reduce_scatter(g, call);
         case PL__OP_ALL_GATHER:
+        case PL__OP_GATHER:
             return all_gather(g, call);
         case PL__OP_BROADCAST:
             return broadcast(g, call);
+        case PL__OP_SCATTER:
+            return scatter(g, call);
         default:
             return pl_fail(PL_EBUG, "[%s] does not move data", pl__op_name(call->op));
     }

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// _C.Group and _C.Work: process groups. Buffers are Tensors or contiguous buffer-protocol objects.
+// _C.Group: process groups, but for the collectives, which are in bind_collectives.c.
 //
 // Needs the GIL; it is released around everything that waits. While it is released no Py* function
 // is called and the group cannot be closed: `busy` counts the calls inside. A group takes one call
 // at a time (comm.h); a second thread gets an error, not a corrupted group.
 #include "bind_group.h"
 #include "bind.h"
-#include "bind_site.h"
 #include "comm/comm.h"
 
 #include <stdlib.h>
@@ -127,150 +126,6 @@ void pl_group_wrote(PyObject *obj) {
     if (t) pl_storage_bump(t->storage);
 }
 
-static int two_buffers(PyObject *const *args, bool scatter, int world, const char *op,
-                       pl_buffer *in, pl_buffer *out) {
-    if (pl_buffer_from(args[0], false, in)) return -1;
-    if (pl_buffer_from(args[1], true, out)) {
-        pl_buffer_release(in);
-        return -1;
-    }
-    int64_t large = scatter ? in->count : out->count, small = scatter ? out->count : in->count;
-    if (in->dtype == out->dtype && large == small * world) return 0;
-    PyErr_Format(PyExc_ValueError,
-                 "[%s] buffers do not fit: got %lld %s in, %lld %s out, expected one dtype and "
-                 "%s to hold %d times the elements of the other",
-                 op, (long long)in->count, pl_dtype_name(in->dtype), (long long)out->count,
-                 pl_dtype_name(out->dtype), scatter ? "in" : "out", world);
-    pl_buffer_release(in);
-    pl_buffer_release(out);
-    return -1;
-}
-
-// ---- collectives ------------------------------------------------------------------------------
-
-static PyObject *all_reduce(PyObject *obj, PyObject *const *args, Py_ssize_t n) {
-    pl_group_object *self = (pl_group_object *)obj;
-    int a[2];
-    pl_buffer b;
-    if (pl_arg_count("all_reduce", n, 3) || pl_int_args("all_reduce", args + 1, 2, a)) return NULL;
-    if (pl_group_begin(self, "all_reduce") || pl_buffer_from(args[0], true, &b)) return NULL;
-    pl_site site = pl_call_site_of(a[1], &b);
-    pl_status st;
-    WITHOUT_GIL(self, st,
-                pl_group_all_reduce(self->g, b.data, b.count, b.dtype, (pl_redop)a[0], site));
-    pl_group_wrote(args[0]);
-    pl_buffer_release(&b);
-    return pl_group_result(self, st);
-}
-
-static PyObject *reduce(PyObject *obj, PyObject *const *args, Py_ssize_t n) {
-    pl_group_object *self = (pl_group_object *)obj;
-    int a[3];
-    pl_buffer b;
-    if (pl_arg_count("reduce", n, 4) || pl_int_args("reduce", args + 1, 3, a)) return NULL;
-    if (pl_group_begin(self, "reduce") || pl_buffer_from(args[0], true, &b)) return NULL;
-    pl_site site = pl_call_site_of(a[2], &b);
-    pl_status st;
-    WITHOUT_GIL(self, st,
-                pl_group_reduce(self->g, b.data, b.count, b.dtype, (pl_redop)a[0], a[1], site));
-    if (a[1] == self->rank) pl_group_wrote(args[0]);
-    pl_buffer_release(&b);
-    return pl_group_result(self, st);
-}
-
-static PyObject *reduce_scatter(PyObject *obj, PyObject *const *args, Py_ssize_t n) {
-    pl_group_object *self = (pl_group_object *)obj;
-    int a[2];
-    pl_buffer in, out;
-    if (pl_arg_count("reduce_scatter", n, 4) || pl_int_args("reduce_scatter", args + 2, 2, a)) {
-        return NULL;
-    }
-    if (pl_group_begin(self, "reduce_scatter") ||
-        two_buffers(args, true, self->world, "reduce_scatter", &in, &out)) {
-        return NULL;
-    }
-    pl_site site = pl_call_site_of(a[1], &out);
-    pl_status st;
-    WITHOUT_GIL(self, st,
-                pl_group_reduce_scatter(self->g, in.data, out.data, out.count, in.dtype,
-                                        (pl_redop)a[0], site));
-    pl_group_wrote(args[1]);
-    pl_buffer_release(&in);
-    pl_buffer_release(&out);
-    return pl_group_result(self, st);
-}
-
-static PyObject *all_gather(PyObject *obj, PyObject *const *args, Py_ssize_t n) {
-    pl_group_object *self = (pl_group_object *)obj;
-    int depth;
-    pl_buffer in, out;
-    if (pl_arg_count("all_gather", n, 3) || pl_int_args("all_gather", args + 2, 1, &depth)) {
-        return NULL;
-    }
-    if (pl_group_begin(self, "all_gather") ||
-        two_buffers(args, false, self->world, "all_gather", &in, &out)) {
-        return NULL;
-    }
-    pl_site site = pl_call_site_of(depth, &in);
-    pl_status st;
-    WITHOUT_GIL(self, st,
-                pl_group_all_gather(self->g, in.data, out.data, in.count, in.dtype, site));
-    pl_group_wrote(args[1]);
-    pl_buffer_release(&in);
-    pl_buffer_release(&out);
-    return pl_group_result(self, st);
-}
-
-static PyObject *broadcast(PyObject *obj, PyObject *const *args, Py_ssize_t n) {
-    pl_group_object *self = (pl_group_object *)obj;
-    int a[2];
-    pl_buffer b;
-    if (pl_arg_count("broadcast", n, 3) || pl_int_args("broadcast", args + 1, 2, a)) return NULL;
-    bool root = a[0] == self->rank;  // the root's buffer is only read
-    if (pl_group_begin(self, "broadcast") || pl_buffer_from(args[0], !root, &b)) return NULL;
-    pl_site site = pl_call_site_of(a[1], &b);
-    pl_status st;
-    WITHOUT_GIL(self, st, pl_group_broadcast(self->g, b.data, b.count, b.dtype, a[0], site));
-    if (!root) pl_group_wrote(args[0]);
-    pl_buffer_release(&b);
-    return pl_group_result(self, st);
-}
-
-static PyObject *barrier(PyObject *obj, PyObject *const *args, Py_ssize_t n) {
-    pl_group_object *self = (pl_group_object *)obj;
-    int depth;
-    if (pl_arg_count("barrier", n, 1) || pl_int_args("barrier", args, 1, &depth)) return NULL;
-    if (pl_group_begin(self, "barrier")) return NULL;
-    pl_site site = pl_call_site(depth);
-    pl_status st;
-    WITHOUT_GIL(self, st, pl_group_barrier(self->g, site));
-    return pl_group_result(self, st);
-}
-
-static PyObject *message(pl_group_object *self, PyObject *const *args, Py_ssize_t n, bool sends) {
-    const char *op = sends ? "send" : "recv";
-    int a[3];
-    pl_buffer b;
-    if (pl_arg_count(op, n, 4) || pl_int_args(op, args + 1, 3, a)) return NULL;
-    if (pl_group_begin(self, op) || pl_buffer_from(args[0], !sends, &b)) return NULL;
-    pl_site site = pl_call_site_of(a[2], &b);
-    pl_status st;
-    WITHOUT_GIL(self, st,
-                sends ? pl_group_send(self->g, b.data, b.count, b.dtype, a[0], a[1], site)
-                      : pl_group_recv(self->g, b.data, b.count, b.dtype, a[0], a[1], site));
-    if (!sends) pl_group_wrote(args[0]);
-    pl_buffer_release(&b);
-    return pl_group_result(self, st);
-}
-
-static PyObject *group_send(PyObject *obj, PyObject *const *args, Py_ssize_t n) {
-    return message((pl_group_object *)obj, args, n, true);
-}
-
-static PyObject *group_recv(PyObject *obj, PyObject *const *args, Py_ssize_t n) {
-    return message((pl_group_object *)obj, args, n, false);
-}
-
 // ---- the rest of Group ------------------------------------------------------------------------
 
 static PyObject *announce_finished(PyObject *obj, PyObject *unused) {
@@ -358,15 +213,12 @@ static void group_dealloc(PyObject *obj) {
 #define FAST(fn) ((PyCFunction)(void (*)(void))(fn))
 
 static PyMethodDef group_methods[] = {
-    {"all_reduce", FAST(all_reduce), METH_FASTCALL, NULL},
-    {"all_reduce_async", FAST(pl_group_all_reduce_async_py), METH_FASTCALL, NULL},
-    {"reduce", FAST(reduce), METH_FASTCALL, NULL},
-    {"reduce_scatter", FAST(reduce_scatter), METH_FASTCALL, NULL},
-    {"all_gather", FAST(all_gather), METH_FASTCALL, NULL},
-    {"broadcast", FAST(broadcast), METH_FASTCALL, NULL},
-    {"barrier", FAST(barrier), METH_FASTCALL, NULL},
-    {"send", FAST(group_send), METH_FASTCALL, NULL},
-    {"recv", FAST(group_recv), METH_FASTCALL, NULL},
+    {"all_reduce", FAST(pl_py_all_reduce), METH_FASTCALL, NULL},
+    {"collective", FAST(pl_py_collective), METH_FASTCALL, NULL},
+    {"all_to_all", FAST(pl_py_all_to_all), METH_FASTCALL, NULL},
+    {"barrier", FAST(pl_py_barrier), METH_FASTCALL, NULL},
+    {"send", FAST(pl_py_send), METH_FASTCALL, NULL},
+    {"recv", FAST(pl_py_recv), METH_FASTCALL, NULL},
     {"announce_finished", announce_finished, METH_NOARGS, NULL},
     {"announce_failed", announce_failed, METH_O, NULL},
     {"leave_at_exit", leave_at_exit, METH_NOARGS, NULL},

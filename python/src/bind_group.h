@@ -44,8 +44,19 @@ void pl_group_wrote(PyObject *obj);
 // The n trailing integers of a call, the last of which is the depth of the call site.
 int pl_int_args(const char *fn, PyObject *const *args, Py_ssize_t n, int *out);
 
+// bind_collectives.c: methods of Group
+PyObject *pl_py_all_reduce(PyObject *obj, PyObject *const *args, Py_ssize_t n);
+PyObject *pl_py_collective(PyObject *obj, PyObject *const *args, Py_ssize_t n);
+PyObject *pl_py_all_to_all(PyObject *obj, PyObject *const *args, Py_ssize_t n);
+PyObject *pl_py_barrier(PyObject *obj, PyObject *const *args, Py_ssize_t n);
+PyObject *pl_py_send(PyObject *obj, PyObject *const *args, Py_ssize_t n);
+PyObject *pl_py_recv(PyObject *obj, PyObject *const *args, Py_ssize_t n);
+
 // bind_work.c
 int pl_bind_work(PyObject *module);
-PyObject *pl_group_all_reduce_async_py(PyObject *obj, PyObject *const *args, Py_ssize_t n);
+// Queues `what` and gives its Work, which takes over both buffers; NULL with an exception, and then
+// they are released.
+PyObject *pl_work_start(pl_group_object *group, const pl_collective *what, pl_site site,
+                        pl_buffer *in, pl_buffer *out);
 
 #endif

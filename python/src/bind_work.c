@@ -3,36 +3,28 @@
 // while it waits. A Work keeps its buffer and its group until the collective is done.
 #include "bind.h"
 #include "bind_group.h"
-#include "bind_site.h"
 #include "comm/comm.h"
 
 typedef struct work_object {
     PyObject_HEAD pl_work *w;
     pl_group_object *group;  // owned: the group outlives its work
-    pl_buffer buffer;        // owned: the memory outlives the work
+    pl_buffer in, out;       // owned: the memory outlives the work
 } work_object;
 
 static PyTypeObject *work_type;
 
-PyObject *pl_group_all_reduce_async_py(PyObject *obj, PyObject *const *args, Py_ssize_t n) {
-    pl_group_object *self = (pl_group_object *)obj;
-    int a[2];
-    if (pl_arg_count("all_reduce_async", n, 3) || pl_int_args("all_reduce_async", args + 1, 2, a)) {
-        return NULL;
-    }
-    if (pl_group_begin(self, "all_reduce")) return NULL;
+PyObject *pl_work_start(pl_group_object *group, const pl_collective *what, pl_site site,
+                        pl_buffer *in, pl_buffer *out) {
     work_object *w = (work_object *)PyType_GenericAlloc(work_type, 0);
-    if (!w) return NULL;
-    w->group = (pl_group_object *)Py_NewRef(obj);
-    if (pl_buffer_from(args[0], true, &w->buffer)) {
-        w->buffer = (pl_buffer){0};
-        Py_DECREF(w);
+    if (!w) {
+        pl_buffer_release(in);
+        pl_buffer_release(out);
         return NULL;
     }
-    pl_group_wrote(args[0]);
-    pl_status st =
-        pl_group_all_reduce_async(self->g, w->buffer.data, w->buffer.count, w->buffer.dtype,
-                                  (pl_redop)a[0], pl_call_site_of(a[1], &w->buffer), &w->w);
+    w->group = (pl_group_object *)Py_NewRef((PyObject *)group);
+    w->in = *in;
+    w->out = *out;
+    pl_status st = pl_group_collective(group->g, what, site, &w->w);
     if (st == PL_OK) return (PyObject *)w;
     Py_DECREF(w);
     return pl_raise(NULL, st);
@@ -65,7 +57,8 @@ static void work_dealloc(PyObject *obj) {
     Py_BEGIN_ALLOW_THREADS
     pl_work_free(self->w);  // waits: the buffer must not go before the work is done
     Py_END_ALLOW_THREADS
-    if (self->buffer.keep || self->buffer.has_view) pl_buffer_release(&self->buffer);
+    pl_buffer_release(&self->in);
+    pl_buffer_release(&self->out);
     Py_XDECREF((PyObject *)self->group);
     PyObject_Free(obj);
     Py_DECREF(type);

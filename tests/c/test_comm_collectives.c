@@ -67,6 +67,133 @@ static void movements(pl_group *g, int64_t n, pl_dtype dt) {
     pl_free(out);
 }
 
+static pl_collective rooted(pl_coll kind, const void *in, void *out, int64_t n, pl_dtype dt,
+                            int root) {
+    return (pl_collective){
+        .kind = kind, .in = in, .out = out, .count = n, .dtype = dt, .root = root};
+}
+
+// gather to the last rank, scatter back from there; all_to_all with equal and with odd splits.
+static void exchanges(pl_group *g, int64_t n, pl_dtype dt) {
+    int rank = pl_group_rank(g), world = pl_group_world(g), root = world - 1;
+    size_t row = (size_t)n * pl_dtype_size(dt), all = row * (size_t)world;
+    void *x = get(n, dt), *want = get(n * world, dt), *out = get(n * world, dt);
+    for (int r = 0; r < world; r++) ref_fill(dt, (char *)want + row * (size_t)r, r, 0, n);
+    ref_fill(dt, x, rank, 0, n);
+    memset(out, 0x5a, all);
+    pl_collective c = rooted(PL_COLL_GATHER, x, out, n, dt, root);
+    CHECK_OK(pl_group_collective(g, &c, SITE("sweep:8"), NULL));
+    if (rank == root) same(out, want, n * world, dt, "gather", world);
+    for (size_t i = 0; i < all && rank != root; i++) CHECK_EQ(((char *)out)[i], 0x5a);
+    void *back = get(n, dt);
+    c = rooted(PL_COLL_SCATTER, rank == root ? out : NULL, back, n, dt, root);
+    CHECK_OK(pl_group_collective(g, &c, SITE("sweep:9"), NULL));
+    same(back, x, n, dt, "scatter", world);
+    // Rank i's block for rank j is i's input from element j * n on.
+    int64_t splits[2 * RANKS_MAX];
+    for (int r = 0; r < 2 * world; r++) splits[r] = n;
+    void *in = get(n * world, dt);
+    ref_fill(dt, in, rank, 0, n * world);
+    for (int r = 0; r < world; r++) {
+        ref_fill(dt, (char *)want + row * (size_t)r, r, n * rank, n);
+    }
+    c = (pl_collective){.kind = PL_COLL_ALL_TO_ALL, .in = in, .out = out, .count = 1, .dtype = dt};
+    c.splits = splits;
+    CHECK_OK(pl_group_collective(g, &c, SITE("sweep:10"), NULL));
+    same(out, want, n * world, dt, "all_to_all", world);
+    pl_free(x);
+    pl_free(want);
+    pl_free(out);
+    pl_free(back);
+    pl_free(in);
+}
+
+// Rank i sends (i + 2 j) % 4 rows of n elements to rank j: none to some, more to others.
+static void odd_splits(pl_group *g, int64_t n, pl_dtype dt) {
+    int rank = pl_group_rank(g), world = pl_group_world(g);
+    int64_t splits[2 * RANKS_MAX], in_rows = 0, out_rows = 0, at = 0;
+    for (int j = 0; j < world; j++) {
+        in_rows += splits[j] = (rank + 2 * j) % 4;
+        out_rows += splits[world + j] = (j + 2 * rank) % 4;
+    }
+    void *in = get(in_rows * n, dt), *out = get(out_rows * n, dt), *want = get(out_rows * n, dt);
+    size_t size = pl_dtype_size(dt);
+    ref_fill(dt, in, rank, 0, in_rows * n);
+    for (int i = 0; i < world; i++) {
+        int64_t before = 0;  // rows of rank i for the ranks below this one
+        for (int j = 0; j < rank; j++) before += (i + 2 * j) % 4;
+        ref_fill(dt, (char *)want + (size_t)(at * n) * size, i, before * n, splits[world + i] * n);
+        at += splits[world + i];
+    }
+    pl_collective c = {.kind = PL_COLL_ALL_TO_ALL,
+                       .in = in,
+                       .out = out,
+                       .count = n,
+                       .dtype = dt,
+                       .splits = splits};
+    CHECK_OK(pl_group_collective(g, &c, SITE("sweep:11"), NULL));
+    same(out, want, out_rows * n, dt, "all_to_all, odd splits", world);
+    pl_free(in);
+    pl_free(out);
+    pl_free(want);
+}
+
+static void sweep_exchanges(pl_group *g, void *ctx) {
+    (void)ctx;
+    for (int s = 0; s < COUNT(small_sizes); s++) {
+        for (int dt = 0; dt < PL_DTYPE_COUNT; dt++) {
+            exchanges(g, small_sizes[s], (pl_dtype)dt);
+            odd_splits(g, small_sizes[s], (pl_dtype)dt);
+        }
+    }
+    exchanges(g, 131075, PL_F32);
+    odd_splits(g, 65537, PL_I32);
+}
+
+TEST(sweep_of_gather_scatter_all_to_all) {
+    for (int w = 1; w <= 8; w++) run_threads(w, sweep_exchanges, NULL);
+}
+
+// Every collective that can be queued, several at once, with the queue's order.
+static void queued(pl_group *g, void *ctx) {
+    (void)ctx;
+    enum { N = 3000, KINDS = PL_COLL_ALL_TO_ALL };
+    int rank = pl_group_rank(g), world = pl_group_world(g);
+    float *in[KINDS], *out[KINDS], *want = get(N * world, PL_F32);
+    pl_work *w[KINDS];
+    for (int k = 0; k < KINDS; k++) {
+        bool one = k == PL_COLL_ALL_REDUCE || k == PL_COLL_REDUCE || k == PL_COLL_BROADCAST;
+        in[k] = get(N * world, PL_F32);
+        out[k] = one ? in[k] : get(N * world, PL_F32);
+        ref_fill(PL_F32, in[k], rank, 0, N * world);
+        pl_collective c = rooted((pl_coll)k, in[k], out[k], N, PL_F32, 0);
+        CHECK_OK(pl_group_collective(g, &c, SITE("queued:1"), &w[k]));
+    }
+    for (int k = 0; k < KINDS; k++) CHECK_OK(pl_work_wait(w[k]));
+    for (int k = 0; k < KINDS; k++) pl_work_free(w[k]);
+    ref_result(PL_F32, PL_RED_SUM, world, 0, N, want);
+    same(out[PL_COLL_ALL_REDUCE], want, N, PL_F32, "queued all_reduce", world);
+    if (rank == 0) same(out[PL_COLL_REDUCE], want, N, PL_F32, "queued reduce", world);
+    ref_result(PL_F32, PL_RED_SUM, world, (int64_t)N * rank, N, want);
+    same(out[PL_COLL_REDUCE_SCATTER], want, N, PL_F32, "queued reduce_scatter", world);
+    ref_fill(PL_F32, want, 0, 0, N);
+    same(out[PL_COLL_BROADCAST], want, N, PL_F32, "queued broadcast", world);
+    ref_fill(PL_F32, want, 0, (int64_t)N * rank, N);
+    same(out[PL_COLL_SCATTER], want, N, PL_F32, "queued scatter", world);
+    for (int r = 0; r < world; r++) ref_fill(PL_F32, want + (size_t)r * N, r, 0, N);
+    same(out[PL_COLL_ALL_GATHER], want, N * world, PL_F32, "queued all_gather", world);
+    if (rank == 0) same(out[PL_COLL_GATHER], want, N * world, PL_F32, "queued gather", world);
+    for (int k = 0; k < KINDS; k++) {
+        if (out[k] != in[k]) pl_free(out[k]);
+        pl_free(in[k]);
+    }
+    pl_free(want);
+}
+
+TEST(collectives_in_the_queue) {
+    for (int w = 1; w <= 4; w++) run_threads(w, queued, NULL);
+}
+
 static void sweep_small(pl_group *g, void *ctx) {
     (void)ctx;
     for (int s = 0; s < COUNT(small_sizes); s++) {

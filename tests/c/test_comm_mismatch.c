@@ -23,6 +23,10 @@ enum {
     REDUCE,
     ASYNC,
     BUCKET,
+    GATHER_ROOT,
+    SCATTER_COUNT,
+    EXCHANGE,
+    SPLITS,
     BITS
 };
 
@@ -38,6 +42,10 @@ static const difference differences[] = {
     {"root", "root=0, op=reduce", "root=1, op=reduce", REDUCE},
     {"op", "op=all_reduce", "op=barrier", ASYNC},
     {"bucket", "bucket=3, op=reduce_bucket", "bucket=4, op=reduce_bucket", BUCKET},
+    {"root", "root=0, op=gather", "root=1, op=gather", GATHER_ROOT},
+    {"count", "count=3, op=scatter", "count=4, op=scatter", SCATTER_COUNT},
+    {"count", "count=1, op=all_to_all", "count=2, op=all_to_all", EXCHANGE},
+    {"splits", "splits=1 rows to rank 1, op=all_to_all", "splits=2 rows from rank 0", SPLITS},
     {"parameters", "parameters=5, op=reduce_bucket", "parameters=6, op=reduce_bucket", BITS},
 };
 enum { N_DIFFERENCES = sizeof differences / sizeof *differences };
@@ -57,6 +65,23 @@ static pl_status bucket(pl_group *g, int number, int n_params, pl_site site) {
     pl_status st = pl_group_reduce_bucket(g, &c, site, NULL);
     pl_segment_release(seg);
     return st;
+}
+
+// `arg` is the root, or what rank 1 expects of rank 0, of splits that are 1 otherwise.
+static pl_status move(pl_group *g, pl_coll kind, float *in, float *out, int64_t n, int arg,
+                      pl_site site) {
+    int64_t splits[2 * RANKS_MAX];
+    int world = pl_group_world(g);
+    for (int r = 0; r < 2 * world; r++) splits[r] = 1;
+    if (pl_group_rank(g) == 1) splits[world] = arg;
+    pl_collective c = {.kind = kind,
+                       .in = in,
+                       .out = out,
+                       .count = n,
+                       .dtype = PL_F32,
+                       .root = arg,
+                       .splits = splits};
+    return pl_group_collective(g, &c, site, NULL);
 }
 
 static pl_status call(pl_group *g, int kind, float *x, float *out) {
@@ -91,6 +116,14 @@ static pl_status call(pl_group *g, int kind, float *x, float *out) {
             pl_status st = pl_work_wait(w);
             pl_work_free(w);
             return st;
+        case GATHER_ROOT:
+            return move(g, PL_COLL_GATHER, x, out, 4, odd, site);
+        case SCATTER_COUNT:
+            return move(g, PL_COLL_SCATTER, out, x, odd ? 4 : 3, 0, site);
+        case EXCHANGE:
+            return move(g, PL_COLL_ALL_TO_ALL, x, out, odd ? 2 : 1, 1, site);
+        case SPLITS:
+            return move(g, PL_COLL_ALL_TO_ALL, x, out, 1, odd ? 2 : 1, site);
         case BUCKET:
             return bucket(g, odd ? 4 : 3, 5, site);
         default:

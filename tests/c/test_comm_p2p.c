@@ -59,20 +59,25 @@ static void disagree(pl_group *g, void *ctx) {
     const char *field = ctx;
     float x[8] = {0};
     bool dtype = strcmp(field, "dtype") == 0, tag = strcmp(field, "tag") == 0;
+    pl_site from = SITE("s.py:1"), to = SITE("r.py:1");
+    if (strcmp(field, "shape") == 0) {
+        from.shape = pl_site_shape(2, (int64_t[]){1, 4});
+        to.shape = pl_site_shape(2, (int64_t[]){4, 1});
+    }
     if (pl_group_rank(g) == 0) {
-        CHECK_OK(pl_group_send(g, x, 4, PL_F32, 1, 5, SITE("s.py:1")));
+        CHECK_OK(pl_group_send(g, x, 4, PL_F32, 1, 5, from));
         pl_status st = pl_group_barrier(g, SITE("s.py:2"));
         CHECK_EQ(st, PL_EMISMATCH);
     } else {
-        pl_status st = pl_group_recv(g, x, dtype || tag ? 4 : 3, dtype ? PL_I32 : PL_F32, 0,
-                                     tag ? 6 : 5, SITE("r.py:1"));
+        pl_status st = pl_group_recv(g, x, strcmp(field, "count") == 0 ? 3 : 4,
+                                     dtype ? PL_I32 : PL_F32, 0, tag ? 6 : 5, to);
         CHECK_EQ(st, PL_EMISMATCH);
     }
     char want[64];
     snprintf(want, sizeof want, "ranks disagree on %s of a message", field);
     CHECK(strstr(pl_error_message(), want));
-    CHECK(strstr(pl_error_message(),
-                 "rank=0, op=send, to=1, tag=5, dtype=float32, count=4, at s.py:1"));
+    CHECK(
+        strstr(pl_error_message(), "rank=0, op=send, to=1, tag=5, dtype=float32, count=4, shape="));
     CHECK(strstr(pl_error_message(), "rank=1, op=recv, from=0"));
 }
 
@@ -80,6 +85,7 @@ TEST(a_mismatch_fails_on_both) {
     run_threads(2, disagree, (void *)(uintptr_t)"count");
     run_threads(2, disagree, (void *)(uintptr_t)"dtype");
     run_threads(2, disagree, (void *)(uintptr_t)"tag");
+    run_threads(2, disagree, (void *)(uintptr_t)"shape");
 }
 
 // A message may pass while the comm thread waits in a collective.

@@ -8,7 +8,7 @@ contiguous goes there as it is; another one is copied, and what was received is 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from paceline import _C
@@ -86,9 +86,42 @@ def empty_stack(op: str, n: int, like: Buffer) -> Buffer:
     return np.empty((n, *like.shape), like.dtype)
 
 
+def empty_flat(op: str, n: int, like: Buffer) -> Buffer:
+    """Memory for `n` elements of the kind of `like`: a tensor, or a NumPy array."""
+    if isinstance(like, _C.Tensor):
+        return _C.empty((n,), like._dtype)
+    np = sys.modules["numpy"]
+    return np.empty(n, like.dtype)
+
+
 def stack(op: str, parts: list[Buffer]) -> Buffer:
     """Join equal parts into one piece of memory."""
     joined = empty_stack(op, len(parts), parts[0])
     for index, part in enumerate(parts):
         copy_into(joined[index], part)
     return joined
+
+
+def split_rows(
+    world: int, buffer: Buffer, sizes: Sequence[int] | None, what: str
+) -> tuple[list[int], int]:
+    """Split the first dimension of `buffer` for `world` ranks: rows of each, elements of a row."""
+    shape = tuple(getattr(buffer, "shape", None) or memoryview(buffer).shape or ())
+    if not shape:
+        raise ValueError(f"[all_to_all] {what} needs a first dimension to split: got shape ()")
+    row = 1
+    for dim in shape[1:]:
+        row *= dim
+    if sizes is None or len(sizes) == 0:
+        if shape[0] % world:
+            raise ValueError(
+                f"[all_to_all] {what} cannot be split equally: got {shape[0]} rows for {world} "
+                f"ranks; give {what}_split_sizes"
+            )
+        return [shape[0] // world] * world, row
+    if len(sizes) != world or sum(sizes) != shape[0]:
+        raise ValueError(
+            f"[all_to_all] {what}_split_sizes do not fit: got {list(sizes)}, expected {world} "
+            f"sizes that sum to {shape[0]}"
+        )
+    return list(sizes), row

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The functions of ``torch.distributed``, with its names, argument order and defaults.
+"""The default group, further groups and what is known of them, with PyTorch's names.
 
-They act on the default group unless given another one. Where PyTorch would hang, these raise.
+The collectives are in ``collectives.py`` and ``messages.py``.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from datetime import timedelta
 from typing import Any
 
 from paceline.distributed import lifecycle
-from paceline.distributed.buffers import Buffer, contiguous, copy_into, empty_stack, stack
 from paceline.distributed.environment import Job, read_job
-from paceline.distributed.process_group import DEFAULT_TIMEOUT, ProcessGroup, ReduceOp, Work
+from paceline.distributed.process_group import DEFAULT_TIMEOUT, ProcessGroup
 
 _BACKENDS = (None, "shm", "gloo", "cpu:gloo")  # gloo: what scripts say when they mean the CPU
 
@@ -46,7 +45,8 @@ def default_group() -> ProcessGroup:
     return _default
 
 
-def _group(group: ProcessGroup | None) -> ProcessGroup:
+def group_or_default(group: ProcessGroup | None) -> ProcessGroup:
+    """Return `group`, or the default one for None."""
     if group is None:
         return default_group()
     if group is GroupMember.NON_GROUP_MEMBER:
@@ -146,7 +146,7 @@ def destroy_process_group(group: ProcessGroup | None = None) -> None:
     """Leave `group`, or every group; peers that still wait for this rank get an error."""
     global _default, _new_groups
     if group is not None and group is not _default:
-        _group(group).close()
+        group_or_default(group).close()
         return
     for each in reversed(lifecycle.alive()):
         each.close()
@@ -211,23 +211,23 @@ def is_torchelastic_launched() -> bool:
 
 def get_rank(group: ProcessGroup | None = None) -> int:
     """Return this process's rank in the group, -1 if it is not a member."""
-    return -1 if group is GroupMember.NON_GROUP_MEMBER else _group(group).rank
+    return -1 if group is GroupMember.NON_GROUP_MEMBER else group_or_default(group).rank
 
 
 def get_world_size(group: ProcessGroup | None = None) -> int:
     """Return the number of ranks in the group, -1 if this process is not a member."""
-    return -1 if group is GroupMember.NON_GROUP_MEMBER else _group(group).world_size
+    return -1 if group is GroupMember.NON_GROUP_MEMBER else group_or_default(group).world_size
 
 
 def get_backend(group: ProcessGroup | None = None) -> str:
     """Return ``"shm"``: shared memory, the only transport so far."""
-    _group(group)
+    group_or_default(group)
     return "shm"
 
 
 def get_process_group_ranks(group: ProcessGroup | None = None) -> list[int]:
     """Return the ranks of the job that are in the group."""
-    return list(_group(group).ranks)
+    return list(group_or_default(group).ranks)
 
 
 def get_global_rank(group: ProcessGroup, group_rank: int) -> int:
@@ -238,174 +238,3 @@ def get_global_rank(group: ProcessGroup, group_rank: int) -> int:
 def get_group_rank(group: ProcessGroup, global_rank: int) -> int:
     """Return the rank in `group` of a rank of the job."""
     return group.group_rank("get_group_rank", global_rank)
-
-
-# -- collectives ------------------------------------------------------------------------------
-
-
-def _done(async_op: bool) -> Work | None:
-    # Only all_reduce is queued; the others are complete when they return, handle or not.
-    return Work(None, None, None) if async_op else None
-
-
-def all_reduce(
-    tensor: Buffer,
-    op: ReduceOp = ReduceOp.SUM,
-    group: ProcessGroup | None = None,
-    async_op: bool = False,
-) -> Work | None:
-    """Combine `tensor` over all ranks, in place. See ``ProcessGroup.all_reduce``."""
-    return _group(group).all_reduce(tensor, op, async_op, depth=1)
-
-
-def reduce(
-    tensor: Buffer,
-    dst: int,
-    op: ReduceOp = ReduceOp.SUM,
-    group: ProcessGroup | None = None,
-    async_op: bool = False,
-) -> Work | None:
-    """Combine `tensor` over all ranks; only rank `dst` gets the result."""
-    _group(group).reduce(tensor, dst, op, depth=1)
-    return _done(async_op)
-
-
-def reduce_scatter(
-    output: Buffer,
-    input_list: Sequence[Buffer],
-    op: ReduceOp = ReduceOp.SUM,
-    group: ProcessGroup | None = None,
-    async_op: bool = False,
-) -> Work | None:
-    """Combine `input_list[r]` over all ranks into `output` of rank r."""
-    target = _group(group)
-    _check_list("reduce_scatter", input_list, target)
-    target.reduce_scatter(output, stack("reduce_scatter", list(input_list)), op, depth=1)
-    return _done(async_op)
-
-
-def reduce_scatter_tensor(
-    output: Buffer,
-    input: Buffer,
-    op: ReduceOp = ReduceOp.SUM,
-    group: ProcessGroup | None = None,
-    async_op: bool = False,
-) -> Work | None:
-    """Combine `input` over all ranks; `output` is this rank's part of it."""
-    _group(group).reduce_scatter(output, input, op, depth=1)
-    return _done(async_op)
-
-
-def all_gather(
-    tensor_list: Sequence[Buffer],
-    tensor: Buffer,
-    group: ProcessGroup | None = None,
-    async_op: bool = False,
-) -> Work | None:
-    """Put rank r's `tensor` into `tensor_list[r]`, on every rank."""
-    source = _group(group)
-    _check_list("all_gather", tensor_list, source)
-    packed, _ = contiguous("all_gather", tensor)
-    received = empty_stack("all_gather", source.world_size, packed)
-    source.all_gather(received, packed, depth=1)
-    for rank, target in enumerate(tensor_list):
-        copy_into(target, received[rank])
-    return _done(async_op)
-
-
-def all_gather_into_tensor(
-    output_tensor: Buffer,
-    input_tensor: Buffer,
-    group: ProcessGroup | None = None,
-    async_op: bool = False,
-) -> Work | None:
-    """Put every rank's `input_tensor` into `output_tensor`, one after another."""
-    _group(group).all_gather(output_tensor, input_tensor, depth=1)
-    return _done(async_op)
-
-
-def broadcast(
-    tensor: Buffer,
-    src: int,
-    group: ProcessGroup | None = None,
-    async_op: bool = False,
-) -> Work | None:
-    """Copy `tensor` from rank `src` to all ranks, in place."""
-    _group(group).broadcast(tensor, src, depth=1)
-    return _done(async_op)
-
-
-def barrier(
-    group: ProcessGroup | None = None,
-    async_op: bool = False,
-    device_ids: Sequence[int] | None = None,
-) -> Work | None:
-    """Wait until every rank is here; names who is missing when the timeout passes."""
-    _group(group).barrier(depth=1)
-    return _done(async_op)
-
-
-def send(tensor: Buffer, dst: int, group: ProcessGroup | None = None, tag: int = 0) -> None:
-    """Send to rank `dst`, which calls `recv` with the same tag.
-
-    Messages between two ranks arrive in the order of sending; a `recv` that asks for another tag,
-    dtype or size than the next message has raises on both ranks.
-    """
-    _check_tag("send", tag)
-    _group(group).send(tensor, dst, tag, depth=1)
-
-
-def recv(tensor: Buffer, src: int, group: ProcessGroup | None = None, tag: int = 0) -> int:
-    """Receive what rank `src` sends; gives the sender's rank."""
-    _check_tag("recv", tag)
-    _group(group).recv(tensor, src, tag, depth=1)
-    return src
-
-
-def _check_tag(op: str, tag: int) -> None:
-    if tag < 0:
-        raise ValueError(f"[{op}] tag must not be negative: got {tag}")
-
-
-def _check_list(op: str, items: Sequence[Buffer], group: ProcessGroup) -> None:
-    if len(items) != group.world_size:
-        raise ValueError(
-            f"[{op}] one tensor per rank is needed: got {len(items)}, expected {group.world_size}"
-        )
-
-
-# -- collectives of Python objects ------------------------------------------------------------
-
-
-def all_gather_object(object_list: list[Any], obj: Any, group: ProcessGroup | None = None) -> None:
-    """Fill `object_list` with all ranks' objects. See ``ProcessGroup.all_gather_object``."""
-    source = _group(group)
-    _check_list("all_gather_object", object_list, source)
-    object_list[:] = source.all_gather_object(obj, depth=1)
-
-
-def gather_object(
-    obj: Any,
-    object_gather_list: list[Any] | None = None,
-    dst: int = 0,
-    group: ProcessGroup | None = None,
-) -> None:
-    """Fill `object_gather_list` of rank `dst` with all ranks' objects."""
-    source = _group(group)
-    if source.ranks[source.rank] == dst:
-        if object_gather_list is None:
-            raise ValueError("[gather_object] object_gather_list is needed on rank dst: got None")
-        _check_list("gather_object", object_gather_list, source)
-    gathered = source.gather_object(obj, dst, depth=1)
-    if gathered is not None and object_gather_list is not None:
-        object_gather_list[:] = gathered
-
-
-def broadcast_object_list(
-    object_list: list[Any],
-    src: int = 0,
-    group: ProcessGroup | None = None,
-    device: Any = None,
-) -> None:
-    """Replace the items of `object_list` by those of rank `src`."""
-    _group(group).broadcast_object_list(object_list, src, depth=1)

@@ -13,6 +13,7 @@ import pickle
 from array import array
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from paceline.distributed.kinds import Kind
 from paceline.errors import RemoteError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def _remote(op: str, rank: int, text: bytes | bytearray) -> RemoteError:
 
 def _lengths(group: ProcessGroup, mine: int, depth: int) -> list[int]:
     lengths = array("q", [0] * group.world_size)
-    group.native.all_gather(array("q", [mine]), lengths, depth + 1)
+    group.run(Kind.ALL_GATHER, array("q", [mine]), lengths, depth=depth + 1)
     if any(abs(length) > _MAX_OBJECT for length in lengths):
         raise ValueError(f"[gather_object] lengths make no sense: got {lengths.tolist()}")
     return lengths.tolist()
@@ -59,7 +60,7 @@ def _raise_for_all(
     width = max(-n for n in lengths if n < 0)
     texts = bytearray(width * group.world_size)
     mine = text if error is not None else bytearray()
-    group.native.all_gather(mine.ljust(width, b"\0"), texts, depth + 1)
+    group.run(Kind.ALL_GATHER, mine.ljust(width, b"\0"), texts, depth=depth + 1)
     if error is not None:
         raise error
     index = next(i for i, n in enumerate(lengths) if n < 0)
@@ -74,7 +75,7 @@ def all_gather(group: ProcessGroup, obj: Any, depth: int) -> list[Any]:
         _raise_for_all("all_gather_object", group, data, lengths, error, depth + 1)
     width = max(lengths)
     received = bytearray(width * group.world_size)
-    group.native.all_gather(data.ljust(width, b"\0"), received, depth + 1)
+    group.run(Kind.ALL_GATHER, data.ljust(width, b"\0"), received, depth=depth + 1)
     view = memoryview(received)
     return [pickle.loads(view[r * width : r * width + n]) for r, n in enumerate(lengths)]
 
@@ -103,7 +104,7 @@ def broadcast_list(group: ProcessGroup, object_list: list[Any], root: int, depth
     # All ranks take part in the lengths: the number of items is compared too.
     header = array("q", [length, len(object_list)])
     headers = array("q", [0, 0] * group.world_size)
-    group.native.all_gather(header, headers, depth + 1)
+    group.run(Kind.ALL_GATHER, header, headers, depth=depth + 1)
     length, items = headers[2 * root], headers[2 * root + 1]
     if len(set(headers[1::2])) > 1:
         raise ValueError(
@@ -114,10 +115,37 @@ def broadcast_list(group: ProcessGroup, object_list: list[Any], root: int, depth
         raise ValueError(f"[broadcast_object_list] length makes no sense: got {length}")
     if group.rank != root:
         data = bytearray(abs(length))
-    group.native.broadcast(data, root, depth + 1)
+    group.run(Kind.BROADCAST, None, data, root=root, depth=depth + 1)
     if error is not None:
         raise error
     if length < 0:
         raise _remote("broadcast_object_list", group.ranks[root], bytes(data))
     if group.rank != root:
         object_list[:] = pickle.loads(data)
+
+
+def scatter_list(group: ProcessGroup, object_list: list[Any] | None, root: int, depth: int) -> Any:
+    """See ``ProcessGroup.scatter_object_list``."""
+    is_root, world = group.rank == root, group.world_size
+    parts, error = [bytearray()] * world, None
+    sizes = array("q", [0] * world)
+    if is_root:
+        for rank, obj in enumerate(object_list or ()):
+            parts[rank], sizes[rank], error = _pack(obj)
+            if error is not None:
+                sizes = array("q", [sizes[rank]] * world)
+                parts = [parts[rank]] * world
+                break
+    group.run(Kind.BROADCAST, None, sizes, root=root, depth=depth + 1)
+    width = max(map(abs, sizes))
+    if width > _MAX_OBJECT:
+        raise ValueError(f"[scatter_object_list] lengths make no sense: got {sizes.tolist()}")
+    mine = bytearray(width)
+    rows = b"".join(part.ljust(width, b"\0") for part in parts) if is_root else None
+    group.run(Kind.SCATTER, rows, mine, root=root, depth=depth + 1)
+    if error is not None:
+        raise error
+    length = sizes[group.rank]
+    if length < 0:
+        raise _remote("scatter_object_list", group.ranks[root], mine[:-length])
+    return pickle.loads(memoryview(mine)[:length])

@@ -11,7 +11,6 @@ call, so that the core can name the user's line.
 
 from __future__ import annotations
 
-import enum
 import math
 import re
 from collections.abc import Sequence
@@ -20,21 +19,13 @@ from typing import Any
 
 from paceline import _C, _version
 from paceline.distributed import lifecycle, objects
-from paceline.distributed.buffers import Buffer, CopyBack, contiguous
+from paceline.distributed.buffers import Buffer, CopyBack, contiguous, split_rows
 from paceline.distributed.environment import Job, init_timeout_s, read_job, require_one_machine
+from paceline.distributed.kinds import Kind, ReduceOp
 from paceline.distributed.rendezvous import Settings, rendezvous
 from paceline.errors import PeerLostError
 
 DEFAULT_TIMEOUT = timedelta(seconds=600)
-
-
-class ReduceOp(enum.IntEnum):
-    """What an all-reduce computes. AVG is the mean over the ranks."""
-
-    SUM = 0
-    AVG = 1
-    MAX = 2
-    MIN = 3
 
 
 def _code(op: ReduceOp) -> ReduceOp:
@@ -48,10 +39,12 @@ class Work:
     The memory that was passed in must not be touched until `wait` has returned.
     """
 
-    def __init__(self, native: _C.Work | None, keep: Buffer, copy_back: CopyBack | None) -> None:
+    def __init__(
+        self, native: _C.Work | None = None, keep: Buffer = None, then: Sequence[CopyBack] = ()
+    ) -> None:
         self._native = native  # None: it was complete from the start
         self._keep = keep
-        self._copy_back = copy_back
+        self._then = then
 
     def wait(self, timeout: timedelta | None = None) -> bool:
         """Block until the result is there; always True.
@@ -68,9 +61,9 @@ class Work:
         """
         if self._native is not None:
             self._native.wait()
-        if self._copy_back is not None:
-            self._copy_back()
-            self._copy_back = None
+        steps, self._then = self._then, ()
+        for step in steps:
+            step()
         return True
 
     def is_completed(self) -> bool:
@@ -233,49 +226,147 @@ class ProcessGroup:
             except (TypeError, ValueError):
                 if contiguous("all_reduce", tensor)[1] is None:
                     raise
-        memory, back = contiguous("all_reduce", tensor)
+        return self.run(Kind.ALL_REDUCE, None, tensor, op=op, async_op=async_op, depth=depth + 1)
+
+    def run(
+        self,
+        kind: Kind,
+        source: Buffer | None,
+        target: Buffer | None,
+        *,
+        op: ReduceOp = ReduceOp.SUM,
+        root: int = 0,
+        async_op: bool = False,
+        then: CopyBack | None = None,
+        depth: int = 0,
+    ) -> Work | None:
+        """Run one collective of the core; `root` is a rank of this group.
+
+        Parameters
+        ----------
+        kind : Kind
+            Which one.
+        source, target : Tensor, buffer or None
+            What is sent and where the result goes; collectives on one buffer have no source, and
+            what only the root has is None elsewhere.
+        then : callable, optional
+            To be called when the result is there.
+        """
+        name = kind.name.lower()
+        memory, _ = (None, None) if source is None else contiguous(name, source)
+        result, back = (None, None) if target is None else contiguous(name, target)
+        if kind == Kind.REDUCE and root != self.rank:
+            back = None
+        if kind == Kind.BROADCAST and root == self.rank:
+            back = None
+        native = self._native.collective(kind, memory, result, _code(op), root, async_op, depth + 1)
+        work = Work(native, (memory, result), [step for step in (back, then) if step is not None])
         if async_op:
-            native = self._native.all_reduce_async(memory, _code(op), depth + 1)
-            return Work(native, memory, back)
-        self._native.all_reduce(memory, _code(op), depth + 1)
-        if back is not None:
-            back()
+            return work
+        work.wait()
         return None
 
     def reduce(
-        self, tensor: Buffer, dst: int, op: ReduceOp = ReduceOp.SUM, *, depth: int = 0
-    ) -> None:
+        self,
+        tensor: Buffer,
+        dst: int,
+        op: ReduceOp = ReduceOp.SUM,
+        async_op: bool = False,
+        *,
+        depth: int = 0,
+    ) -> Work | None:
         """Combine `tensor` over all ranks; only rank `dst` of the job gets the result."""
         root = self.group_rank("reduce", dst)
-        memory, back = contiguous("reduce", tensor)
-        self._native.reduce(memory, _code(op), root, depth + 1)
-        if back is not None and root == self.rank:
-            back()
+        return self.run(
+            Kind.REDUCE, None, tensor, op=op, root=root, async_op=async_op, depth=depth + 1
+        )
 
     def reduce_scatter(
-        self, output: Buffer, input: Buffer, op: ReduceOp = ReduceOp.SUM, *, depth: int = 0
-    ) -> None:
+        self,
+        output: Buffer,
+        input: Buffer,
+        op: ReduceOp = ReduceOp.SUM,
+        async_op: bool = False,
+        *,
+        depth: int = 0,
+    ) -> Work | None:
         """Combine `input` over all ranks; rank r gets the r-th of `world_size` equal parts."""
-        source, _ = contiguous("reduce_scatter", input)
-        target, back = contiguous("reduce_scatter", output)
-        self._native.reduce_scatter(source, target, _code(op), depth + 1)
-        if back is not None:
-            back()
+        return self.run(
+            Kind.REDUCE_SCATTER, input, output, op=op, async_op=async_op, depth=depth + 1
+        )
 
-    def all_gather(self, output: Buffer, input: Buffer, *, depth: int = 0) -> None:
+    def all_gather(
+        self, output: Buffer, input: Buffer, async_op: bool = False, *, depth: int = 0
+    ) -> Work | None:
         """Put every rank's `input` into `output`, one after another."""
-        source, _ = contiguous("all_gather", input)
-        target, back = contiguous("all_gather", output)
-        self._native.all_gather(source, target, depth + 1)
-        if back is not None:
-            back()
+        return self.run(Kind.ALL_GATHER, input, output, async_op=async_op, depth=depth + 1)
 
-    def broadcast(self, tensor: Buffer, src: int, *, depth: int = 0) -> None:
+    def broadcast(
+        self, tensor: Buffer, src: int, async_op: bool = False, *, depth: int = 0
+    ) -> Work | None:
         """Copy `tensor` from rank `src` of the job to all ranks, in place."""
         root = self.group_rank("broadcast", src)
-        memory, back = contiguous("broadcast", tensor)
-        self._native.broadcast(memory, root, depth + 1)
-        if back is not None and root != self.rank:
+        return self.run(Kind.BROADCAST, None, tensor, root=root, async_op=async_op, depth=depth + 1)
+
+    def gather(
+        self,
+        input: Buffer,
+        output: Buffer | None,
+        dst: int,
+        async_op: bool = False,
+        *,
+        depth: int = 0,
+    ) -> Work | None:
+        """Put every rank's `input` into `output` of rank `dst` of the job, one after another."""
+        root = self.group_rank("gather", dst)
+        target = _only_on("gather", "output", output, self.rank == root)
+        return self.run(Kind.GATHER, input, target, root=root, async_op=async_op, depth=depth + 1)
+
+    def scatter(
+        self,
+        output: Buffer,
+        input: Buffer | None,
+        src: int,
+        async_op: bool = False,
+        *,
+        depth: int = 0,
+    ) -> Work | None:
+        """Give rank r the r-th of `world_size` equal parts of `input` of rank `src` of the job."""
+        root = self.group_rank("scatter", src)
+        source = _only_on("scatter", "input", input, self.rank == root)
+        return self.run(Kind.SCATTER, source, output, root=root, async_op=async_op, depth=depth + 1)
+
+    def all_to_all(
+        self,
+        output: Buffer,
+        input: Buffer,
+        output_split_sizes: Sequence[int] | None = None,
+        input_split_sizes: Sequence[int] | None = None,
+        *,
+        depth: int = 0,
+    ) -> None:
+        """Send the j-th part of `input` to rank j, which puts it at this rank's place.
+
+        Parameters
+        ----------
+        output, input : Tensor or buffer
+            Split along their first dimension.
+        output_split_sizes, input_split_sizes : sequence of int, optional
+            Rows from and to each rank; equal parts by default.
+
+        Raises
+        ------
+        ValueError
+            The splits do not sum to the first dimension.
+        CollectiveMismatchError
+            What a rank sends is not what its peer expects; `output` is unchanged.
+        """
+        source, _ = contiguous("all_to_all", input)
+        target, back = contiguous("all_to_all", output)
+        splits, row = split_rows(self.world_size, source, input_split_sizes, "input")
+        expected, _ = split_rows(self.world_size, target, output_split_sizes, "output")
+        self._native.all_to_all(source, target, [*splits, *expected, row], depth + 1)
+        if back is not None:
             back()
 
     def barrier(self, *, depth: int = 0) -> None:
@@ -320,6 +411,13 @@ class ProcessGroup:
         root = self.group_rank("broadcast_object_list", src)
         objects.broadcast_list(self, object_list, root, depth + 1)
 
+    def scatter_object_list(
+        self, object_list: list[Any] | None, src: int = 0, *, depth: int = 0
+    ) -> Any:
+        """Give rank r the r-th object of `object_list` of rank `src` of the job; pickled."""
+        root = self.group_rank("scatter_object_list", src)
+        return objects.scatter_list(self, object_list, root, depth + 1)
+
     # -- the end ----------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -334,6 +432,12 @@ class ProcessGroup:
         """Give the core's group away for closing; later calls raise."""
         native, self._native = self._native, _Closed(self.name)
         return native
+
+
+def _only_on(op: str, name: str, buffer: Buffer | None, is_root: bool) -> Buffer | None:
+    if is_root and buffer is None:
+        raise ValueError(f"[{op}] {name} is needed on the root: got None")
+    return buffer if is_root else None
 
 
 def _milliseconds(timeout: timedelta | float) -> int:
