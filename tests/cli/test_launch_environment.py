@@ -208,3 +208,56 @@ def test_plain_module_call_of_the_tutorials(tmp_path: Path) -> None:
     assert run.stderr == ""
     assert sorted(run.stdout.splitlines()) == ["GOT 0 no true", "GOT 1 no true"]
     print(f"paceline launch of 2 scripts that only print: {run.seconds:.2f} s, {sys.version_info}")
+
+
+# --- torchrun's spellings, bare variables, devices ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--nproc_per_node=3",),
+        ("--nproc-per-node", "3", "--nnodes=1:1", "--node_rank", "0", "--standalone"),
+        ("--num_processes", "3", "--same_network", "--rdzv_backend", "static", "--role", "train"),
+        ("-n", "3", "--monitor_interval", "5", "--enable_cpu_affinity", "--dynamo_backend", "no"),
+    ],
+)
+def test_other_spellings(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    (tmp_path / "show.py").write_text(SHOW)
+    run = command(tmp_path, "launch", *flags, "show.py")
+    assert [row["env"]["WORLD_SIZE"] for row in seen(run)] == ["3"] * 3
+
+
+def test_processes_per_core(tmp_path: Path) -> None:
+    (tmp_path / "show.py").write_text(SHOW)
+    rows = seen(command(tmp_path, "launch", "--nproc_per_node=cpu", "show.py"))
+    assert len(rows) == len(cores.available_cores())
+
+
+def test_a_bare_mixed_precision_in_the_environment(tmp_path: Path) -> None:
+    rows = seen(launch(tmp_path, SHOW, env={"MIXED_PRECISION": "bf16"}))
+    assert rows[0]["env"]["ACCELERATE_MIXED_PRECISION"] == "bf16"
+    both = {"MIXED_PRECISION": "fp16", "ACCELERATE_MIXED_PRECISION": "no"}
+    rows = seen(launch(tmp_path, SHOW, env=both))
+    assert rows[0]["env"]["ACCELERATE_MIXED_PRECISION"] == "no"
+    (tmp_path / "show.py").write_text(SHOW)
+    run = command(tmp_path, "launch", "show.py", env={"MIXED_PRECISION": "bf61"})
+    assert run.code == 2
+    assert "MIXED_PRECISION is wrong: got 'bf61'" in run.stderr
+
+
+def test_cuda_visible_devices_filters_and_never_demands(tmp_path: Path) -> None:
+    run = launch(tmp_path, SHOW, env={"CUDA_VISIBLE_DEVICES": "0,1"})
+    assert len(seen(run)) == 2
+    expected = "CUDA_VISIBLE_DEVICES=0,1 names GPUs, but there is none: using the CPU"
+    assert run.stderr == f"paceline launch: {expected}\n"
+    quiet = launch(tmp_path, SHOW, "--quiet", env={"CUDA_VISIBLE_DEVICES": "0,1"})
+    assert quiet.stderr == ""
+
+
+def test_without_a_number_one_process_and_a_hint(tmp_path: Path) -> None:
+    (tmp_path / "show.py").write_text(SHOW)
+    run = command(tmp_path, "launch", "show.py")
+    assert len(seen(run)) == 1
+    n = len(cores.available_cores())
+    assert (f"--num_processes {n} starts one per core" in run.stderr) == (n > 1)

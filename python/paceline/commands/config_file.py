@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .answers import gpu_ids
+
 __all__ = ["PROJECT_FILE", "ConfigFile", "ConfigFileError", "default_path", "dump", "find", "load"]
 
 #: The project's file, in the folder where a command is given.
@@ -141,6 +143,12 @@ def _empty(value: Any) -> None:
         raise ValueError("nothing: this version does not have that yet")
 
 
+def _gpu_ids(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError("`all`, or numbers such as '4,5'")
+    return gpu_ids(str(value))
+
+
 def _anything(value: Any) -> Any:
     return value
 
@@ -160,7 +168,7 @@ _KEYS: dict[str, Callable[[Any], Any]] = {
     "num_cpu_threads_per_process": _at_least(1),
     # Without a meaning on one machine without GPUs; whatever stands there changes nothing.
     "main_process_ip": _anything,
-    "gpu_ids": _anything,
+    "gpu_ids": _gpu_ids,
     "rdzv_backend": _anything,
     "same_network": _anything,
     "main_training_function": _anything,

@@ -13,100 +13,17 @@ import difflib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from dataclasses import replace
 
 from .cores import share_out
-from .job import PRECISIONS, Settings, rank_environment
+from .job import Settings, rank_environment
+from .logs import LogFolder
+from .options import parse
 from .resolve import UsageError, resolve
 from .supervise import Outcome, Policy, RankCommand, Supervisor
 from .verdict import exit_code, summary
 
 __all__ = ["main"]
-
-# Flags of Accelerate's launcher that scripts and tutorials use and that are still to come.
-_FLAGS_LATER = (
-    "gpu_ids max_restarts monitor_interval tee log_dir quiet machine_rank main_process_ip "
-    "same_network rdzv_backend enable_cpu_affinity use_deepspeed use_fsdp zero_stage "
-    "deepspeed_config_file gradient_clipping dynamo_backend tpu"
-).split()
-
-
-# --- the command line -----------------------------------------------------------------------------
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (`paceline launch --help` lists the options)")
-
-
-def _integer(low: int, high: int | None = None) -> Any:
-    expected = f"an integer of at least {low}" if high is None else f"{low} to {high}"
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = low - 1
-        if value < low or (high is not None and value > high):
-            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
-        return value
-
-    return parse
-
-
-def _parser() -> _Parser:
-    parser = _Parser(
-        prog="paceline launch",
-        usage="paceline launch [options] script.py [arguments of the script]",
-        description="Run a training script on one or several processes that train one model.",
-        allow_abbrev=False,
-        # A width of its own: asking the terminal for one loads a module at every start.
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=96),
-        epilog="A setting is taken from the command line, else the environment, else the\n"
-        "configuration file. `-` and `_` in option names are the same.",
-    )
-
-    def add(group: Any, name: str, *short: str, **how: Any) -> None:
-        both = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
-        group.add_argument(*short, *both, dest=name, **how)
-
-    what = parser.add_argument_group("what to run")
-    what.add_argument("script", help="a script, or with -m a module")
-    what.add_argument("script_args", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    add(what, "module", "-m", action="store_true", help="run a module, as `python -m` does")
-    add(what, "no_python", action="store_true", help="run a program that is not a Python script")
-    where = parser.add_argument_group("where")
-    add(where, "num_processes", "-n", type=_integer(1), metavar="N", help="processes (default 1)")
-    add(where, "cpu", action="store_true", help="keep to the CPU, whatever the file says")
-    add(where, "multi_gpu", action="store_true", help="demand one GPU per process")
-    add(where, "num_machines", type=_integer(1), metavar="N", help="machines: 1 in this version")
-    threads = "threads per process (default: cores / processes)"
-    add(where, "num_cpu_threads_per_process", type=_integer(1), metavar="N", help=threads)
-    port = "MASTER_PORT for the processes (default 0: chosen)"
-    add(where, "main_process_port", type=_integer(0, 65535), metavar="PORT", help=port)
-    how = parser.add_argument_group("how")
-    add(how, "mixed_precision", choices=PRECISIONS, help="precision of the products")
-    steps = "batches per optimizer step"
-    add(how, "gradient_accumulation_steps", type=_integer(1), metavar="N", help=steps)
-    add(how, "config_file", metavar="FILE", help="configuration file in Accelerate's format")
-    add(how, "debug", action="store_true", help="set ACCELERATE_DEBUG_MODE for the processes")
-    grace = "seconds between SIGTERM and SIGKILL when the job is told to end (default 10)"
-    add(how, "grace_period", type=float, metavar="SECONDS", help=grace)
-    return parser
-
-
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _parser()
-    known = {name for action in parser._actions for name in action.option_strings}
-    args, unknown = parser.parse_known_args(list(argv))
-    if unknown:
-        flag = unknown[0].split("=")[0]
-        if flag.lstrip("-").replace("-", "_") in _FLAGS_LATER:
-            raise UsageError(f"{flag} comes in a later version")
-        near = difflib.get_close_matches(flag, sorted(known), n=1)
-        hint = f", did you mean {near[0]}?" if near else ""
-        raise UsageError(f"unknown option {flag}{hint} (options of the script stand after it)")
-    return args
 
 
 def _check_script(args: argparse.Namespace) -> None:
@@ -137,7 +54,9 @@ def _check_script(args: argparse.Namespace) -> None:
 # --- running --------------------------------------------------------------------------------------
 
 
-def _commands(args: argparse.Namespace, settings: Settings, run_id: str) -> list[RankCommand]:
+def _commands(
+    args: argparse.Namespace, settings: Settings, run_id: str, logs: LogFolder | None
+) -> list[RankCommand]:
     if args.no_python:
         argv = [args.script, *args.script_args]
     else:
@@ -148,33 +67,68 @@ def _commands(args: argparse.Namespace, settings: Settings, run_id: str) -> list
     for rank, share in enumerate(share_out(settings.num_processes, settings.threads, pin)):
         env = rank_environment(settings, rank, run_id, os.environ)
         env["OMP_NUM_THREADS"] = str(share.threads)
-        commands.append(RankCommand(argv, env, share.cpus))
+        copies = (-1, -1) if logs is None else logs.descriptors(settings.restart, rank)
+        commands.append(RankCommand(argv, env, share.cpus, copy_fds=copies))
     return commands
 
 
+def _logs(args: argparse.Namespace, run_id: str) -> LogFolder | None:
+    if args.log_dir is None and args.tee is None:
+        return None
+    folder = args.log_dir
+    if folder is None:
+        import tempfile
+
+        folder = tempfile.mkdtemp(prefix="paceline-logs-")
+        print(f"paceline launch: --tee without --log_dir: logs go to {folder}", file=sys.stderr)
+    return LogFolder(os.path.join(folder, run_id), args.tee or {-1: 3})
+
+
 def _run(args: argparse.Namespace, settings: Settings) -> int:
+    """Run the job, again after a failure as often as it may be."""
+    run_id = os.urandom(16).hex()
+    logs = _logs(args, run_id)
+    while True:
+        try:
+            outcome = _attempt(args, settings, run_id, logs)
+        finally:
+            if logs is not None:
+                logs.close()
+        code = _conclude(outcome)
+        if outcome.root is None or outcome.signal or settings.restart == settings.max_restarts:
+            return code
+        settings = replace(settings, restart=settings.restart + 1)
+        print(
+            f"paceline launch: starting all processes again ({settings.restart} of "
+            f"{settings.max_restarts})",
+            file=sys.stderr,
+        )
+
+
+def _attempt(
+    args: argparse.Namespace, settings: Settings, run_id: str, logs: LogFolder | None
+) -> Outcome:
     from . import terminal
 
-    run_id = os.urandom(16).hex()
     grace_s = args.grace_period if args.grace_period is not None else 10.0
     supervisor: Supervisor
     sinks = None
-    if settings.num_processes > 1:  # one rank alone keeps this process's own descriptors
+    # One rank alone keeps this process's own descriptors.
+    if settings.num_processes > 1 or logs is not None:
         sinks = terminal.sinks(lambda: supervisor.stopping())
-    supervisor = Supervisor(
-        _commands(args, settings, run_id),
-        run_id,
-        sinks,
-        Policy(grace_s=grace_s),
-        terminal.open_stream,
-    )
     try:
-        outcome = supervisor.run()
+        supervisor = Supervisor(
+            _commands(args, settings, run_id, logs),
+            run_id,
+            sinks,
+            Policy(grace_s=grace_s),
+            terminal.open_stream,
+        )
+        return supervisor.run()
     except OSError as error:
         raise UsageError(
             f"cannot start {error.filename or 'a process'}: {error.strerror}"
         ) from None
-    return _conclude(outcome)
 
 
 def _conclude(outcome: Outcome) -> int:
@@ -216,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if os.name != "posix":
             raise UsageError(f"needs Linux: this is {sys.platform}, where plain `python` works")
-        args = _parse(sys.argv[1:] if argv is None else argv)
+        args = parse(sys.argv[1:] if argv is None else argv)
         _check_script(args)
         settings = resolve(args, os.environ)
         return _run(args, settings)

@@ -12,10 +12,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .answers import gpu_ids
 from .config_file import ConfigFile, ConfigFileError, find, load
+from .cores import available_cores
+from .devices import Demand, DeviceError, plan
 from .job import PRECISIONS, Settings, choose_port
 
 __all__ = ["UsageError", "resolve"]
+
+
+_YES = ("1", "true", "yes", "y", "on", "t")
+_NO = ("0", "false", "no", "n", "off", "f")
 
 
 class UsageError(Exception):
@@ -25,34 +32,23 @@ class UsageError(Exception):
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     """Read the settings that people put into the environment, under Accelerate's names."""
     found: dict[str, Any] = {}
-    precision = environ.get("ACCELERATE_MIXED_PRECISION", "").strip().lower()
+    # The short name too: people set it in front of every launcher.
+    name = "ACCELERATE_MIXED_PRECISION"
+    name = name if environ.get(name, "").strip() else "MIXED_PRECISION"
+    precision = environ.get(name, "").strip().lower()
     if precision:
         if precision not in PRECISIONS:
             raise UsageError(
-                f"ACCELERATE_MIXED_PRECISION is wrong: got {precision!r}, "
-                f"expected one of {', '.join(PRECISIONS)}"
+                f"{name} is wrong: got {precision!r}, expected one of {', '.join(PRECISIONS)}"
             )
         found["mixed_precision"] = precision
     for name in ("cpu", "debug"):
         variable = {"cpu": "ACCELERATE_USE_CPU", "debug": "ACCELERATE_DEBUG_MODE"}[name]
         text = environ.get(variable, "").strip().lower()
         if text:
-            if text not in (
-                "1",
-                "true",
-                "yes",
-                "y",
-                "on",
-                "t",
-                "0",
-                "false",
-                "no",
-                "n",
-                "off",
-                "f",
-            ):
+            if text not in _YES + _NO:
                 raise UsageError(f"{variable} is wrong: got {text!r}, expected true or false")
-            found[name] = text in ("1", "true", "yes", "y", "on", "t")
+            found[name] = text in _YES
     for name, variable in (
         ("gradient_accumulation_steps", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"),
         ("threads", "OMP_NUM_THREADS"),
@@ -104,21 +100,6 @@ _VARIABLES = {
 }
 
 
-def _require_gpus(count: int, asked_by: str) -> None:
-    """Refuse a demand for GPUs that cannot be met."""
-    try:
-        from paceline import cuda
-
-        visible = cuda.device_count() if cuda.is_available() else 0
-        missing = "this build of paceline has no CUDA backend, or there is no GPU"
-    except Exception as error:
-        visible, missing = 0, f"paceline's core cannot be loaded ({error})"
-    if visible == 0:
-        raise UsageError(f"{asked_by} asks for GPUs, but {missing}; use --cpu")
-    if visible < count:
-        raise UsageError(f"{asked_by} asks for {count} GPUs, but only {visible} can be seen")
-
-
 def resolve(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
     """Make the settings of a job.
 
@@ -155,8 +136,9 @@ def resolve(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
         sources[variable] = "default" if value is None else file.where(key)
         return default if value is None else value
 
-    if args.cpu and args.multi_gpu:
-        raise UsageError("--cpu and --multi_gpu contradict each other")
+    for flag in ("multi_gpu", "gpu_ids"):
+        if args.cpu and getattr(args, flag):
+            raise UsageError(f"--cpu and --{flag} contradict each other")
     machines = pick("num_machines", args.num_machines, 1)
     if machines != 1:
         by = "--num_machines" if args.num_machines else file.where("num_machines") if file else ""
@@ -164,20 +146,27 @@ def resolve(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
             f"{by} is wrong: got {machines}, expected 1: several machines come in a later version"
         )
     cpu = bool(pick("cpu", args.cpu, False, "use_cpu"))
-    num_processes = pick("num_processes", args.num_processes, 1)
-    if args.multi_gpu:
-        _require_gpus(num_processes, "--multi_gpu")
-    elif file.get("distributed_type") == "MULTI_GPU" and not cpu:
-        _require_gpus(
-            num_processes, f"distributed_type: MULTI_GPU ({file.where('distributed_type')})"
-        )
+    by = _gpus_demanded_by(args, file)
+    demand = Demand(
+        pick("num_processes", _processes(args)),
+        cpu,
+        by,
+        args.gpu_ids or (_file_gpu_ids(file) if by else None),
+    )
+    try:
+        devices = plan(demand, environ)
+    except DeviceError as error:
+        raise UsageError(str(error)) from None
+    _remark(args, devices.remark)
     threads = args.num_cpu_threads_per_process
     return Settings(
-        num_processes=num_processes,
+        num_processes=devices.num_processes,
+        gpu_ids=devices.visible,
+        max_restarts=args.max_restarts,
         mixed_precision=pick("mixed_precision", args.mixed_precision, "no"),
         cpu=cpu,
         threads=pick("threads", threads, None, "num_cpu_threads_per_process"),
-        port=_port(pick("main_process_port", args.main_process_port, 0)),
+        port=_port(args, pick("main_process_port", args.main_process_port, 0)),
         gradient_accumulation_steps=pick(
             "gradient_accumulation_steps", args.gradient_accumulation_steps
         ),
@@ -186,8 +175,39 @@ def resolve(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
     )
 
 
-def _port(asked: int) -> int:
+def _processes(args: argparse.Namespace) -> int | None:
+    """Give the number of processes that the command line says, in either spelling."""
+    each = args.nproc_per_node
+    if each is None or each in ("auto", "gpu"):
+        return int(args.num_processes) if args.num_processes else None
+    if args.num_processes is not None:
+        raise UsageError("--num_processes and --nproc_per_node contradict each other: give one")
+    return len(available_cores()) if each == "cpu" else int(each)
+
+
+def _gpus_demanded_by(args: argparse.Namespace, file: _Files) -> str:
+    for flag in ("multi_gpu", "gpu_ids"):
+        if getattr(args, flag):
+            return f"--{flag}"
+    if args.nproc_per_node == "gpu":
+        return "--nproc_per_node gpu"
+    if file.get("distributed_type") == "MULTI_GPU":
+        return f"distributed_type: MULTI_GPU ({file.where('distributed_type')})"
+    return ""
+
+
+def _file_gpu_ids(file: _Files) -> str | None:
+    value = file.get("gpu_ids")
+    return None if value is None else gpu_ids(str(value))
+
+
+def _remark(args: argparse.Namespace, text: str) -> None:
+    if text and not (args.quiet or args.no_python):
+        print(f"paceline launch: {text}", file=sys.stderr)
+
+
+def _port(args: argparse.Namespace, asked: int) -> int:
     chosen = choose_port(asked)
     if asked not in (0, chosen):
-        print(f"paceline launch: port {asked} is in use, took {chosen}", file=sys.stderr)
+        _remark(args, f"port {asked} is in use, took {chosen}")
     return chosen

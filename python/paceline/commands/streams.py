@@ -134,10 +134,20 @@ class Stream:
         Put before each line.
     hold : Hold
         Which text waits.
+    copy_fd : int
+        Where everything that arrives is also written, as it is; -1 is nowhere.
     """
 
-    def __init__(self, fd: int, sink: Sink, prefix: bytes = b"", hold: Hold = Hold.NOTHING) -> None:
+    def __init__(
+        self,
+        fd: int,
+        sink: Sink,
+        prefix: bytes = b"",
+        hold: Hold = Hold.NOTHING,
+        copy_fd: int = -1,
+    ) -> None:
         os.set_blocking(fd, False)
+        self._copy_fd = copy_fd
         self.fd = fd
         self.held = b""
         self._sink = sink
@@ -171,6 +181,8 @@ class Stream:
             return True
         except OSError:  # EIO: the last writer of a pseudo-terminal has gone
             return False
+        if self._copy_fd >= 0:
+            self._copy(data)
         if not data or self._sink.closed:
             return False
         self._changed_at = time.monotonic()
@@ -179,6 +191,15 @@ class Stream:
         self._partial = data[cut:]
         self._take(data[:cut])
         return True
+
+    def _copy(self, data: bytes) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._copy_fd, view) :]
+        except OSError as error:  # a full disk: the job is worth more than its log
+            self._copy_fd = -1
+            self._sink.emit(self, f"paceline launch: log ends: {error.strerror}\n".encode())
 
     def drain(self) -> None:
         """Take everything that the ended writer has left in the pipe."""

@@ -44,12 +44,15 @@ class RankCommand:
         Processors to bind it to; empty means all.
     pass_fds : tuple of int
         Descriptors that it inherits.
+    copy_fds : tuple of int
+        Where its stdout and stderr are also written, -1 for nowhere; needs sinks.
     """
 
     argv: Sequence[str]
     env: Mapping[str, str]
     cpus: frozenset[int] = frozenset()
     pass_fds: tuple[int, ...] = ()
+    copy_fds: tuple[int, int] = (-1, -1)
 
 
 @dataclass(frozen=True)
@@ -285,14 +288,15 @@ class Supervisor:
         rank = _Rank(number, process, report_fd)
         self._ranks.append(rank)
         self._name_to_reaper(process.pid)
-        self._watch(rank, [pair[0] for pair in pairs])
+        self._watch(rank, [pair[0] for pair in pairs], command.copy_fds)
 
-    def _watch(self, rank: _Rank, fds: Sequence[int]) -> None:
+    def _watch(self, rank: _Rank, fds: Sequence[int], copy_fds: Sequence[int]) -> None:
         prefix = f"[rank {rank.number}] ".encode() if rank.number > 0 else b""
         for at, fd in enumerate(fds):
             assert self._sinks is not None
             hold = Hold.NOTHING if at == 0 else Hold.REPORTS if rank.number == 0 else Hold.ALL
-            stream = Stream(fd, self._sinks[at], prefix if at else b"", hold)
+            prefixed = prefix if at else b""
+            stream = Stream(fd, self._sinks[at], prefixed, hold, copy_fds[at])
             rank.streams.append(stream)
             self._selector.register(fd, selectors.EVENT_READ, lambda s=stream: self._read(s))
         try:
