@@ -261,7 +261,7 @@ def group_new(name: str, rank: int, world: int, control_fd: int, peer_fds: Seque
 
 @final
 class Reducer:
-    def __new__(cls, group: Group, params: list[Tensor] | list[tuple[Sequence[int], Code]], names: Sequence[str], first_bucket_bytes: int, bucket_bytes: int, op: int, /) -> Reducer: ...
+    def __new__(cls, group: Group, params: Sequence[Tensor | tuple[Sequence[int], Code]], names: Sequence[str], first_bucket_bytes: int, bucket_bytes: int, op: int, /) -> Reducer: ...
     def set_sync(self, on: bool, /) -> None: ...  # off: no_sync
     def expect(self, /) -> None: ...  # the model's forward ran: a reduction is owed
     def finalize(self, /) -> None: ...  # settles what the backward pass has not

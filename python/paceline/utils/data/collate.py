@@ -105,8 +105,8 @@ def _filled(first: Any, columns: list[Any]) -> Any:
 
 
 def default_convert(data: Any) -> Any:
-    """Arrays inside one sample as tensors; the rest as it is."""
-    if isinstance(data, _C.Tensor) or isinstance(data, (str, bytes)):
+    """Arrays inside one sample as tensors; the rest as it is, in containers of the same kind."""
+    if isinstance(data, (_C.Tensor, str, bytes)):
         return data
     if _is_array(data):
         return data if data.dtype.kind in "SUOV" else as_tensor(data)
@@ -114,11 +114,21 @@ def default_convert(data: Any) -> Any:
         return _like(data, {key: default_convert(value) for key, value in data.items()})
     if isinstance(data, tuple) and hasattr(data, "_fields"):
         return type(data)(*(default_convert(value) for value in data))
-    if isinstance(data, tuple):
-        return [default_convert(value) for value in data]
     if isinstance(data, Sequence):
-        return [default_convert(value) for value in data]
+        return _sequence_like(data, [default_convert(value) for value in data])
     return data
+
+
+def _sequence_like(data: Any, items: list[Any]) -> Any:
+    # A tuple becomes a list, as in PyTorch; other sequences keep their type where they can.
+    if isinstance(data, tuple):
+        return items
+    if isinstance(data, MutableSequence):
+        return _filled(data, items)
+    try:
+        return type(data)(items)
+    except TypeError:
+        return items
 
 
 Collate = Callable[[Any], Any]

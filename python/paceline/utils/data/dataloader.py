@@ -3,19 +3,32 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from paceline import _C
+from paceline.utils.data.checks import (
+    check_order,
+    check_workers,
+    start_method,
+    warn_of_many_workers,
+)
 from paceline.utils.data.collate import Collate, default_collate, default_convert
 from paceline.utils.data.dataset import IterableDataset
-from paceline.utils.data.fetch import batch_reader
+from paceline.utils.data.fetch import StreamReader, sample_reader
+from paceline.utils.data.rows import rows_of
 from paceline.utils.data.sampler import BatchSampler, RandomSampler, SequentialSampler
+from paceline.utils.data.seeding import draw_base_seed
+
+_FIXED = ("batch_size", "batch_sampler", "sampler", "drop_last", "dataset", "persistent_workers")
 
 
 class DataLoader:
     """Batches of a data set.
+
+    Data that lies in tensors, NumPy arrays or memory maps is gathered by one C call per batch,
+    large batches ahead of their turn (Note [reading ahead], ``rows.py``); then workers only cost.
 
     Parameters
     ----------
@@ -28,10 +41,10 @@ class DataLoader:
     sampler : iterable of int, optional
         The order; excludes `shuffle`.
     batch_sampler : iterable, optional
-        Gives the indices of whole batches, as lists or int64 tensors; excludes the four above and
+        Gives the indices of whole batches, as lists or int64 tensors; excludes the three above and
         `drop_last`.
     num_workers : int
-        0: reading happens in this process. Worker processes are not built yet.
+        Processes that read; 0: this one does.
     collate_fn : callable, optional
         Makes a batch from a list of samples; `default_collate` by default.
     pin_memory : bool
@@ -39,24 +52,36 @@ class DataLoader:
     drop_last : bool
         Leave out a last batch that is not full.
     timeout : float
-        For workers; 0 only.
-    worker_init_fn, multiprocessing_context : optional
-        For workers; accepted.
+        Seconds to wait for a batch of a worker, then RuntimeError says where it is; 0: no limit,
+        but a warning that says so after 300 s.
+    worker_init_fn : callable, optional
+        Called once in each worker with its number.
+    multiprocessing_context : str or context, optional
+        How workers start: ``"fork"``, ``"spawn"``, ``"forkserver"``. By default what
+        ``multiprocessing.set_start_method`` chose, else fork.
     generator : Generator, optional
-        Where `shuffle` takes its order from.
-    prefetch_factor, persistent_workers : optional
-        For workers; an error without them, as in PyTorch.
+        Where `shuffle` and the seeds of workers come from.
+    prefetch_factor : int, optional
+        Batches that each worker may be ahead; 2 by default.
+    persistent_workers : bool
+        Keep the workers from one epoch to the next.
     pin_memory_device : str
         Accepted.
     in_order : bool
-        Accepted.
+        Hand batches out in their order; False: in that of their being ready.
 
     Raises
     ------
-    NotImplementedError
-        If `num_workers` is not 0.
     ValueError
         If arguments exclude each other.
+
+    Notes
+    -----
+    In a worker, Python's ``random``, NumPy's global state and paceline's default generator are
+    seeded before each batch from (base seed of the epoch, number of the batch), so that results do
+    not depend on the number of workers (Note [seeds of workers], ``seeding.py``). An exception in a
+    worker is raised here with its class and its traceback as text; a worker that is killed is a
+    RuntimeError that names it, its pid and the signal.
     """
 
     def __init__(
@@ -80,12 +105,12 @@ class DataLoader:
         pin_memory_device: str = "",
         in_order: bool = True,
     ) -> None:
-        _check_workers(num_workers, prefetch_factor, persistent_workers, timeout)
+        check_workers(num_workers, prefetch_factor, persistent_workers, timeout)
         stream = isinstance(dataset, IterableDataset)
-        _check_order(stream, batch_size, shuffle, sampler, batch_sampler, drop_last)
+        check_order(stream, batch_size, shuffle, sampler, batch_sampler, drop_last)
         self.dataset = dataset
         self.num_workers = num_workers
-        self.prefetch_factor = prefetch_factor
+        self.prefetch_factor = 2 if num_workers > 0 and prefetch_factor is None else prefetch_factor
         self.pin_memory = pin_memory
         self.pin_memory_device = pin_memory_device
         self.timeout = timeout
@@ -96,116 +121,128 @@ class DataLoader:
         self.in_order = in_order
         self.drop_last = drop_last
         self.batch_size = batch_size if batch_sampler is None else None
-        if stream:
-            sampler = None
-        elif sampler is None and shuffle:
-            sampler = RandomSampler(dataset, generator=generator)
-        elif sampler is None:
-            sampler = SequentialSampler(dataset)
+        if sampler is None and not stream:
+            shuffled = bool(shuffle)
+            sampler = RandomSampler(dataset, generator=generator) if shuffled else None
+            sampler = sampler or SequentialSampler(dataset)
         if self.batch_size is not None and not stream:
             batch_sampler = BatchSampler(sampler, self.batch_size, drop_last)
         self.sampler = sampler
         self.batch_sampler = batch_sampler
-        batched = batch_sampler is not None or self.batch_size is not None
-        self.collate_fn = collate_fn or (default_collate if batched else default_convert)
+        convert = default_collate if self._auto_collation else default_convert
+        self.collate_fn = convert if collate_fn is None else collate_fn
+        self._iterator: Any = None  # of persistent workers
+        self._told_length: int | None = None
+        self._numbering: tuple[int, int | None] = (0, None)
+        warn_of_many_workers(num_workers)
+        self._initialized = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FIXED and "_initialized" in self.__dict__:
+            raise ValueError(
+                f"{name} attribute should not be set after {type(self).__name__} is initialized"
+            )
+        super().__setattr__(name, value)
+
+    @property
+    def multiprocessing_context(self) -> Any:
+        """How workers are started; None: the default."""
+        return self._context
+
+    @multiprocessing_context.setter
+    def multiprocessing_context(self, context: Any) -> None:
+        self._context = start_method(context, self.num_workers)
+
+    @property
+    def _is_stream(self) -> bool:
+        return isinstance(self.dataset, IterableDataset)
+
+    @property
+    def _auto_collation(self) -> bool:
+        return self.batch_size is not None or self.batch_sampler is not None
+
+    @property
+    def _index_sampler(self) -> Any:
+        return self.sampler if self.batch_sampler is None else self.batch_sampler
+
+    def _number_from(self, first_batch: int, base_seed: int | None = None) -> None:
+        """Number the next iteration's batches from `first_batch`, for the seeds in workers.
+
+        For who resumes an epoch: the batch sampler begins at that batch, and the base seed is the
+        one of the epoch; None draws a new one. Holds for one iteration.
+        """
+        self._numbering = (first_batch, base_seed)
 
     def __iter__(self) -> Iterator[Any]:
-        if isinstance(self.dataset, IterableDataset):
-            return self._iter_stream()
+        first, base_seed = self._numbering
+        self._numbering = (0, None)
+        if base_seed is None:
+            base_seed = draw_base_seed(self.generator)
+        batches = self._iter_here() if self.num_workers == 0 else self._workers(first, base_seed)
+        return self._counted(batches) if self._told_length is not None else batches
+
+    def _iter_here(self) -> Iterator[Any]:
+        if self._is_stream:
+            return iter(self._iter_stream())
         if self.batch_sampler is None:
-            return self._iter_samples()
-        return self._iter_batches()
-
-    def _iter_batches(self) -> Iterator[Any]:
-        batches = self.batch_sampler
-        if type(batches) is BatchSampler:
-            batches = batches.index_batches()
-        read = batch_reader(self.dataset, self.collate_fn)
-        for indices in batches:
-            yield read(indices)
-
-    def _iter_samples(self) -> Iterator[Any]:
-        for index in self.sampler:
-            yield self.collate_fn(self.dataset[index])
+            return (self.collate_fn(self.dataset[index]) for index in self.sampler)
+        batches, order_is_fixed = self._index_batches()
+        rows = rows_of(self.dataset, self.collate_fn)
+        if rows is not None and order_is_fixed:
+            return rows.read_all(batches)
+        read = sample_reader(self.dataset, self.collate_fn) if rows is None else rows.read
+        return (read(indices) for indices in batches)
 
     def _iter_stream(self) -> Iterator[Any]:
-        samples = iter(self.dataset)
-        if self.batch_size is None:
-            for sample in samples:
-                yield self.collate_fn(sample)
-            return
-        while batch := list(itertools.islice(samples, self.batch_size)):
-            if len(batch) < self.batch_size and self.drop_last:
-                return
-            yield self.collate_fn(batch)
+        yield from StreamReader(self.dataset, self.collate_fn, self.batch_size, self.drop_last)
+
+    def _index_batches(self) -> tuple[Iterable[Any], bool]:
+        """Give the indices of the batches, and whether nothing can change them once begun."""
+        batches = self.batch_sampler
+        if type(batches) is BatchSampler:
+            cut = batches.index_batches()
+            return cut, cut is not batches
+        return batches, getattr(batches, "order_is_fixed", False)
+
+    def _index_source(self) -> Iterable[Any]:
+        return self.sampler if self.batch_sampler is None else self._index_batches()[0]
+
+    def _workers(self, first_batch: int, base_seed: int) -> Any:
+        from paceline.utils.data.parallel import ParallelIterator
+
+        if self._iterator is not None and self._iterator.usable:
+            self._iterator.next_epoch(self, first_batch, base_seed)
+            return self._iterator
+        iterator = ParallelIterator(self, self._start_context(), first_batch, base_seed)
+        self._iterator = iterator if self.persistent_workers else None
+        return iterator
+
+    def _start_context(self) -> Any:
+        import multiprocessing
+
+        if self._context is not None:
+            return self._context
+        chosen = multiprocessing.get_start_method(allow_none=True)
+        return multiprocessing.get_context(chosen or "fork")
+
+    def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Warn where a stream gives more than its length said, as PyTorch does."""
+        for number, batch in enumerate(batches, 1):
+            if self._told_length is not None and number == self._told_length + 1:
+                warnings.warn(
+                    f"Length of IterableDataset {self.dataset} was reported to be "
+                    f"{self._told_length} (when accessing len(dataloader)), but {number} samples "
+                    "have been fetched. For multiprocessing data-loading, this could be caused by "
+                    "not properly configuring the IterableDataset replica at each worker.",
+                    stacklevel=2,
+                )
+            yield batch
 
     def __len__(self) -> int:
-        if isinstance(self.dataset, IterableDataset):
-            n = len(self.dataset)  # type: ignore[arg-type]  # a stream may know its length
-            if self.batch_size is None:
-                return n
-            return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
-        return len(self.sampler if self.batch_sampler is None else self.batch_sampler)
-
-
-def _check_workers(
-    num_workers: int, prefetch_factor: int | None, persistent_workers: bool, timeout: float
-) -> None:
-    if num_workers < 0:
-        raise ValueError(
-            "num_workers option should be non-negative; use num_workers=0 to disable "
-            "multiprocessing."
-        )
-    if num_workers > 0:
-        raise NotImplementedError(
-            f"[DataLoader] worker processes are not built yet: got num_workers={num_workers}, "
-            "expected num_workers=0 (tensors and arrays are batched by one call, without workers)"
-        )
-    if prefetch_factor is not None:
-        raise ValueError(
-            "prefetch_factor option could only be specified in multiprocessing. "
-            "Let num_workers > 0 to enable multiprocessing, otherwise set prefetch_factor to None."
-        )
-    if persistent_workers:
-        raise ValueError("persistent_workers option needs num_workers > 0")
-    if timeout < 0:
-        raise ValueError("timeout option should be non-negative")
-
-
-def _check_order(
-    stream: bool,
-    batch_size: int | None,
-    shuffle: bool | None,
-    sampler: Any,
-    batch_sampler: Any,
-    drop_last: bool,
-) -> None:
-    if stream:
-        for name, value in (
-            ("shuffle", shuffle or None),
-            ("sampler", sampler),
-            ("batch_sampler", batch_sampler),
-        ):
-            if value is not None:
-                raise ValueError(
-                    "DataLoader with IterableDataset: expected unspecified "
-                    f"{name} option, but got {name}={value}"
-                )
-    if sampler is not None and shuffle:
-        raise ValueError("sampler option is mutually exclusive with shuffle")
-    if batch_sampler is not None:
-        if batch_size != 1 or shuffle or sampler is not None or drop_last:
-            raise ValueError(
-                "batch_sampler option is mutually exclusive with batch_size, shuffle, sampler, "
-                "and drop_last"
-            )
-    elif batch_size is None:
-        if drop_last:
-            raise ValueError(
-                "batch_size=None option disables auto-batching and is mutually exclusive with "
-                "drop_last"
-            )
-    elif not isinstance(batch_size, int) or batch_size <= 0:
-        raise ValueError(
-            f"batch_size should be a positive integer value, but got batch_size={batch_size}"
-        )
+        if not self._is_stream:
+            return len(self._index_sampler)
+        n = len(self.dataset)
+        if self.batch_size is not None:
+            n = n // self.batch_size if self.drop_last else -(-n // self.batch_size)
+        self._told_length = n
+        return n

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets: the base classes, tensors, parts and joins."""
+"""Data sets: the base classes, tensors and arrays, parts and joins."""
 
 from __future__ import annotations
 
 import bisect
 import itertools
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -29,6 +30,9 @@ class IterableDataset(Dataset[T]):
 
     def __iter__(self) -> Iterator[T]:
         raise NotImplementedError("Subclasses of IterableDataset should implement __iter__.")
+
+    def __add__(self, other: Dataset[Any]) -> ChainDataset:  # type: ignore[override]
+        return ChainDataset([self, other])
 
 
 class TensorDataset(Dataset[tuple[Any, ...]]):
@@ -55,6 +59,89 @@ class TensorDataset(Dataset[tuple[Any, ...]]):
         return int(self.tensors[0].shape[0])
 
 
+class ArrayDataset(Dataset[tuple[Any, ...]]):
+    """Sample i is the tuple of the i-th rows of all arrays.
+
+    Parameters
+    ----------
+    *arrays : array or Tensor
+        NumPy arrays, memory maps (nothing of which is loaded but the rows that are read) or
+        tensors, of one length in their first dimension. Arrays that are read-only, such as memory
+        maps with ``mode="r"``, are read ahead of use.
+    """
+
+    def __init__(self, *arrays: Any) -> None:
+        lengths = {a.shape[0] for a in arrays}
+        if len(lengths) != 1:
+            raise ValueError(
+                f"[ArrayDataset] first dimensions: got {sorted(lengths)}, expected one length"
+            )
+        self.arrays = arrays
+
+    def __getitem__(self, index: Any) -> tuple[Any, ...]:
+        return tuple(a[index] for a in self.arrays)
+
+    def __len__(self) -> int:
+        return int(self.arrays[0].shape[0])
+
+
+class StackDataset(Dataset[Any]):
+    """Data sets side by side: sample i is the tuple, or the dict by name, of their samples i.
+
+    Parameters
+    ----------
+    *args, **kwargs : Dataset
+        Of one length; either by position or by name.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if args and kwargs:
+            raise ValueError(
+                "Supported either ``tuple``- (via ``args``) or"
+                "``dict``- (via ``kwargs``) like input/output, but both types are given."
+            )
+        if not args and not kwargs:
+            raise ValueError("At least one dataset should be passed")
+        self.datasets: Any = args or kwargs
+        lengths = {len(d) for d in self._parts()}
+        if len(lengths) > 1:
+            raise ValueError("Size mismatch between datasets")
+        (self._length,) = lengths
+
+    def _parts(self) -> list[Any]:
+        named = isinstance(self.datasets, dict)
+        return list(self.datasets.values() if named else self.datasets)
+
+    def _sample(self, parts: Iterable[Any]) -> Any:
+        if isinstance(self.datasets, dict):
+            return dict(zip(self.datasets, parts, strict=True))
+        return tuple(parts)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._sample(d[index] for d in self._parts())
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        columns = [_several(d, indices) for d in self._parts()]
+        for column in columns:
+            if len(column) != len(indices):
+                raise ValueError(
+                    "Nested dataset's output size mismatch. "
+                    f"Expected {len(indices)}, got {len(column)}"
+                )
+        return [self._sample(parts) for parts in zip(*columns, strict=True)]
+
+    def __len__(self) -> int:
+        return self._length
+
+
+def _several(dataset: Any, indices: list[int]) -> list[Any]:
+    """Read samples at once where the data set can."""
+    several = getattr(dataset, "__getitems__", None)
+    if callable(several):
+        return several(indices)  # type: ignore[no-any-return]
+    return [dataset[i] for i in indices]
+
+
 class Subset(Dataset[T]):
     """Some samples of a data set.
 
@@ -69,6 +156,15 @@ class Subset(Dataset[T]):
     def __init__(self, dataset: Any, indices: Sequence[int]) -> None:
         self.dataset = dataset
         self.indices = indices
+        kind = type(self)
+        if kind.__getitem__ is not Subset.__getitem__ and kind.__getitems__ is Subset.__getitems__:
+            raise NotImplementedError(
+                f"{kind.__name__} overrides __getitem__ but not __getitems__. When subclassing "
+                "Subset and overriding __getitem__, you must also override __getitems__ to ensure "
+                "DataLoader works correctly with your custom logic. A simple implementation:\n\n"
+                "def __getitems__(self, indices):\n"
+                "    return [self.__getitem__(idx) for idx in indices]"
+            )
 
     def __getitem__(self, index: Any) -> T:
         if isinstance(index, list):
@@ -76,11 +172,7 @@ class Subset(Dataset[T]):
         return self.dataset[self.indices[index]]  # type: ignore[no-any-return]
 
     def __getitems__(self, indices: list[int]) -> list[T]:
-        chosen = [self.indices[i] for i in indices]
-        several = getattr(self.dataset, "__getitems__", None)
-        if callable(several):
-            return several(chosen)  # type: ignore[no-any-return]
-        return [self.dataset[i] for i in chosen]
+        return _several(self.dataset, [self.indices[i] for i in indices])
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -110,6 +202,26 @@ class ConcatDataset(Dataset[Any]):
         return self.datasets[which][index - before]
 
 
+class ChainDataset(IterableDataset[Any]):
+    """Several streams, one after the other."""
+
+    def __init__(self, datasets: Iterable[Any]) -> None:
+        self.datasets = datasets
+
+    def _streams(self) -> Iterator[Any]:
+        for dataset in self.datasets:
+            if not isinstance(dataset, IterableDataset):
+                raise AssertionError("ChainDataset only supports IterableDataset")
+            yield dataset
+
+    def __iter__(self) -> Iterator[Any]:
+        for dataset in self._streams():
+            yield from dataset
+
+    def __len__(self) -> int:
+        return sum(len(dataset) for dataset in self._streams())
+
+
 def random_split(
     dataset: Any, lengths: Sequence[int | float], generator: _C.Generator | None = None
 ) -> list[Subset[Any]]:
@@ -127,11 +239,7 @@ def random_split(
     """
     size = len(dataset)
     if math.isclose(sum(lengths), 1) and sum(lengths) <= 1:
-        if any(not 0 <= f <= 1 for f in lengths):
-            raise ValueError(f"[random_split] fractions: got {list(lengths)}, expected 0 to 1")
-        sizes = [math.floor(size * f) for f in lengths]
-        for i in range(size - sum(sizes)):
-            sizes[i % len(sizes)] += 1
+        sizes = _sizes_of_fractions(size, lengths)
     else:
         sizes = [int(n) for n in lengths]
     if sum(sizes) != size:
@@ -139,3 +247,19 @@ def random_split(
     order = _C.randperm(size, generator).tolist()
     ends = list(itertools.accumulate(sizes))
     return [Subset(dataset, order[end - n : end]) for end, n in zip(ends, sizes, strict=True)]
+
+
+def _sizes_of_fractions(size: int, fractions: Sequence[float]) -> list[int]:
+    for i, fraction in enumerate(fractions):
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"Fraction at index {i} is not between 0 and 1")
+    sizes = [math.floor(size * f) for f in fractions]
+    for i in range(size - sum(sizes)):
+        sizes[i % len(sizes)] += 1
+    for i, n in enumerate(sizes):
+        if n == 0:
+            warnings.warn(
+                f"Length of split at index {i} is 0. This might result in an empty dataset.",
+                stacklevel=3,
+            )
+    return sizes

@@ -1,80 +1,98 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the indices of a batch to the batch.
+"""From the indices of a batch to the batch, sample by sample; and batches of a stream.
 
-Data that lies in tensors or arrays is gathered by one C call per tensor; anything else is read
-sample by sample and collated.
+What lies in arrays is read in ``rows.py``. Used by the loader's own process and by workers alike.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from paceline import _C
-from paceline.utils.data.collate import Collate, default_collate
-from paceline.utils.data.dataset import Subset, TensorDataset
+from paceline.utils.data.collate import Collate
+from paceline.utils.data.rows import Rows, rows_of
 
-_I64 = 3
-Gather = Callable[[_C.Tensor], Any]
+Reader = Callable[[Any], Any]
 
-
-def _gather_of(dataset: Any) -> Gather | None:
-    """What gathers rows of `dataset` as `default_collate` would join them, or None."""
-    if isinstance(dataset, _C.Tensor):
-        return _rows(dataset) if dataset.ndim else None
-    if type(dataset) is TensorDataset:
-        tensors = dataset.tensors
-        if not all(isinstance(t, _C.Tensor) and t.ndim for t in tensors):
-            return None
-        columns = [_rows(t) for t in tensors]
-        return lambda index: [column(index) for column in columns]
-    if type(dataset) is Subset:
-        inner = _gather_of(dataset.dataset)
-        if inner is None:
-            return None
-        chosen = _C.from_data([int(i) for i in dataset.indices], _I64)
-        return lambda index: inner(_C.index_select(chosen, 0, index))
-    return _gather_of_array(dataset)
+#: What `StreamReader` gives when there is no further batch.
+END = object()
 
 
-def _gather_of_array(dataset: Any) -> Gather | None:
-    numpy = sys.modules.get("numpy")
-    if numpy is None or type(dataset) is not numpy.ndarray or dataset.ndim == 0:
-        return None
-    try:
-        shared = _C.from_buffer(dataset, -1)
-    except (TypeError, ValueError, BufferError):
-        return None  # a dtype or a layout that tensors have not
-    return _rows(shared)
+def reader(dataset: Any, collate: Collate, batched: bool) -> Reader:
+    """Make a function from the indices of a batch (or one index) to the batch (or the sample)."""
+    if not batched:
+        return lambda index: collate(dataset[index])
+    rows = rows_of(dataset, collate)
+    return rows.read if rows is not None else sample_reader(dataset, collate)
 
 
-def _rows(t: _C.Tensor) -> Gather:
-    return lambda index: _C.index_select(t, 0, index)
-
-
-def batch_reader(dataset: Any, collate: Collate) -> Callable[[Any], Any]:
-    """A function from the indices of a batch, a list or an int64 tensor, to the batch."""
-    gather = _gather_of(dataset) if collate is default_collate else None
-    if gather is not None:
-        return _by_gather(gather)
-
+def sample_reader(dataset: Any, collate: Collate) -> Reader:
+    """Make a function that reads the samples of a batch one by one, or by ``__getitems__``."""
     several = getattr(dataset, "__getitems__", None)
-
-    def read(indices: Any) -> Any:
-        if isinstance(indices, _C.Tensor):
-            indices = indices.tolist()
-        if callable(several):
-            return collate(several(indices))
-        return collate([dataset[i] for i in indices])
-
-    return read
+    if callable(several):
+        return lambda indices: collate(several(as_list(indices)))
+    return lambda indices: collate(_samples(dataset, as_list(indices)))
 
 
-def _by_gather(gather: Gather) -> Callable[[Any], Any]:
-    def read(indices: Any) -> Any:
-        if not isinstance(indices, _C.Tensor):
-            indices = _C.from_data([int(i) for i in indices], _I64)
-        return gather(indices)
+def as_list(indices: Any) -> Any:
+    """Give the indices of a batch as Python's integers where they are a tensor."""
+    return indices.tolist() if isinstance(indices, _C.Tensor) else indices
 
-    return read
+
+def _samples(dataset: Any, indices: Any) -> list[Any]:
+    samples = []
+    index = None
+    try:
+        for index in indices:
+            samples.append(dataset[index])
+    except Exception as error:
+        error.add_note(f"[DataLoader] the sample being read: {index!r}")
+        raise
+    return samples
+
+
+class StreamReader:
+    """Takes batches off an `IterableDataset`.
+
+    Parameters
+    ----------
+    dataset : iterable
+        The stream; iterated once, from here on.
+    collate : callable
+        Makes the batch, or converts the sample.
+    batch_size : int or None
+        None gives single samples.
+    drop_last : bool
+        Leave out a last batch that is not full.
+    """
+
+    def __init__(
+        self, dataset: Any, collate: Collate, batch_size: int | None, drop_last: bool
+    ) -> None:
+        self._samples = iter(dataset)
+        self._collate = collate
+        self._size = batch_size
+        self._drop_last = drop_last
+        self._ended = False
+
+    def __call__(self) -> Any:
+        """Give the next batch, or `END`."""
+        if self._ended:
+            return END
+        if self._size is None:
+            sample = next(self._samples, END)
+            self._ended = sample is END
+            return END if self._ended else self._collate(sample)
+        batch = list(itertools.islice(self._samples, self._size))
+        self._ended = len(batch) < self._size
+        if not batch or (self._ended and self._drop_last):
+            return END
+        return self._collate(batch)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.__call__, END)
+
+
+__all__ = ["END", "Reader", "Rows", "StreamReader", "as_list", "reader", "sample_reader"]

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data sets that are arrays: a batch is one gather in C, with no Python per sample.
+
+`Rows` gives what ``default_collate`` would make of the samples, bit for bit, and applies only where
+that is certain: exact types, no gradient, a dtype that tensors have.
+
+Note [reading ahead]: a batch may be gathered by a thread before its turn only if nobody can tell.
+So the order must be fixed at the start of the epoch, and a change of the data must be noticed:
+tensors count their changes, and what was read before one is read again; arrays of NumPy's do not
+count, so only those that are read-only are read ahead. A write to a tensor's memory through
+``tensor.numpy()`` in the middle of an epoch may be missed by the next two batches.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from paceline import _C
+from paceline.utils.data.collate import Collate, default_collate
+from paceline.utils.data.dataset import ArrayDataset, Subset, TensorDataset
+
+_I64 = 3
+_AHEAD = 2  # batches
+_WORTH_IT = 1 << 16  # bytes of a batch; below, waking a thread costs more than the gather
+
+
+class Rows:
+    """Reads batches of rows.
+
+    Parameters
+    ----------
+    columns : list
+        Tensors or arrays of one length.
+    single : bool
+        Whether a sample is the row itself, and not a tuple of one row of each.
+    """
+
+    def __init__(self, columns: list[Any], single: bool) -> None:
+        self._single = single
+        self._chosen: list[_C.Tensor] = []  # of Subsets, outermost first
+        self._tensors = [c for c in columns if isinstance(c, _C.Tensor)]
+        plain = all(t._is_contiguous() and not t.requires_grad for t in self._tensors)
+        if not plain and len(self._tensors) < len(columns):
+            raise TypeError("arrays beside tensors that need an operator of their own")
+        # Detached: memory that a later `tensor.data = ...` cannot take away.
+        sources = [_C.detach(c) if isinstance(c, _C.Tensor) else c for c in columns]
+        self._gather = _C.row_gather([(c, c.shape) for c in sources]) if plain else None
+
+    def within(self, indices: Any) -> Rows:
+        """Read rows of a subset: `indices` says which they are."""
+        self._chosen.insert(0, _C.from_data([int(i) for i in indices], _I64))
+        return self
+
+    def _index(self, indices: Any) -> _C.Tensor:
+        index: _C.Tensor = indices
+        if not isinstance(index, _C.Tensor):
+            index = _C.from_data([int(i) for i in indices], _I64)
+        for chosen in self._chosen:
+            index = _C.index_select(chosen, 0, index)
+        return index
+
+    def _batch(self, columns: list[Any]) -> Any:
+        return columns[0] if self._single else columns
+
+    def read(self, indices: Any) -> Any:
+        """Gather a batch now; `indices` is a list or an int64 tensor."""
+        index = self._index(indices)
+        if self._gather is None:
+            return self._batch([_C.index_select(t, 0, index) for t in self._tensors])
+        return self._batch(self._gather.gather(index))
+
+    def _worth_it(self, batch: Any) -> bool:
+        gather = self._gather
+        return (
+            gather is not None and gather.is_stable and len(batch) * gather.row_bytes >= _WORTH_IT
+        )
+
+    def _versions(self) -> list[int]:
+        return [t._version for t in self._tensors]
+
+    def read_all(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Gather batches ahead of their turn where that pays; their order must be fixed."""
+        waiting: deque[Any] = deque()
+        rest = iter(batches)
+        first = next(rest, None)
+        if first is None:
+            return
+        if not self._worth_it(first):
+            yield self.read(first)
+            yield from map(self.read, rest)
+            return
+        self._ask(first, waiting)
+        for batch in rest:
+            self._ask(batch, waiting)
+            if len(waiting) > _AHEAD:
+                yield self._take(waiting)
+        while waiting:
+            yield self._take(waiting)
+
+    def _ask(self, batch: Any, waiting: deque[Any]) -> None:
+        assert self._gather is not None
+        versions = self._versions()
+        try:
+            index = self._index(batch)
+            self._gather.ask(index)
+        except Exception as error:  # it is raised when its batch has its turn
+            waiting.append(error)
+        else:
+            waiting.append((index, versions))
+
+    def _take(self, waiting: deque[Any]) -> Any:
+        assert self._gather is not None
+        head = waiting.popleft()
+        if isinstance(head, Exception):
+            raise head
+        index, versions = head
+        columns = self._gather.take()
+        if versions != self._versions():
+            columns = self._gather.gather(index)
+        return self._batch(columns)
+
+
+def rows_of(dataset: Any, collate: Collate) -> Rows | None:
+    """Give the `Rows` that batch `dataset` as `collate` would, or None."""
+    if collate is not default_collate:
+        return None
+    try:
+        return _rows_of(dataset)
+    except (TypeError, ValueError, BufferError):
+        return None  # a dtype or a layout that tensors have not
+
+
+def _rows_of(dataset: Any) -> Rows | None:
+    if type(dataset) in (TensorDataset, ArrayDataset):
+        columns = dataset.tensors if type(dataset) is TensorDataset else dataset.arrays
+        return Rows(list(columns), False) if columns and all(map(_is_rows, columns)) else None
+    if type(dataset) is Subset:
+        inner = _rows_of(dataset.dataset)
+        return None if inner is None else inner.within(dataset.indices)
+    return Rows([dataset], True) if _is_rows(dataset) else None
+
+
+def _is_rows(value: Any) -> bool:
+    if isinstance(value, _C.Tensor):
+        return bool(value.ndim)
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and type(value) in (numpy.ndarray, numpy.memmap) and value.ndim > 0
