@@ -4,26 +4,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .. import LoaderParts
-from . import exchange, loaders
-from .sync import TorchGradientSync, driven
+from . import exchange
+from .loaders import TorchData
+from .models import TorchModels
+from .randomness import TorchRandomness
 
 if TYPE_CHECKING:
     from ...distributed import ProcessGroup
-    from ...utils.dataclasses import DistributedDataParallelKwargs
 
 __all__ = ["ENGINE", "TorchEngine"]
 
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class TorchEngine:
+class TorchEngine(TorchModels, TorchData, TorchRandomness):
     """See ``Engine``; the methods are described there by their names."""
 
     name = "torch"
@@ -53,94 +53,23 @@ class TorchEngine:
     def move(self, tensor: Any, device: Any, non_blocking: bool) -> Any:
         return tensor.to(torch.device(str(device)), non_blocking=non_blocking)
 
-    def move_model(self, model: Any, device: Any) -> None:
-        model.to(torch.device(str(device)))
-
     def autocast(self, precision: str) -> AbstractContextManager[Any]:
-        return torch.autocast("cpu", dtype=_PRECISIONS[precision])
+        context: AbstractContextManager[Any] = torch.autocast("cpu", dtype=_PRECISIONS[precision])
+        return context
 
     def to_float(self, tensor: Any) -> Any:
         return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
-    # --- models ---------------------------------------------------------------------------------
-
-    def signature(self, model: Any) -> list[tuple[str, tuple[int, ...], str, bool]]:
-        named = [*model.named_parameters(), *model.named_buffers()]
-        return [
-            (name, tuple(t.shape), str(t.dtype).rpartition(".")[2], bool(t.requires_grad))
-            for name, t in named
-        ]
-
-    def copy_from_rank_zero(self, model: Any, group: ProcessGroup) -> None:
-        for tensor in [*model.parameters(), *model.buffers()]:
-            exchange.overwrite(tensor, group)
-
-    def has_float_buffers(self, model: Any) -> bool:
-        return any(buffer.is_floating_point() for buffer in model.buffers())
-
-    def copy_buffers_from_rank_zero(self, model: Any, group: ProcessGroup) -> None:
-        for buffer in model.buffers():
-            if buffer.is_floating_point():
-                exchange.overwrite(buffer, group)
-
-    def gradient_sync(
-        self,
-        model: Any,
-        group: ProcessGroup,
-        options: DistributedDataParallelKwargs,
-        taken: set[int],
-    ) -> TorchGradientSync | None:
-        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        named = [(name, p) for name, p in trained if id(p) not in taken]
-        if not named:
-            return None
-        taken.update(id(p) for _, p in named)
-        return TorchGradientSync(named, group, options.bucket_cap_mb)
-
-    def backward(self, loss: Any, divisor: int, **kwargs: Any) -> None:
-        with driven():
-            (loss if divisor == 1 else loss / divisor).backward(**kwargs)
-
-    def clip_grad_norm_(
-        self, parameters: Any, max_norm: float, norm_type: float, clip: bool
-    ) -> Any:
-        params = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
-        if clip:
-            return torch.nn.utils.clip_grad_norm_(params, max_norm, norm_type)
-        norms = [torch.linalg.vector_norm(p.grad, norm_type) for p in params if p.grad is not None]
-        return torch.linalg.vector_norm(torch.stack(norms or [torch.zeros(())]), norm_type)
-
-    def clip_grad_value_(self, parameters: Any, clip_value: float) -> None:
-        torch.nn.utils.clip_grad_value_(parameters, clip_value)
+    # --- tensors --------------------------------------------------------------------------------
 
     def save(self, obj: Any, path: Any) -> None:
         torch.save(obj, path)
 
-    # --- random numbers -------------------------------------------------------------------------
+    def to_core(self, tensor: Any) -> Any:
+        return exchange.to_core(tensor.cpu())
 
-    def initial_seed(self) -> int:
-        return torch.initial_seed()
-
-    def draw_seed(self) -> int:
-        return int(torch.empty((), dtype=torch.int64).random_().item())
-
-    def permutation(self, n: int, seed: int) -> Any:
-        """Give the order in which Accelerate's seedable sampler, too, reads an epoch."""
-        generator = torch.Generator().manual_seed(seed)
-        return exchange.to_core(torch.randperm(n, generator=generator))
-
-    # --- data loaders ---------------------------------------------------------------------------
-
-    def loader_parts(self, loader: Any) -> LoaderParts:
-        return loaders.loader_parts(loader)
-
-    def with_batches(self, loader: Any, batches: Iterable[Any]) -> Any:
-        return loaders.with_batches(loader, batches)
-
-    def with_samples(self, loader: Any, samples: Iterable[Any]) -> Any:
-        return loaders.with_samples(loader, samples)
-
-    # --- tensors in collectives -----------------------------------------------------------------
+    def from_core(self, tensor: Any) -> Any:
+        return exchange.from_core(tensor)
 
     def shape(self, tensor: Any) -> tuple[int, ...]:
         return tuple(tensor.shape)
@@ -150,6 +79,12 @@ class TorchEngine:
 
     def cat(self, tensors: Sequence[Any]) -> Any:
         return torch.cat(list(tensors))
+
+    def describe(self, tensor: Any) -> tuple[tuple[int, ...], str]:
+        return tuple(tensor.shape), str(tensor.dtype).rpartition(".")[2]
+
+    def empty(self, shape: Sequence[int], dtype: str) -> Any:
+        return torch.empty(tuple(shape), dtype=getattr(torch, dtype))
 
     def slice(self, tensor: Any, start: int, stop: int) -> Any:
         return tensor[start:stop]

@@ -19,9 +19,10 @@ from ..._call_site import frames_of_ours
 if TYPE_CHECKING:
     from ...distributed import ProcessGroup
 
-__all__ = ["all_gather", "all_reduce", "broadcast", "from_core", "overwrite", "to_core"]
+__all__ = ["CORE", "all_gather", "all_reduce", "broadcast", "from_core", "overwrite", "to_core"]
 
-_CORE = {getattr(torch, dtype.name) for dtype in ALL}
+#: torch dtypes that the core has too.
+CORE = {getattr(torch, dtype.name) for dtype in ALL}
 _OPS = {"sum": "SUM", "mean": "AVG", "max": "MAX", "min": "MIN"}
 
 
@@ -36,7 +37,7 @@ def to_core(tensor: torch.Tensor, op: str = "to_core") -> Any:
         For a sparse tensor, or a dtype that the core has not.
     """
     _check(op, tensor)
-    if tensor.dtype not in _CORE:
+    if tensor.dtype not in CORE:
         raise TypeError(
             f"[{op}] dtype: got {tensor.dtype}, expected one of "
             f"{', '.join(dtype.name for dtype in ALL)}"
@@ -68,7 +69,7 @@ def all_reduce(tensor: torch.Tensor, op: str, group: ProcessGroup) -> torch.Tens
     wire = torch.view_as_real(out) if out.is_complex() else out
     if out.is_complex() and op in ("max", "min"):
         raise TypeError(f"[reduce] complex numbers have no {op}: got {out.dtype}")
-    if wire.dtype not in _CORE:
+    if wire.dtype not in CORE:
         wire = wire.to(torch.float32 if wire.is_floating_point() else torch.int64)
     group.all_reduce(to_core(wire), ReduceOp[_OPS[op]], depth=frames_of_ours())
     return out if wire.dtype == out.dtype or out.is_complex() else wire.to(out.dtype)
@@ -109,7 +110,7 @@ def _dense(tensor: torch.Tensor) -> torch.Tensor:
 
 def _wire(dense: torch.Tensor) -> Any:
     """Give a core tensor over dense memory that is only moved; as bytes if its dtype is foreign."""
-    if dense.dtype in _CORE:
+    if dense.dtype in CORE:
         return to_core(dense)
     flat = dense.reshape(-1) if dense.ndim == 0 else dense
     return to_core(flat.view(torch.uint8))

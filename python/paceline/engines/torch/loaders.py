@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: D102 (what a method does is said once, in the Engine protocol)
 """Data loaders of PyTorch: taken apart for sharding, and put together over other batches."""
 
 from __future__ import annotations
@@ -14,30 +15,78 @@ from paceline import _C
 
 from .. import LoaderParts, Order
 
-__all__ = ["loader_parts", "with_batches", "with_samples"]
+__all__ = ["TorchData"]
 
 
-def loader_parts(loader: data.DataLoader[Any]) -> LoaderParts:
-    """Take a loader apart for sharding."""
-    batch_sampler: Any = loader.batch_sampler
-    own_batches = batch_sampler is not None and type(batch_sampler) is not data.BatchSampler
-    sampler: Any = loader.sampler
-    if batch_sampler is not None and not own_batches:
-        sampler = batch_sampler.sampler  # also where the script made the BatchSampler
-    generator = getattr(sampler, "generator", None) or loader.generator
-    batch_size = loader.batch_size
-    if batch_size is None and batch_sampler is not None:
-        batch_size = getattr(batch_sampler, "batch_size", None)
-    return LoaderParts(
-        dataset=loader.dataset,
-        sampler=sampler,
-        batch_sampler=batch_sampler,
-        batch_size=batch_size,
-        drop_last=bool(getattr(batch_sampler, "drop_last", False)),
-        order="custom" if own_batches else _order(loader.dataset, sampler),
-        own_batches=own_batches,
-        seed=None if generator is None else generator.initial_seed(),
-    )
+class TorchData:
+    """Base of ``TorchEngine``; the methods are described in ``Engine`` by their names."""
+
+    def loader_parts(self, loader: Any) -> LoaderParts:
+        batch_sampler: Any = loader.batch_sampler
+        own_batches = batch_sampler is not None and type(batch_sampler) is not data.BatchSampler
+        sampler: Any = loader.sampler
+        if batch_sampler is not None and not own_batches:
+            sampler = batch_sampler.sampler  # also where the script made the BatchSampler
+        in_sampler = getattr(sampler, "generator", None)
+        generator = in_sampler or loader.generator
+        batch_size = loader.batch_size
+        if batch_size is None and batch_sampler is not None:
+            batch_size = getattr(batch_sampler, "batch_size", None)
+        return LoaderParts(
+            dataset=loader.dataset,
+            sampler=sampler,
+            batch_sampler=batch_sampler,
+            batch_size=batch_size,
+            drop_last=bool(getattr(batch_sampler, "drop_last", False)),
+            order="custom" if own_batches else _order(loader.dataset, sampler),
+            own_batches=own_batches,
+            seed=None if generator is None else generator.initial_seed(),
+            generators=tuple(g for g in (in_sampler, loader.generator) if g is not None),
+            plain=type(sampler) is data.DistributedSampler,
+        )
+
+    def with_batches(self, loader: Any, batches: Iterable[Any]) -> Any:
+        return _changed(loader, batch_sampler=_Numbers(batches), batch_size=None, drop_last=False)
+
+    def with_samples(self, loader: Any, samples: Iterable[Any]) -> Any:
+        return _changed(loader, sampler=_Numbers(samples), batch_sampler=None, batch_size=None)
+
+    def with_stream(
+        self, loader: Any, samples: Iterable[Any], batch_size: int | None, collate: Any
+    ) -> Any:
+        # Made as a loader of its own first: its constructor knows how streams are batched.
+        plain = data.DataLoader(Stream(samples), batch_size=batch_size, collate_fn=collate)
+        names = ("dataset", "sampler", "batch_sampler", "batch_size", "drop_last", "collate_fn",
+                 "_dataset_kind")  # fmt: skip
+        return _changed(loader, **{name: getattr(plain, name) for name in names})
+
+    def start_epoch(self, loader: Any, first_batch: int, seed: int | None) -> None:
+        """Seed the workers; torch numbers no batches, so that theirs begin anew in mid-epoch."""
+        if seed is not None and isinstance(loader, data.DataLoader):
+            loader.generator = torch.Generator().manual_seed(seed % 2**64)
+
+    def worker_info(self) -> tuple[int, int] | None:
+        info = data.get_worker_info()
+        return None if info is None else (info.id, info.num_workers)
+
+
+class Stream(data.IterableDataset[Any]):
+    """Another iterable as a stream; at top level, so that it pickles.
+
+    Parameters
+    ----------
+    samples : iterable
+        What is read.
+    """
+
+    def __init__(self, samples: Any) -> None:
+        self.samples = samples
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.samples)
+
+    def __len__(self) -> int:
+        return len(self.samples)
 
 
 def _order(dataset: Any, sampler: Any) -> Order:
@@ -49,16 +98,6 @@ def _order(dataset: Any, sampler: Any) -> Order:
         return "sequential"
     plain = type(sampler) is data.RandomSampler and not sampler.replacement
     return "shuffled" if plain and len(sampler) == len(dataset) else "custom"
-
-
-def with_batches(loader: Any, batches: Iterable[Any]) -> Any:
-    """Make a loader like this one over other batches."""
-    return _changed(loader, batch_sampler=_Numbers(batches), batch_size=None, drop_last=False)
-
-
-def with_samples(loader: Any, samples: Iterable[Any]) -> Any:
-    """Make a loader like this one, which does not batch, over other samples."""
-    return _changed(loader, sampler=_Numbers(samples), batch_sampler=None, batch_size=None)
 
 
 def _changed(loader: Any, **changes: Any) -> Any:

@@ -20,7 +20,7 @@ import torch
 
 from paceline import _C
 
-from .exchange import _CORE, from_core
+from .exchange import CORE, from_core
 
 if TYPE_CHECKING:
     from ...distributed import ProcessGroup
@@ -122,7 +122,7 @@ class TorchGradientSync:
         if _begun is not None:
             _begun.append(self)
         else:
-            torch.autograd.Variable._execution_engine.queue_callback(self._called_back)  # type: ignore[no-untyped-call]
+            torch.autograd.Variable._execution_engine.queue_callback(self._called_back)
 
     def _called_back(self) -> None:
         # Inside another pass (reentrant checkpointing) this is the end of the inner one: the
@@ -234,7 +234,7 @@ def _place(name: str, parameter: torch.Tensor) -> tuple[list[int], int]:
     real = parameter.dtype
     if parameter.is_complex():
         real, sizes = real.to_real(), [*sizes, 2]
-    if real not in _CORE:
+    if real not in CORE:
         raise TypeError(f"[prepare] parameter {name!r}: gradients of {real} are not supported")
     code: int = getattr(dtypes, str(real).rpartition(".")[2]).code
     return sizes, code

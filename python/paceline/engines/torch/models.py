@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: D102 (what a method does is said once, in the Engine protocol)
+"""The torch engine's part that has to do with models and their gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from paceline import _C
+
+from . import exchange
+from .sync import TorchGradientSync, driven
+
+if TYPE_CHECKING:
+    from ...distributed import ProcessGroup
+    from ...utils.dataclasses import DistributedDataParallelKwargs
+
+__all__ = ["TorchModels"]
+
+# What wrappers put before every name of a state dict: DistributedDataParallel, torch.compile.
+_PREFIXES = ("module.", "_orig_mod.")
+
+
+class TorchModels:
+    """Base of ``TorchEngine``; the methods are described in ``Engine`` by their names."""
+
+    def move_model(self, model: Any, device: Any) -> None:
+        model.to(torch.device(str(device)))
+
+    def signature(self, model: Any) -> list[tuple[str, tuple[int, ...], str, bool]]:
+        named = [*model.named_parameters(), *model.named_buffers()]
+        return [
+            (name, tuple(t.shape), str(t.dtype).rpartition(".")[2], bool(t.requires_grad))
+            for name, t in named
+        ]
+
+    def copy_from_rank_zero(self, model: Any, group: ProcessGroup) -> None:
+        for tensor in [*model.parameters(), *model.buffers()]:
+            exchange.overwrite(tensor, group)
+
+    def has_float_buffers(self, model: Any) -> bool:
+        return any(buffer.is_floating_point() for buffer in model.buffers())
+
+    def copy_buffers_from_rank_zero(self, model: Any, group: ProcessGroup) -> None:
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                exchange.overwrite(buffer, group)
+
+    # --- training -------------------------------------------------------------------------------
+
+    def gradient_sync(
+        self,
+        model: Any,
+        group: ProcessGroup,
+        options: DistributedDataParallelKwargs,
+        taken: set[int],
+    ) -> TorchGradientSync | None:
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        named = [(name, p) for name, p in trained if id(p) not in taken]
+        if not named:
+            return None
+        taken.update(id(p) for _, p in named)
+        return TorchGradientSync(named, group, options.bucket_cap_mb)
+
+    def backward(self, loss: Any, divisor: int, **kwargs: Any) -> None:
+        with driven():
+            (loss if divisor == 1 else loss / divisor).backward(**kwargs)
+
+    def unscale_(self, grads: Sequence[Any], factor: float) -> bool:
+        """One call of the core for what it can hold; torch's own operators for the rest."""
+        flat, rest = [], []
+        for grad in grads:
+            memory = _flat(grad)
+            if memory is None:
+                rest.append(grad)
+            else:
+                flat.append(memory)
+        finite = _C.unscale_(flat, factor)
+        for grad in rest:
+            values = grad._values() if grad.layout is not torch.strided else grad
+            finite = bool(torch.isfinite(values).all()) and finite
+            if factor != 1.0:
+                values.mul_(factor)
+        return finite
+
+    def step_was_finite(self, optimizer: Any) -> bool | None:
+        return None
+
+    def is_finite(self, tensor: Any) -> bool | None:
+        if tensor.device.type != "cpu" or tensor.numel() != 1:
+            return None
+        value = tensor.item()
+        return math.isfinite(abs(value) if isinstance(value, complex) else value)
+
+    def clip_grad_norm_(
+        self, parameters: Any, max_norm: float, norm_type: float, clip: bool
+    ) -> Any:
+        params = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
+        grads = [p.grad.detach() for p in params if p.grad is not None]
+        norms = [torch.linalg.vector_norm(grad, norm_type) for grad in grads]
+        if not norms:
+            return torch.zeros(())
+        total = torch.linalg.vector_norm(torch.stack(norms), norm_type)
+        if clip and bool(torch.isfinite(total)):
+            torch.nn.utils.clip_grad_norm_(params, max_norm, norm_type)
+        return total
+
+    def clip_grad_value_(self, parameters: Any, clip_value: float) -> None:
+        torch.nn.utils.clip_grad_value_(parameters, clip_value)
+
+    # --- checkpoints ----------------------------------------------------------------------------
+
+    def state_dict(self, model: Any) -> dict[str, Any]:
+        state: dict[str, Any] = getattr(model, "_orig_mod", model).state_dict()
+        return state
+
+    def load_state_dict(self, model: Any, state: Mapping[str, Any], strict: bool) -> None:
+        """Copy values in; a prefix that a wrapper left before every name is taken off."""
+        model = getattr(model, "_orig_mod", model)
+        own = model.state_dict()
+        for prefix in _PREFIXES:
+            if state and all(name.startswith(prefix) and name not in own for name in state):
+                state = {name.removeprefix(prefix): value for name, value in state.items()}
+        values = {
+            name: exchange.from_core(value) if isinstance(value, _C.Tensor) else value
+            for name, value in state.items()
+        }
+        model.load_state_dict(values, strict=strict)
+
+    def gradients(self, model: Any) -> dict[str, Any]:
+        named = getattr(model, "_orig_mod", model).named_parameters()
+        return {name: p.grad for name, p in named if p.grad is not None}
+
+    def set_gradients(self, model: Any, named: Mapping[str, Any]) -> None:
+        for name, parameter in getattr(model, "_orig_mod", model).named_parameters():
+            grad = named.get(name)
+            if isinstance(grad, _C.Tensor):
+                grad = exchange.from_core(grad)
+            parameter.grad = grad
+
+
+def _flat(grad: torch.Tensor) -> Any:
+    """Give a contiguous core tensor over a gradient's memory, in whatever order it lies there."""
+    plain = grad.layout is torch.strided and grad.device.type == "cpu"
+    if not plain or not grad.is_floating_point() or grad.dtype not in exchange.CORE:
+        return None
+    order = sorted(range(grad.ndim), key=grad.stride, reverse=True)
+    dense = grad.detach().permute(order)
+    return exchange.to_core(dense) if dense.is_contiguous() else None
