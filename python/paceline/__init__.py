@@ -299,7 +299,9 @@ def __getattr__(name: str) -> Any:
     elif name in ALIASES:
         value = getattr(importlib.import_module(__name__), ALIASES[name])
     else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from paceline.absent import missing
+
+        raise missing(__name__, name)
     globals()[name] = value
     return value
 

@@ -11,9 +11,12 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from .announce import Plan, files_not_applied, say
 from .data_loader import DataLoaderShard
 from .engines import engine_of, known_engine
 from .environment import read_environment
+from .logging import get_logger
+from .members.absent import AbsentMembers
 from .members.checkpoints import CheckpointMembers
 from .members.collectives import CollectiveMembers
 from .members.configuration import ConfigurationMembers
@@ -34,8 +37,11 @@ from .utils.dataclasses import (
     ProjectConfiguration,
     RNGType,
 )
+from .utils.other import release_memory
 
 __all__ = ["Accelerator"]
+
+logger = get_logger(__name__)
 
 
 class Accelerator(
@@ -46,6 +52,7 @@ class Accelerator(
     DataMembers,
     CheckpointMembers,
     TrackingMembers,
+    AbsentMembers,
 ):
     """One training script for every number of processes and every precision.
 
@@ -121,8 +128,10 @@ class Accelerator(
         parallelism_config: Any = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name != "self"}
-        self._settings: Settings = resolve(read_environment(), Arguments(**given))
-        partial = PartialState(self._settings.cpu, timeout=self._settings.init.timeout)
+        environment = read_environment()
+        self._settings: Settings = resolve(environment, Arguments(**given))
+        init = self._settings.init
+        partial = PartialState(self._settings.cpu, **init.to_kwargs())
         self.state = AcceleratorState(partial, self._settings.precision)
         self.gradient_state = GradientState(self._settings.accumulation)
         self._save_iteration = self._settings.project.iteration
@@ -130,11 +139,11 @@ class Accelerator(
         self._optimizers: list[AcceleratedOptimizer] = []
         self._schedulers: list[AcceleratedScheduler] = []
         self._dataloaders: list[DataLoaderShard] = []
-
-    def __getattr__(self, name: str) -> Any:
-        if name in _LATER_MEMBERS:
-            raise AttributeError(f"Accelerator.{name} is not built yet")
-        raise AttributeError(f"'Accelerator' object has no attribute {name!r}")
+        self._choose_trackers()
+        self._unknown: set[type] = set()
+        unapplied = files_not_applied(environment, self._settings.file_keys())
+        if unapplied is not None:
+            logger.warning(unapplied)
 
     def prepare(self, *args: Any, device_placement: Sequence[bool] | None = None) -> Any:
         """Prepare models, optimizers, data loaders and schedulers, in any order and number.
@@ -145,7 +154,7 @@ class Accelerator(
         Parameters
         ----------
         *args : object
-            What to prepare; anything else is given back untouched.
+            What to prepare. Anything else is given back untouched, with one warning a type.
         device_placement : sequence of bool, optional
             Per argument, whether it is moved to ``device``.
 
@@ -172,19 +181,49 @@ class Accelerator(
             engine = engine_of(obj)
             if engine is not None and engine.is_scheduler(obj):
                 done[at] = self.prepare_scheduler(obj)
+        prepared = [obj for obj in done if self._is_prepared(obj)]
+        for obj in prepared:
+            obj._is_accelerate_prepared = True
+        self._say_plan([obj for obj in prepared if type(obj) is DataLoaderShard])
         return done[0] if len(done) == 1 else tuple(done)
 
     def _prepare_one(self, obj: Any, device_placement: bool | None) -> Any:
         engine = engine_of(obj)
-        if engine is None:
-            return obj
-        if engine.is_data_loader(obj):
+        if engine is not None and engine.is_data_loader(obj):
             return self.prepare_data_loader(obj, device_placement)
-        if engine.is_model(obj):
+        if engine is not None and engine.is_model(obj):
             return self.prepare_model(obj, device_placement)
-        if engine.is_optimizer(obj):
+        if engine is not None and engine.is_optimizer(obj):
             return self.prepare_optimizer(obj)
+        if engine is None or not engine.is_scheduler(obj):
+            self._note_unknown(obj)
         return obj
+
+    def _note_unknown(self, obj: Any) -> None:
+        # Accelerate gives it back in silence: a wrapped model is then never synchronised.
+        kind = type(obj)
+        if obj is not None and kind not in self._unknown and not self._is_prepared(obj):
+            self._unknown.add(kind)
+            logger.warning(
+                "[prepare] %s.%s was given back untouched: it is not a model, optimizer, data "
+                "loader or scheduler that paceline knows",
+                kind.__module__,
+                kind.__qualname__,
+            )
+
+    def _is_prepared(self, obj: Any) -> bool:
+        mine = (self._models, self._optimizers, self._schedulers, self._dataloaders)
+        return any(obj is one for several in mine for one in several)
+
+    def _say_plan(self, loaders: Sequence[DataLoaderShard]) -> None:
+        if loaders and self.is_main_process:
+            plan = Plan(
+                self.num_processes,
+                str(self.device),
+                self.state.mixed_precision,
+                self.gradient_state.num_steps,
+            )
+            say(plan.line(loaders))
 
     def prepare_model(
         self, model: Any, device_placement: bool | None = None, evaluation_mode: bool = False
@@ -250,21 +289,20 @@ class Accelerator(
         return model
 
     def free_memory(self, *objects: Any) -> list[None]:
-        """Forget everything prepared; gives a None for each object, to assign them to."""
+        """Forget everything prepared and collect garbage; gives a None to assign to each object.
+
+        Examples
+        --------
+        >>> accelerator = Accelerator()
+        >>> model, optimizer = object(), object()
+        >>> model, optimizer = accelerator.free_memory(model, optimizer)
+        """
         self._models.close()
         self._optimizers.clear()
         self._schedulers.clear()
         self._dataloaders.clear()
-        self.gradient_state.step = 0
-        return [None] * len(objects)
+        self._unknown.clear()
+        self.step = 0
+        return release_memory(*objects)
 
     clear = free_memory
-
-
-# Documented members of later versions, so that their absence says so.
-_LATER_MEMBERS = frozenset(
-    "trigger_sync_in_backward join_uneven_inputs unscale_gradients get_state_dict save_model "
-    "save_state load_state register_for_checkpointing register_save_state_pre_hook "
-    "register_load_state_pre_hook profile init_trackers log get_tracker set_trigger "
-    "check_trigger skip_first_batches scaler trackers".split()
-)

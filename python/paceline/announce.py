@@ -67,14 +67,6 @@ class Plan:
         return f"{batch}, {steps} {'step' if steps == 1 else 'steps'} per epoch"
 
 
-#: Key in a configuration file, and the variable by which a launcher hands it on.
-_KEYS = {
-    "mixed_precision": "ACCELERATE_MIXED_PRECISION",
-    "gradient_accumulation_steps": "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
-    "use_cpu": "ACCELERATE_USE_CPU",
-}
-
-
 def files_not_applied(env: Environment, used: dict[str, tuple[object, bool]]) -> str | None:
     """Say which configuration files would have changed this run, had a command applied them.
 

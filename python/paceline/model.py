@@ -8,22 +8,23 @@ needed. Knows models through the engine only.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ._call_site import frames_of_ours
+from .engines import known_engine
 from .errors import CollectiveMismatchError
 from .utils.operations import convert_to_fp32
 
 if TYPE_CHECKING:
     from .distributed import ProcessGroup
     from .engines import Engine, GradientSync
+    from .joining import JoinedRanks
     from .settings import Settings
     from .state import GradientState
 
-__all__ = ["PreparedForward", "PreparedModels", "unwrap_forward"]
+__all__ = ["PreparedForward", "PreparedModel", "PreparedModels", "unwrap_forward"]
 
 
 class PreparedForward:
@@ -38,21 +39,17 @@ class PreparedForward:
         forward: Callable[..., Any],
         precision: str,
         engine: Engine,
-        sync: GradientSync | None = None,
-        copy_buffers: Callable[[], None] | None = None,
+        entry: PreparedModel | None = None,
     ) -> None:
         self.forward = forward
         self.precision = precision
         self._engine = engine
-        self._sync = sync
-        self._copy_buffers = copy_buffers
+        self._entry = entry  # None where gradients are not synchronised
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model's own forward."""
-        if self._sync is not None:
-            self._sync.expect()
-        if self._copy_buffers is not None:
-            self._copy_buffers()
+        if self._entry is not None:
+            self._entry.begin_forward()
         if self.precision == "no":
             return self.forward(*args, **kwargs)
         with self._engine.autocast(self.precision):
@@ -61,20 +58,90 @@ class PreparedForward:
 
     def close(self) -> None:
         """Leave the process group."""
-        if self._sync is not None:
-            self._sync.close()
-            self._sync = None
-        self._copy_buffers = None
+        if self._entry is not None:
+            self._entry.close()
+            self._entry = None
+
+    @property
+    def entry(self) -> PreparedModel | None:
+        """What synchronises the model's gradients."""
+        return self._entry
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PreparedForward:
         return PreparedForward(copy.deepcopy(self.forward, memo), self.precision, self._engine)
 
 
-@dataclass
-class _Entry:
-    model: Any
-    engine: Engine
-    sync: GradientSync | None
+class PreparedModel:
+    """One model, and what keeps it equal on all ranks.
+
+    Parameters
+    ----------
+    model : Module
+        The model.
+    engine : Engine
+        That of its tensors.
+    sync : GradientSync or None
+        None where its gradients are not synchronised.
+    number : int
+        In the order of preparing.
+    copy_buffers : callable, optional
+        Makes the buffers equal to rank 0's, where that is worth it.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        engine: Engine,
+        sync: GradientSync | None,
+        number: int = 0,
+        copy_buffers: Callable[[], None] | None = None,
+    ) -> None:
+        self.model = model
+        self.engine = engine
+        self.sync = sync
+        self.number = number
+        self.joined: JoinedRanks | None = None  # inside join_uneven_inputs
+        self.reduces = True  # whether the gradients of the last forward pass are reduced
+        self._copy_buffers = copy_buffers
+        self._on = True
+
+    def begin_forward(self) -> None:
+        """Tell the other ranks that the model runs, and get rank 0's buffers."""
+        assert self.sync is not None
+        self.reduces = self._on
+        copies = self.copies_buffers
+        if self.joined is not None:
+            copies = self.joined.begin_forward(self, copies)
+        self.sync.expect()
+        if copies and self._copy_buffers is not None:
+            self._copy_buffers()
+
+    @property
+    def copies_buffers(self) -> bool:
+        """Whether a forward pass now begins by copying rank 0's buffers."""
+        return self._copy_buffers is not None and self.model.training and self._on
+
+    @contextmanager
+    def reducing(self, on: bool) -> Iterator[None]:
+        """Reduce gradients inside the block, or keep them on their rank."""
+        if self.sync is None:
+            yield
+            return
+        before, self._on = self._on, on
+        self.sync.set_sync(on)
+        try:
+            yield
+        finally:
+            self._on = before
+            self.sync.set_sync(before)
+
+    def close(self) -> None:
+        """Stop synchronising."""
+        if self.sync is not None:
+            self.sync.close()
+            self.sync = None
+        self._copy_buffers = None
+        self.joined = None
 
 
 class PreparedModels:
@@ -96,8 +163,12 @@ class PreparedModels:
         self._group = group
         self._settings = settings
         self._gradient_state = gradient_state
-        self._entries: dict[int, _Entry] = {}
+        self._entries: dict[int, PreparedModel] = {}
         self._synced: set[int] = set()  # ids of parameters, which the models keep alive
+
+    def __iter__(self) -> Iterator[Any]:
+        """Give the models in the order in which they were prepared."""
+        return iter([entry.model for entry in self._entries.values()])
 
     def add(self, model: Any, engine: Engine, device: Any, evaluation_mode: bool) -> None:
         """Prepare a model; one that was prepared here already is left as it is.
@@ -117,10 +188,13 @@ class PreparedModels:
             if not evaluation_mode:
                 sync = engine.gradient_sync(model, self._group, self._settings.ddp, self._synced)
                 copy_buffers = self._buffer_copy(model, engine, self._group)
-        self._entries[id(model)] = _Entry(model, engine, sync)
+        entry = PreparedModel(model, engine, sync, len(self._entries), copy_buffers)
+        self._entries[id(model)] = entry
         precision = str(self._settings.precision) if self._settings.autocast.enabled else "no"
         if precision != "no" or sync is not None:
-            model.forward = PreparedForward(model.forward, precision, engine, sync, copy_buffers)
+            forward = model.forward
+            watched = None if sync is None else entry
+            model.forward = PreparedForward(forward, precision, engine, watched)
 
     @staticmethod
     def _compare(model: Any, engine: Engine, group: ProcessGroup) -> None:
@@ -150,25 +224,14 @@ class PreparedModels:
         if not self._settings.ddp.broadcast_buffers or not engine.has_float_buffers(model):
             return None
 
-        def copy_buffers() -> None:
-            if model.training and self._gradient_state.sync_gradients:
-                engine.copy_buffers_from_rank_zero(model, group)
-
-        return copy_buffers
+        return lambda: engine.copy_buffers_from_rank_zero(model, group)
 
     @contextmanager
     def no_sync(self, model: Any) -> Iterator[None]:
         """Keep the gradients of one model on their rank inside the block."""
         entry = self._entries.get(id(model))
-        sync = None if entry is None else entry.sync
-        if sync is None:
+        with nullcontext() if entry is None else entry.reducing(False):
             yield
-            return
-        sync.set_sync(False)
-        try:
-            yield
-        finally:
-            sync.set_sync(True)
 
     def backward(self, engine: Engine, loss: Any, divisor: int, **kwargs: Any) -> None:
         """Run a backward pass of ``loss / divisor``, and leave no other rank waiting for it.
@@ -183,11 +246,36 @@ class PreparedModels:
             for sync in owed:
                 sync.settle()
 
+    def scale_gradients(self, models: Sequence[Any], factor: float) -> None:
+        """Multiply the gradients of some models, or of all where none is named."""
+        for model in models or list(self):
+            entry = self._entries.get(id(model))
+            engine = known_engine(model) if entry is None else entry.engine
+            grads = [p.grad for p in model.parameters() if p.grad is not None]
+            if grads:
+                engine.unscale_(grads, factor)
+
+    def entry(self, model: Any) -> PreparedModel | None:
+        """Give what is known of a prepared model; None for any other."""
+        return self._entries.get(id(model))
+
+    def named_parameters(self) -> Iterator[tuple[str, Any]]:
+        """Give all parameters with their names; with several models, the model's number first."""
+        several = len(self._entries) > 1
+        for number, entry in enumerate(self._entries.values()):
+            for name, p in entry.model.named_parameters():
+                yield (f"model {number}: {name}" if several else name), p
+
+    def gradients_agree(self, optimizer: Any) -> bool:
+        """Whether an optimizer's gradients are the same on all ranks: reduced, all of them."""
+        if any(not entry.reduces or entry.joined for entry in self._entries.values()):
+            return False
+        return all(id(p) in self._synced for group in optimizer.param_groups for p in group["params"])
+
     def close(self) -> None:
         """Forget all models and stop synchronising their gradients."""
         for entry in self._entries.values():
-            if entry.sync is not None:
-                entry.sync.close()
+            entry.close()
         self._entries.clear()
         self._synced.clear()
 

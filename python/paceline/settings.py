@@ -130,6 +130,22 @@ class Settings:
             values |= {f"{name}.{key}": value for key, value in handler.to_kwargs().items()}
         return [(name, value, self.sources.get(name, "default")) for name, value in values.items()]
 
+    def file_keys(self) -> dict[str, tuple[object, bool]]:
+        """Give the settings that a configuration file may hold, and whether something chose them.
+
+        Returns
+        -------
+        dict
+            Key of the file: value, and True if an argument or the environment gave it.
+        """
+        values = {
+            "mixed_precision": str(self.precision),
+            "gradient_accumulation_steps": self.accumulation.num_steps,
+            "use_cpu": self.cpu,
+        }
+        names = {"use_cpu": "cpu"}
+        return {key: (v, names.get(key, key) in self.sources) for key, v in values.items()}
+
 
 def _named(config: Any, **other_names: str) -> dict[str, object]:
     return {other_names.get(f.name, f.name): getattr(config, f.name) for f in fields(config)}

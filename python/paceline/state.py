@@ -245,18 +245,23 @@ class PartialState:
     def on_process(
         self, function: Callable[P, T] | None = None, process_index: int | None = None
     ) -> Any:
-        """Make a function run on one rank only; also usable as ``on_process(process_index=1)``."""
+        """Make a function run on one rank only; also usable as ``on_process(process_index=1)``.
+
+        A process that is alone runs it whatever the index.
+        """
         if function is None:
             return lambda real: self.on_process(real, process_index)
-        return self._only_if(lambda: self.process_index == process_index, function)
+        alone = not self.use_distributed
+        return self._only_if(lambda: alone or self.process_index == process_index, function)
 
     def on_local_process(
         self, function: Callable[P, T] | None = None, local_process_index: int | None = None
     ) -> Any:
-        """Make a function run on one rank of each machine only."""
+        """Make a function run on one rank of each machine only; see ``on_process``."""
         if function is None:
             return lambda real: self.on_local_process(real, local_process_index)
-        return self._only_if(lambda: self.local_process_index == local_process_index, function)
+        at, alone = local_process_index, not self.use_distributed
+        return self._only_if(lambda: alone or self.local_process_index == at, function)
 
     @staticmethod
     def _only_if(here: Callable[[], bool], function: Callable[P, T]) -> Callable[P, T | None]:

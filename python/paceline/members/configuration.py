@@ -9,8 +9,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from typing import Any
 
-from ..utils.dataclasses import ProjectConfiguration
+from ..utils.dataclasses import (
+    AutocastKwargs,
+    DataLoaderConfiguration,
+    DistributedDataParallelKwargs,
+    GradScalerKwargs,
+    InitProcessGroupKwargs,
+    ProfileKwargs,
+    ProjectConfiguration,
+)
 from .base import Members
 
 __all__ = ["ConfigurationMembers"]
@@ -50,6 +59,80 @@ class ConfigurationMembers(Members):
         self._save_iteration = iteration
 
     @property
+    def step(self) -> int:
+        """Batches of the current accumulation window so far."""
+        return self.gradient_state.step
+
+    @step.setter
+    def step(self, step: int) -> None:
+        self.gradient_state.step = step
+
+    @property
+    def native_amp(self) -> bool:
+        """Whether prepared models compute in a shorter dtype."""
+        return self.state.mixed_precision != "no"
+
+    @property
+    def device_placement(self) -> bool:
+        """Whether models and batches are moved to ``device``."""
+        return self._settings.device_placement
+
+    @property
+    def step_scheduler_with_optimizer(self) -> bool:
+        """Whether a prepared scheduler steps only when its optimizer did."""
+        return self._settings.step_scheduler_with_optimizer
+
+    @property
+    def dataloader_config(self) -> DataLoaderConfiguration:
+        """How data loaders are shared out."""
+        return self._settings.data
+
+    @property
+    def dispatch_batches(self) -> bool | None:
+        """Whether rank 0 reads for all; None leaves it to the kind of data."""
+        return self._settings.data.dispatch_batches
+
+    @property
+    def use_seedable_sampler(self) -> bool:
+        """Whether a shuffle depends on seed and epoch only."""
+        return self._settings.data.use_seedable_sampler
+
+    @property
+    def use_stateful_dataloader(self) -> bool:
+        """Whether stateful loaders were asked for; here they always are."""
+        return self._settings.data.use_stateful_dataloader
+
+    @property
+    def non_blocking(self) -> bool:
+        """Whether copies to a device do not wait."""
+        return self._settings.data.non_blocking
+
+    @property
+    def ddp_handler(self) -> DistributedDataParallelKwargs:
+        """How gradients are synchronised."""
+        return self._settings.ddp
+
+    @property
+    def init_handler(self) -> InitProcessGroupKwargs:
+        """How the process group was formed."""
+        return self._settings.init
+
+    @property
+    def autocast_handler(self) -> AutocastKwargs:
+        """How ``autocast`` computes."""
+        return self._settings.autocast
+
+    @property
+    def scaler_handler(self) -> GradScalerKwargs:
+        """How fp16 losses are scaled."""
+        return self._settings.scaler
+
+    @property
+    def profile_handler(self) -> ProfileKwargs:
+        """What ``profile`` records."""
+        return self._settings.profile
+
+    @property
     def rng_types(self) -> list[str]:
         """Random generators whose state rank 0 hands to all at the start of each epoch."""
         return list(self._settings.rng_types)
@@ -63,7 +146,7 @@ class ConfigurationMembers(Members):
             Lines ``name = value  (source)``.
         """
         rows = self._settings.rows()
-        widths = [max(len(str(row[at])) for row in rows) for at in (0, 1)]
+        widths = [min(32, max(len(str(row[at])) for row in rows)) for at in (0, 1)]
         return "\n".join(
             f"{name:<{widths[0]}} = {value!s:<{widths[1]}}  ({source})"
             for name, value, source in rows

@@ -3,19 +3,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from ..data_loader import DataLoaderShard, prepare_data_loader
 from ..engines import known_engine
-from ..logging import get_logger
 from .base import Members
 
 __all__ = ["DataMembers"]
-
-logger = get_logger(__name__)
 
 
 class DataMembers(Members):
@@ -54,21 +50,4 @@ class DataMembers(Members):
             gradient_state=self.gradient_state,
         )
         self._dataloaders.append(prepared)
-        if logger.isEnabledFor(logging.INFO):
-            self._announce(prepared)
         return prepared
-
-    def _announce(self, loader: DataLoaderShard) -> None:
-        try:
-            steps = str(len(loader))
-        except TypeError:  # a stream, or a sampler that does not know its length
-            steps = "an unknown number of"
-        logger.info(
-            "%d processes on %s, precision %s; global batch %s x accumulation %d; %s batches",
-            self._partial.num_processes,
-            self.device,
-            self.state.mixed_precision,
-            loader.total_batch_size,
-            self.gradient_state.num_steps,
-            steps,
-        )

@@ -61,8 +61,9 @@ class ProcessMembers(Members):
 
     @property
     def multi_device(self) -> bool:
-        """Whether several processes train together."""
-        return self._partial.use_distributed
+        """Whether several processes train together, each on an accelerator; False on CPUs."""
+        single = (DistributedType.NO, DistributedType.MULTI_CPU)
+        return self.use_distributed and self.distributed_type not in single
 
     def wait_for_everyone(self) -> None:
         """Wait until every process has come here."""

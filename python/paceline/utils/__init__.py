@@ -28,6 +28,14 @@ if TYPE_CHECKING:
         ProjectConfiguration,
         RNGType,
     )
+    from .environment import (
+        clear_environment,
+        get_int_from_env,
+        parse_choice_from_env,
+        parse_flag_from_env,
+        patch_environment,
+        purge_accelerate_environment,
+    )
     from .operations import (
         broadcast,
         broadcast_object_list,
@@ -45,9 +53,44 @@ if TYPE_CHECKING:
         reduce,
         send_to_device,
     )
-    from .other import extract_model_from_parallel, save, wait_for_everyone
+    from .other import (
+        convert_bytes,
+        extract_model_from_parallel,
+        is_compiled_module,
+        load,
+        merge_dicts,
+        recursive_getattr,
+        release_memory,
+        save,
+        str_to_bool,
+        wait_for_everyone,
+    )
     from .progress import tqdm
-    from .random import set_seed
+    from .random import set_seed, synchronize_rng_state, synchronize_rng_states
+
+#: Where each name lives; loaded at its first use.
+_HOME = {
+    name: module
+    for module, names in {
+        "dataclasses": "AutocastKwargs DDPCommunicationHookType DataLoaderConfiguration "
+        "DistributedDataParallelKwargs DistributedType GradScalerKwargs "
+        "GradientAccumulationPlugin InitProcessGroupKwargs KwargsHandler "
+        "LoggerType NonFiniteKwargs PrecisionType ProfileKwargs "
+        "ProjectConfiguration RNGType",
+        "environment": "clear_environment get_int_from_env parse_choice_from_env "
+        "parse_flag_from_env patch_environment purge_accelerate_environment",
+        "operations": "broadcast broadcast_object_list concatenate convert_outputs_to_fp32 "
+        "convert_to_fp32 find_batch_size gather gather_object honor_type "
+        "is_namedtuple listify pad_across_processes recursively_apply reduce "
+        "send_to_device",
+        "other": "convert_bytes extract_model_from_parallel is_compiled_module load "
+        "merge_dicts recursive_getattr release_memory save str_to_bool "
+        "wait_for_everyone",
+        "progress": "tqdm",
+        "random": "set_seed synchronize_rng_state synchronize_rng_states",
+    }.items()
+    for name in names.split()
+}
 
 __all__ = [
     "AutocastKwargs",
@@ -67,57 +110,54 @@ __all__ = [
     "RNGType",
     "broadcast",
     "broadcast_object_list",
+    "clear_environment",
     "concatenate",
+    "convert_bytes",
     "convert_outputs_to_fp32",
     "convert_to_fp32",
     "extract_model_from_parallel",
     "find_batch_size",
     "gather",
     "gather_object",
+    "get_int_from_env",
     "honor_type",
+    "is_compiled_module",
     "is_namedtuple",
     "listify",
+    "load",
+    "merge_dicts",
     "pad_across_processes",
+    "parse_choice_from_env",
+    "parse_flag_from_env",
+    "patch_environment",
+    "purge_accelerate_environment",
+    "recursive_getattr",
     "recursively_apply",
     "reduce",
+    "release_memory",
     "save",
     "send_to_device",
     "set_seed",
+    "str_to_bool",
+    "synchronize_rng_state",
+    "synchronize_rng_states",
     "tqdm",
     "wait_for_everyone",
 ]
-
-_HOME = {
-    "AutocastKwargs": "dataclasses",
-    "DDPCommunicationHookType": "dataclasses",
-    "DataLoaderConfiguration": "dataclasses",
-    "DistributedDataParallelKwargs": "dataclasses",
-    "DistributedType": "dataclasses",
-    "GradScalerKwargs": "dataclasses",
-    "GradientAccumulationPlugin": "dataclasses",
-    "InitProcessGroupKwargs": "dataclasses",
-    "KwargsHandler": "dataclasses",
-    "LoggerType": "dataclasses",
-    "NonFiniteKwargs": "dataclasses",
-    "PrecisionType": "dataclasses",
-    "ProfileKwargs": "dataclasses",
-    "ProjectConfiguration": "dataclasses",
-    "RNGType": "dataclasses",
-    "extract_model_from_parallel": "other",
-    "save": "other",
-    "set_seed": "random",
-    "tqdm": "progress",
-    "wait_for_everyone": "other",
-}
 
 
 def __getattr__(name: str) -> Any:
     if name == "data":
         return importlib.import_module(f"{__name__}.data")
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_HOME.get(name, 'operations')}")
-    value = getattr(module, name)
+    if name.startswith("is_") and name not in _HOME:
+        imports = importlib.import_module(f"{__name__}.imports")
+        if name in imports.__all__:
+            return getattr(imports, name)
+    if name not in _HOME:
+        from ..absent import missing
+
+        raise missing(__name__, name)
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
     globals()[name] = value
     return value
 

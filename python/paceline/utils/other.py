@@ -1,14 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Functions of ``accelerate.utils`` that act in the default state."""
+"""Small functions of ``accelerate.utils``: waiting, files, models, memory, words."""
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
 from ..engines import default_engine
 from ..state import PartialState
 
-__all__ = ["extract_model_from_parallel", "save", "wait_for_everyone"]
+__all__ = [
+    "convert_bytes",
+    "extract_model_from_parallel",
+    "is_compiled_module",
+    "load",
+    "merge_dicts",
+    "recursive_getattr",
+    "release_memory",
+    "save",
+    "str_to_bool",
+    "wait_for_everyone",
+]
 
 
 def wait_for_everyone() -> None:
@@ -34,3 +48,96 @@ def extract_model_from_parallel(
 
         unwrap_forward(model)
     return model
+
+
+def is_compiled_module(module: Any) -> bool:
+    """Tell whether ``torch.compile`` made a module."""
+    return hasattr(module, "_orig_mod")
+
+
+def load(f: Any, map_location: Any = None, **kwargs: Any) -> Any:
+    """Load what ``save`` wrote, on every process that calls it.
+
+    Parameters
+    ----------
+    f : path or file
+        Where from.
+    map_location : device, optional
+        Where tensors go; by default the device of this process.
+    **kwargs : object
+        As for ``paceline.load``.
+    """
+    from ..serialization import load as load_here
+
+    return load_here(f, map_location=map_location, **kwargs)
+
+
+def release_memory(*objects: Any) -> list[None]:
+    """Give a None for each object, to assign it to, and collect garbage.
+
+    Examples
+    --------
+    >>> a, b = object(), object()
+    >>> a, b = release_memory(a, b)
+    """
+    count = len(objects)
+    del objects
+    gc.collect()
+    return [None] * count
+
+
+def merge_dicts(source: Mapping[str, Any], destination: dict[str, Any]) -> dict[str, Any]:
+    """Put the entries of one dict into another, dicts within dicts included.
+
+    Examples
+    --------
+    >>> merge_dicts({"a": {"b": 1}}, {"a": {"c": 2}})
+    {'a': {'c': 2, 'b': 1}}
+    """
+    for key, value in source.items():
+        if isinstance(value, Mapping):
+            merge_dicts(value, destination.setdefault(key, {}))
+        else:
+            destination[key] = value
+    return destination
+
+
+def recursive_getattr(obj: Any, attr: str) -> Any:
+    """Follow a path of attributes.
+
+    Examples
+    --------
+    >>> recursive_getattr(str, "upper.__name__")
+    'upper'
+    """
+    return reduce(getattr, attr.split("."), obj)
+
+
+def convert_bytes(size: float) -> str:
+    """Give a size in words, in powers of 1024.
+
+    Examples
+    --------
+    >>> convert_bytes(3 * 2**20)
+    '3.0 MB'
+    """
+    for unit in ("bytes", "KB", "MB", "GB", "TB"):
+        if size < 1024:
+            return f"{round(size, 2)} {unit}"
+        size /= 1024
+    return f"{round(size, 2)} PB"
+
+
+def str_to_bool(value: str, to_bool: bool = False) -> bool | int:
+    """Read a yes or no, as 1 or 0 unless ``to_bool``.
+
+    Raises
+    ------
+    ValueError
+        For any other word.
+    """
+    word = value.strip().lower()
+    if word not in ("1", "true", "yes", "y", "on", "t", "0", "false", "no", "n", "off", "f"):
+        raise ValueError(f"[str_to_bool] got {value!r}, expected true or false")
+    answer = word in ("1", "true", "yes", "y", "on", "t")
+    return answer if to_bool else int(answer)

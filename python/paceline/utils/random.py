@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seeding everything that draws random numbers in this process."""
+"""Seeding everything that draws random numbers, and giving all processes rank 0's state."""
 
 from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Iterable
+from typing import Any
 
 from ..state import PartialState
+from .dataclasses import RNGType
+from .operations import broadcast_object_list
 
-__all__ = ["set_seed"]
+__all__ = ["set_seed", "synchronize_rng_state", "synchronize_rng_states"]
 
 
 def set_seed(seed: int, device_specific: bool = False, deterministic: bool = False) -> None:
@@ -21,7 +25,8 @@ def set_seed(seed: int, device_specific: bool = False, deterministic: bool = Fal
     device_specific : bool
         Add the rank, so that every process draws something else.
     deterministic : bool
-        Without effect on the CPU: its results never depend on timing.
+        Ask PyTorch, where it is loaded, for deterministic algorithms. paceline's own results never
+        depend on timing.
     """
     if device_specific:
         seed += PartialState().process_index
@@ -36,3 +41,47 @@ def set_seed(seed: int, device_specific: bool = False, deterministic: bool = Fal
     # `import paceline as torch` may have put us there under that name.
     if torch is not None and torch.__name__ == "torch":
         torch.manual_seed(seed)
+        if deterministic:
+            torch.use_deterministic_algorithms(True)
+
+
+def synchronize_rng_state(
+    rng_type: RNGType | str | None = None, generator: Any | None = None
+) -> None:
+    """Give all processes rank 0's state of one random generator; call it on all of them.
+
+    Parameters
+    ----------
+    rng_type : {"torch", "generator", "cuda"}, optional
+        The library's default generator, or ``generator``, or that of the CUDA device.
+    generator : Generator, optional
+        For ``"generator"``.
+
+    Raises
+    ------
+    ValueError
+        For another kind, or ``"generator"`` without one.
+    """
+    from ..engines import default_engine
+
+    kind = RNGType(rng_type) if rng_type is not None else RNGType.TORCH
+    engine = default_engine()
+    if kind is RNGType.GENERATOR and generator is None:
+        raise ValueError("[synchronize_rng_state] 'generator' needs a generator: got None")
+    if kind is RNGType.CUDA and not str(PartialState().device).startswith("cuda"):
+        raise ValueError("[synchronize_rng_state] 'cuda' needs a CUDA device: this is the CPU")
+    own = generator if kind is RNGType.GENERATOR else None
+    state = [engine.rng_state() if own is None else own.get_state()]
+    broadcast_object_list(state, from_process=0)
+    if own is None:
+        engine.set_rng_state(state[0])
+    else:
+        own.set_state(state[0])
+
+
+def synchronize_rng_states(
+    rng_types: Iterable[RNGType | str], generator: Any | None = None
+) -> None:
+    """Give all processes rank 0's state of several random generators; call it on all of them."""
+    for rng_type in rng_types:
+        synchronize_rng_state(rng_type, generator)
