@@ -98,6 +98,8 @@ class LoggerType(_NamedEnum):
     ALL = "all"
     AIM = "aim"
     TENSORBOARD = "tensorboard"
+    CSV = "csv"
+    JSONL = "jsonl"
     WANDB = "wandb"
     TRACKIO = "trackio"
     COMETML = "comet_ml"
@@ -221,15 +223,17 @@ class ProfileKwargs(KwargsHandler):
     Parameters
     ----------
     activities : sequence of str, optional
-        ``"cpu"`` and ``"cuda"``; None records all there is.
+        ``"cpu"``, and ``"cuda"`` beside it; None records all there is.
     schedule_option : mapping, optional
         ``wait``, ``warmup``, ``active``, and ``repeat``, ``skip_first``: steps of each phase.
     on_trace_ready : callable, optional
         Called with the profiler whenever a trace is whole.
-    record_shapes, profile_memory, with_stack, with_flops, with_modules : bool
-        As for ``torch.profiler.profile``.
+    record_shapes : bool
+        Keep the shapes of operators' inputs.
+    profile_memory, with_stack, with_flops, with_modules : bool
+        Only False.
     output_trace_dir : str, optional
-        Folder for ``profile_{rank}.json``.
+        Folder for ``profile_{rank}.json`` and, of all ranks, ``profile.json``.
     """
 
     activities: Sequence[str] | None = None
@@ -254,7 +258,7 @@ class ProfileKwargs(KwargsHandler):
 
 
 # Options of ProfileKwargs that the profiler cannot honour yet.
-_PROFILE_LATER = ("record_shapes", "profile_memory", "with_stack", "with_flops", "with_modules")
+_PROFILE_LATER = ("profile_memory", "with_stack", "with_flops", "with_modules")
 
 
 @dataclass(frozen=True)
