@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an Accelerator says by itself, on stderr: what is about to run, and files not applied.
 
-``ACCELERATE_LOG_LEVEL=warning`` silences it. Knows no Accelerator and no tensor.
+``ACCELERATE_LOG_LEVEL=warning`` silences it, ``info`` adds a line of each process.
+Knows no Accelerator and no tensor.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from typing import Any
 
 from .environment import Environment, read_log_level
 
-__all__ = ["Plan", "files_not_applied", "say"]
+__all__ = ["Plan", "files_not_applied", "say", "say_process"]
 
 
 def say(text: str) -> None:
@@ -24,6 +26,14 @@ def say(text: str) -> None:
     level = logging.getLevelName((read_log_level() or "info").upper())
     if not isinstance(level, int) or level <= logging.INFO:
         print(f"paceline: {text}", file=sys.stderr, flush=True)
+
+
+def say_process(rank: int, world: int, device: object) -> None:
+    """Tell which process this is, where ``ACCELERATE_LOG_LEVEL`` asks for such messages."""
+    level = logging.getLevelName((read_log_level() or "warning").upper())
+    if isinstance(level, int) and level <= logging.INFO:
+        host, pid = socket.gethostname(), os.getpid()
+        say(f"rank {rank} of {world} on {host}, pid {pid}, device {device}")
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,14 @@ from .state import PartialState
 
 __all__ = ["MultiProcessAdapter", "get_logger"]
 
+# What warning_once has said, in this process.
+_said: set[tuple[object, ...]] = set()
+
 
 class MultiProcessAdapter(logging.LoggerAdapter[logging.Logger]):
     """A logger whose methods take ``main_process_only`` (default True) and ``in_order``.
+
+    With ``in_order=True`` all processes write, one after the other; all must make the call.
 
     Raises
     ------
@@ -38,16 +43,20 @@ class MultiProcessAdapter(logging.LoggerAdapter[logging.Logger]):
         if not self.isEnabledFor(level) and not in_order:
             return
         state = PartialState()
-        if main_only:
-            if state.is_main_process:
-                self._write(level, msg, args, kwargs)
-        elif not in_order:
-            self._write(level, msg, args, kwargs)
-        else:
+        if in_order:
             for rank in range(state.num_processes):
                 if rank == state.process_index:
                     self._write(level, msg, args, kwargs)
                 state.wait_for_everyone()
+        elif state.is_main_process or not main_only:
+            self._write(level, msg, args, kwargs)
+
+    def warning_once(self, msg: object, *args: object, **kwargs: Any) -> None:
+        """Warn as ``warning`` does, the first time that it is called with these arguments."""
+        said = (self.name, str(msg), args, tuple(sorted(kwargs.items())))
+        if said not in _said:
+            _said.add(said)
+            self.warning(msg, *args, **kwargs, stacklevel=3)
 
     def _write(
         self, level: int, msg: object, args: tuple[object, ...], kwargs: dict[str, Any]
@@ -71,7 +80,9 @@ class _UnlessConfigured(logging.StreamHandler[Any]):
     """Writes to stderr while the program has set up no logging of its own."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not logging.root.handlers:
+        # A record passes the handlers of its logger and of those above it: one of them writes.
+        if not logging.root.handlers and not hasattr(record, "written"):
+            record.written = True
             super().emit(record)
 
 
@@ -95,7 +106,8 @@ def get_logger(name: str, log_level: str | None = None) -> MultiProcessAdapter:
     if level is not None:
         logger.setLevel(level.upper())
         logger.root.setLevel(level.upper())
-        ours = logging.getLogger(__package__)
-        if not ours.handlers:
-            ours.addHandler(_UnlessConfigured())
+        # Without a handler Python shows warnings only, and this level was asked for.
+        for one in (logger, logging.getLogger(__package__)):
+            if not one.handlers:
+                one.addHandler(_UnlessConfigured())
     return MultiProcessAdapter(logger, {})

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ._call_site import frames_of_ours
 from .accelerator_state import AcceleratorState, GradientState
+from .announce import say_process
 from .environment import Environment, read_environment
 from .sharing import split_share
 from .utils.dataclasses import DistributedType, InitProcessGroupKwargs
@@ -120,6 +121,7 @@ class PartialState:
             self.group = distributed.default_group()
             self.backend = "shm"
             self.distributed_type = DistributedType.MULTI_CPU
+        say_process(self.process_index, self.num_processes, self.device)
 
     @classmethod
     def is_initialized(cls) -> bool:

@@ -24,7 +24,15 @@ def tqdm(*args: Any, main_process_only: bool = True, **kwargs: Any) -> Any:
     ------
     ImportError
         When tqdm is not installed.
+    ValueError
+        When the first argument is True or False: in old versions of Accelerate this was
+        ``main_process_only``.
     """
+    if args and isinstance(args[0], bool):
+        raise ValueError(
+            f"[tqdm] the first argument is what to iterate over: got {args[0]}; "
+            "give main_process_only by name"
+        )
     try:
         from tqdm import auto
     except ImportError as error:
