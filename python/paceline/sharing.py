@@ -31,7 +31,8 @@ def split_share(inputs: Any, rank: int, world: int, apply_padding: bool) -> Any:
                 f"[split_between_processes] the values differ in length: got {lengths}"
             )
         return {k: split_share(v, rank, world, apply_padding) for k, v in inputs.items()}
-    if not hasattr(inputs, "__len__") or not hasattr(inputs, "__getitem__"):
+    whole = isinstance(inputs, (str, bytes))  # one value, whose letters nobody wants shared out
+    if whole or not hasattr(inputs, "__len__") or not hasattr(inputs, "__getitem__"):
         raise TypeError(
             f"[split_between_processes] cannot be shared out: got {type(inputs).__name__}, "
             "expected a list, tuple, dict, tensor or datasets.Dataset"
