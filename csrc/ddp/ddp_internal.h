@@ -47,6 +47,7 @@ struct pl_reducer {
 
 pl_status pl__reducer_on_ready(void *ctx, int p) PL_MUST_USE;  // ctx: the reducer
 pl_status pl__reducer_grad_view(const pl_reducer *r, int p, pl_tensor **out) PL_MUST_USE;
+pl_status pl__reducer_check_whole(const pl_reducer *r) PL_MUST_USE;
 void pl__reducer_forget(pl_reducer *r);  // the pass that is open, if one is
 pl_status pl__layout_build(pl_reducer *r, const pl_reducer_options *opt);
 

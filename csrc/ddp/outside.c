@@ -10,6 +10,7 @@ static pl_status check_index(const pl_reducer *r, int p) {
 pl_status pl_reducer_ready(pl_reducer *r, int p, bool *late) {
     PL_TRY(check_index(r, p));
     *late = false;
+    PL_TRY(pl__reducer_check_whole(r));
     if (r->ready[p]) {
         *late = r->buckets[r->slots[p].bucket].work != NULL;
         return PL_OK;

@@ -53,7 +53,7 @@ static pl_status launch_ready(pl_reducer *r) {
     return PL_OK;
 }
 
-static pl_status check_whole(const pl_reducer *r) {
+pl_status pl__reducer_check_whole(const pl_reducer *r) {
     if (!r->broken) return PL_OK;
     return pl_fail(PL_ERUNTIME,
                    "[ddp] an earlier backward pass failed half-way, so gradients and ranks are out "
@@ -64,7 +64,7 @@ pl_status pl__reducer_on_ready(void *ctx, int p) {
     pl_reducer *r = ctx;
     pl__bucket *b = &r->buckets[r->slots[p].bucket];
     if (!r->sync) return PL_OK;
-    PL_TRY(check_whole(r));
+    PL_TRY(pl__reducer_check_whole(r));
     r->ready[p] = true;
     if (++b->ready == b->n) r->finished[r->n_finished++] = r->slots[p].bucket;
     return launch_ready(r);
@@ -115,7 +115,7 @@ static void settle_grads(pl_reducer *r) {
 }
 
 static pl_status finish_pass(pl_reducer *r) {
-    PL_TRY(check_whole(r));
+    PL_TRY(pl__reducer_check_whole(r));
     for (; r->n_launched < r->n_buckets; r->n_launched++) {
         PL_TRY(launch(r, r->order[r->n_launched]));
     }

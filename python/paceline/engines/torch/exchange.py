@@ -83,12 +83,12 @@ def broadcast(tensor: torch.Tensor, root: int, group: ProcessGroup) -> torch.Ten
     return out
 
 
-def overwrite(tensor: torch.Tensor, group: ProcessGroup) -> None:
-    """Put rank 0's values into a tensor."""
+def overwrite(tensor: torch.Tensor, group: ProcessGroup, root: int = 0) -> None:
+    """Put one rank's values into a tensor."""
     _check("prepare", tensor)
     plain = tensor.detach()
     dense = _dense(plain)
-    group.broadcast(_wire(dense), 0, depth=frames_of_ours())
+    group.broadcast(_wire(dense), root, depth=frames_of_ours())
     if dense.data_ptr() != plain.data_ptr():
         plain.copy_(dense)
 

@@ -38,9 +38,9 @@ class TorchModels:
             for name, t in named
         ]
 
-    def copy_from_rank_zero(self, model: Any, group: ProcessGroup) -> None:
+    def copy_from_rank_zero(self, model: Any, group: ProcessGroup, root: int = 0) -> None:
         for tensor in [*model.parameters(), *model.buffers()]:
-            exchange.overwrite(tensor, group)
+            exchange.overwrite(tensor, group, root)
 
     def has_float_buffers(self, model: Any) -> bool:
         return any(buffer.is_floating_point() for buffer in model.buffers())
