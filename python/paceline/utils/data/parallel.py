@@ -54,6 +54,7 @@ class ParallelIterator:
             base_seed=base_seed,
         )
         self._stream = stream
+        self._death: str | None = None  # how a worker ended that should not have
         self._pool = Pool(job, context, self._each)
         # Also at the interpreter's end; in a forked child the pool knows that it is not its own.
         self._close = weakref.finalize(self, Pool.close, self._pool)
@@ -85,6 +86,8 @@ class ParallelIterator:
 
     def __next__(self) -> Any:
         self._pool.check_owner()
+        if self._death is not None:
+            raise RuntimeError(self._death)
         while True:
             event = self._due()
             if event is not None:
@@ -164,20 +167,21 @@ class ParallelIterator:
     def _wait(self) -> None:
         """Take in what the workers say, for as long as may be."""
         limit = self._timeout or _STUCK_S
-        deadline = time.monotonic() + limit
+        deadline: float | None = time.monotonic() + limit
         while not self._due_is_here():
+            left = None if deadline is None else deadline - time.monotonic()
             try:
-                events = self._pool.wait(deadline - time.monotonic())
+                events = self._pool.wait(left)
             except BaseException as error:
                 if isinstance(error, RuntimeError):
-                    self._close()  # a worker is gone: what it was to read cannot come
+                    self._death = str(error)  # what the worker was to read cannot come
+                    self._close()
                 raise
             for event in events:
                 self._ready[event.number] = event
-            if events or time.monotonic() < deadline:
-                continue
-            self._late(limit)
-            deadline = float("inf")
+            if deadline is not None and not events and time.monotonic() >= deadline:
+                self._late(limit)
+                deadline = None
 
     def _due_is_here(self) -> bool:
         return self._turn in self._ready if self._in_order else bool(self._ready)

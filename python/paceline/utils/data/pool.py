@@ -49,7 +49,20 @@ class _Member:
         self.stack_fd: int | None = None
         self.pidfd = _pidfd(process)
 
+    def exit_code(self) -> int | None:
+        """Give the exit code, waiting for it a little; None while it runs."""
+        # By pidfd: multiprocessing waits for a pipe that grandchildren may hold open.
+        _await([self], _GRACE_S)
+        deadline = time.monotonic() + _GRACE_S
+        # A fork server tells the code a moment after the end.
+        while (code := self.process.exitcode) is None and time.monotonic() < deadline:
+            if not _has_ended(self):
+                break
+            time.sleep(0.005)
+        return None if code is None else int(code)
+
     def close(self) -> None:
+        """Close what is open of it; it has ended."""
         self.channel.close()
         for fd in (self.stack_fd, self.pidfd):
             if fd is not None and fd != self.process.sentinel:
@@ -191,10 +204,8 @@ class Pool:
             self._members[event.worker].segments.discard(event.body)
 
     def _epitaph(self, worker: int) -> str:
-        process = self._members[worker].process
-        process.join(_GRACE_S)
-        code = process.exitcode
-        who = f"[DataLoader] worker {worker} (pid {process.pid})"
+        code = self._members[worker].exit_code()
+        who = f"[DataLoader] worker {worker} (pid {self._members[worker].pid})"
         if code is None or code >= 0:
             how = "closed its socket" if code is None else f"ended with exit code {code}"
             return f"{who} {how} in the middle of an epoch: got no batch, expected one"
@@ -216,7 +227,9 @@ class Pool:
             seen = size
             time.sleep(0.02)
             size = os.fstat(member.stack_fd).st_size
-        return os.pread(member.stack_fd, size - before, before).decode(errors="replace")
+        text = os.pread(member.stack_fd, size - before, before).decode(errors="replace")
+        # What stands below the worker's own loop is how it was started.
+        return text.partition(", in serve" if ", in serve" in text else " in serve\n")[0]
 
     # -- the end ----------------------------------------------------------------------------------
 
@@ -228,21 +241,28 @@ class Pool:
         for member in self._members:
             member.channel.close()
         try:
-            _await([member.process for member in self._members], _GRACE_S)
+            _await(self._members, _GRACE_S)
         finally:
             for member in self._members:
                 member.process.kill()
             for member in self._members:
-                member.process.join(_GRACE_S)  # a killed process may still wait for a disk
+                member.exit_code()  # a killed process may still wait for a disk
                 member.close()
             self._members.clear()
 
 
-def _await(processes: list[Any], grace_s: float) -> None:
+def _await(members: list[_Member], grace_s: float) -> None:
+    """Wait until all have ended, or the time is up."""
     deadline = time.monotonic() + grace_s
-    alive = {process.sentinel for process in processes}
+    alive = {member.pidfd for member in members if member.pidfd is not None}
     while alive and (left := deadline - time.monotonic()) > 0:
         alive -= set(multiprocessing.connection.wait(list(alive), left))
+
+
+def _has_ended(member: _Member) -> bool:
+    return member.pidfd is not None and member.pidfd in multiprocessing.connection.wait(
+        [member.pidfd], 0
+    )
 
 
 def _start(context: Any, number: int, job: Job, parent: Parent, in_flight: int) -> _Member:

@@ -174,8 +174,8 @@ class _Worker:
         self._epoch = 0
         self._base_seed = job.base_seed
         self._read: Reader | None = None
-        self._stream: StreamReader | None = None
         self._broken: Failure | None = None  # worker_init_fn or iter(dataset) failed
+        self._is_set_up = False
 
     def serve(self) -> None:
         stack = _stack_file()
@@ -201,13 +201,15 @@ class _Worker:
         _info = WorkerInfo(self._number, job.num_workers, seed, job.dataset)
         if job.init_fn is not None:
             job.init_fn(self._number)
+        self._is_set_up = True
         self._open()
 
     def _open(self) -> None:
         job = self._job
         if job.stream:
-            self._stream = StreamReader(job.dataset, job.collate, job.batch_size, job.drop_last)
-        elif self._read is None:
+            stream = StreamReader(job.dataset, job.collate, job.batch_size, job.drop_last)
+            self._read = lambda indices: stream()
+        else:
             self._read = reader(job.dataset, job.collate, job.batched)
 
     def _next_epoch(self, epoch: int, base_seed: int) -> None:
@@ -215,7 +217,7 @@ class _Worker:
         self._epoch, self._base_seed = epoch, base_seed
         if _info is not None:
             _info.seed = base_seed + self._number
-        if self._job.stream and self._read is None:
+        if self._job.stream and self._is_set_up:
             self._broken = None
             seed_worker(base_seed, self._number)
             self._try(self._open)
@@ -240,12 +242,11 @@ class _Worker:
     def _do(self, epoch: int, number: int, indices: Any) -> None:
         if self._broken is not None:
             self._say(FAILED, epoch, number, self._broken)
-            if self._job.stream:
-                return
             return
         try:
             seed_batch(self._base_seed, number)
-            batch = self._stream() if self._stream is not None else self._read(indices)  # type: ignore[misc]
+            assert self._read is not None
+            batch = self._read(indices)
             if batch is END:
                 self._say(ENDED, epoch, number, None)
                 return

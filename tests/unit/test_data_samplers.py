@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets, samplers, batches and loaders."""
+"""Samplers: which sample goes where; equal to PyTorch in all index arithmetic."""
 
 from __future__ import annotations
 
-from collections import OrderedDict, namedtuple
 from itertools import chain
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,36 +13,12 @@ import paceline
 from paceline import _C
 from paceline.utils.data import (
     BatchSampler,
-    ConcatDataset,
-    DataLoader,
-    Dataset,
     DistributedSampler,
-    IterableDataset,
     RandomSampler,
     SequentialSampler,
-    Subset,
     SubsetRandomSampler,
-    TensorDataset,
     WeightedRandomSampler,
-    default_collate,
-    random_split,
 )
-
-Point = namedtuple("Point", "x y")
-
-
-class Squares(Dataset):
-    def __init__(self, n: int) -> None:
-        self.n = n
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __getitem__(self, i: int) -> dict[str, object]:
-        return {"i": i, "x": paceline.tensor([float(i), float(i * i)])}
-
-
-# -- samplers ---------------------------------------------------------------------------------
 
 
 def _shares(n: int, world: int, drop_last: bool, order: list[int] | None) -> list[list[int]]:
@@ -217,163 +191,49 @@ def test_batch_sampler(n: int, drop_last: bool) -> None:
             BatchSampler(SequentialSampler(range(n)), bad, drop_last)
 
 
-# -- collating --------------------------------------------------------------------------------
-
-SAMPLES = [
-    [1, 2], [1.5, 2.5], [True, False], ["a", "b"], [b"x", b"y"],
-    [{"a": 1, "b": [1.0, 2.0]}, {"a": 2, "b": [3.0, 4.0]}],
-    [(1, 2.0), (3, 4.0)], [[1, 2], [3, 4]], [Point(1, 2), Point(3, 4)],
-    [np.ones((2, 2), np.float32), np.zeros((2, 2), np.float32)],
-    [np.float64(1), np.float64(2)], [np.int32(1), np.int32(2)], [np.arange(3), np.arange(3)],
-    [OrderedDict(a=1), OrderedDict(a=2)],
-]  # fmt: skip
+def test_weighted_sampler_refuses() -> None:
+    with pytest.raises(ValueError, match="num_samples"):
+        WeightedRandomSampler([1.0], 0)
+    with pytest.raises(ValueError, match="replacement"):
+        WeightedRandomSampler([1.0], 1, replacement=1)
+    with pytest.raises(ValueError, match="1d sequence"):
+        WeightedRandomSampler([[1.0]], 1)
+    assert sorted(WeightedRandomSampler([1.0, 2.0, 3.0], 3, replacement=False)) == [0, 1, 2]
 
 
-def _plain(node):
-    if hasattr(node, "dtype"):
-        return str(node.dtype).split(".")[1], tuple(node.shape), node.tolist()
-    if isinstance(node, dict):
-        return type(node).__name__, {k: _plain(v) for k, v in node.items()}
-    if isinstance(node, (list, tuple)):
-        return type(node).__name__, [_plain(v) for v in node]
-    return node
-
-
-@pytest.mark.parametrize("samples", SAMPLES, ids=str)
-def test_collate_as_pytorch(samples: list[object]) -> None:
-    data = pytest.importorskip("torch").utils.data
-    assert _plain(default_collate(samples)) == _plain(data.default_collate(samples))
-
-
-def test_collate_refuses() -> None:
-    with pytest.raises(TypeError, match="default_collate"):
-        default_collate([object(), object()])
-    with pytest.raises(TypeError, match="default_collate"):
-        default_collate([np.array(["a"]), np.array(["b"])])
-    with pytest.raises(RuntimeError, match="equal size"):
-        default_collate([[1], [1, 2]])
-    with pytest.raises((RuntimeError, ValueError)):
-        default_collate([paceline.ones(2), paceline.ones(3)])
-
-
-# -- loaders ----------------------------------------------------------------------------------
-
-
-def test_bare_tensor() -> None:
-    x = paceline.randn(100, 10)
-    loader = DataLoader(x, batch_size=10)
-    batches = list(loader)
-    assert len(loader) == len(batches) == 10
-    assert paceline.equal(paceline.cat(batches), x)
-    batches[0].zero_()
-    assert x[0].abs().sum().item() > 0
-
-
-def test_arrays_and_lists() -> None:
-    rows = np.arange(6.0).reshape(3, 2)
-    assert [b.tolist() for b in DataLoader(rows, batch_size=2)] == [[[0, 1], [2, 3]], [[4, 5]]]
-    assert [b.tolist() for b in DataLoader([1, 2, 3], batch_size=2)] == [[1, 2], [3]]
-    names = np.array(["a", "b"], dtype=object)
-    assert list(DataLoader(list(names))) == [["a"], ["b"]]
-
-
-@pytest.mark.parametrize("shuffle", [False, True])
-@pytest.mark.parametrize("drop_last", [False, True])
-def test_one_gather_is_the_same_as_sample_by_sample(shuffle: bool, drop_last: bool) -> None:
-    data = TensorDataset(paceline.randn(11, 3), paceline.arange(11))
-    options = {"batch_size": 4, "shuffle": shuffle, "drop_last": drop_last}
-    for whole in (data, Subset(data, [5, 3, 3, 8, 1]), Subset(Subset(data, range(9)), [8, 0])):
-        paceline.manual_seed(2)
-        fast = list(DataLoader(whole, **options))
-        paceline.manual_seed(2)
-        slow = list(DataLoader(whole, collate_fn=lambda s: default_collate(s), **options))
-        assert [len(b) for b in fast] == [2] * len(slow)
-        for a, b in zip(fast, slow, strict=True):
-            assert all(paceline.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-def test_dictionaries_and_own_collate() -> None:
-    def collate(samples):
-        return {"x": paceline.stack([s["x"] for s in samples]), "n": len(samples)}
-
-    (batch,) = DataLoader(Squares(3), batch_size=3, collate_fn=collate, pin_memory=True)
-    assert batch["x"].shape == (3, 2)
-    assert batch["n"] == 3
-    first, second = DataLoader(Squares(3), batch_size=2)
-    assert first["i"].tolist() == [0, 1]
-    assert second["x"].tolist() == [[2, 4]]
-
-
-def test_shuffle_changes_by_epoch_and_repeats_with_the_seed() -> None:
-    loader = DataLoader(paceline.arange(20), batch_size=20, shuffle=True)
-    paceline.manual_seed(1)
-    first, second = next(iter(loader)).tolist(), next(iter(loader)).tolist()
-    assert sorted(first) == sorted(second) == list(range(20))
-    assert first != second
-    paceline.manual_seed(1)
-    assert next(iter(loader)).tolist() == first
-
-
-def test_samplers_of_ones_own() -> None:
-    x = paceline.arange(6)
-    assert [b.tolist() for b in DataLoader(x, sampler=[5, 0, 1], batch_size=2)] == [[5, 0], [1]]
-    chosen = DataLoader(x, batch_sampler=[[1], [2, 3], paceline.tensor([0, 5])])
-    assert [b.tolist() for b in chosen] == [[1], [2, 3], [0, 5]]
-    assert len(chosen) == 3
-    assert chosen.batch_size is None
-    one_by_one = DataLoader([np.ones(2), 3], batch_size=None)
-    assert isinstance(next(iter(one_by_one)), paceline.Tensor)
-    assert len(one_by_one) == 2
-    share = DataLoader(x, batch_size=2, sampler=DistributedSampler(x, 2, 1, shuffle=False))
-    assert [b.tolist() for b in share] == [[1, 3], [5]]
-
-
-def test_streams() -> None:
-    class Stream(IterableDataset):
-        def __iter__(self):
-            return iter(range(5))
-
-    assert [b.tolist() for b in DataLoader(Stream(), batch_size=2)] == [[0, 1], [2, 3], [4]]
-    assert len(list(DataLoader(Stream(), batch_size=2, drop_last=True))) == 2
-    assert list(DataLoader(Stream(), batch_size=None)) == [0, 1, 2, 3, 4]
-    with pytest.raises(TypeError):
-        len(DataLoader(Stream()))
-    with pytest.raises(ValueError, match="IterableDataset"):
-        DataLoader(Stream(), shuffle=True)
-
-
-def test_loader_refuses() -> None:
-    x = paceline.arange(4)
-    cases = [
-        (NotImplementedError, "num_workers=0", {"num_workers": 4}),
-        (ValueError, "num_workers", {"num_workers": -1}),
-        (ValueError, "prefetch_factor", {"prefetch_factor": 2}),
-        (ValueError, "persistent_workers", {"persistent_workers": True}),
-        (ValueError, "timeout", {"timeout": -1}),
-        (ValueError, "sampler", {"sampler": [0], "shuffle": True}),
-        (ValueError, "batch_sampler", {"batch_sampler": [[0]], "drop_last": True}),
-        (ValueError, "batch_size", {"batch_size": 0}),
-        (ValueError, "batch_size", {"batch_size": None, "drop_last": True}),
+@given(st.integers(1, 60), st.integers(1, 7), st.booleans(), st.integers(0, 5))
+def test_an_epoch_has_each_sample_once_or_its_padding(n, world, drop_last, epoch) -> None:
+    samplers = [
+        DistributedSampler(range(n), world, rank, seed=5, drop_last=drop_last)
+        for rank in range(world)
     ]
-    for error, text, options in cases:
-        with pytest.raises(error, match=text):
-            DataLoader(x, **options)
-    with pytest.raises(IndexError):
-        list(DataLoader(x, sampler=[9]))
+    for sampler in samplers:
+        sampler.set_epoch(epoch)
+    shares = [list(sampler) for sampler in samplers]
+    assert shares == [list(sampler) for sampler in samplers]  # the same order on a repeat
+    assert {len(share) for share in shares} == {len(samplers[0])}
+    order = [i for step in zip(*shares, strict=True) for i in step]
+    whole = n // world * world if drop_last else n
+    assert len(set(order[:whole])) == whole  # each once, and then the start again
+    assert all(order[whole + i] == order[i % n] for i in range(len(order) - whole))
 
 
-def test_data_sets() -> None:
-    data = TensorDataset(paceline.arange(4), paceline.arange(4.0))
-    assert data[2][0].item() == 2
-    with pytest.raises(AssertionError, match="mismatch"):
-        TensorDataset(paceline.ones(2), paceline.ones(3))
-    joined = Squares(2) + Squares(3)
-    assert isinstance(joined, ConcatDataset)
-    assert [joined[i]["i"] for i in (0, 1, 2, 4, -1)] == [0, 1, 0, 2, 2]
-    assert len(joined) == 5
-    paceline.manual_seed(0)
-    parts = random_split(range(10), [7, 3])
-    assert sorted([*parts[0], *parts[1]]) == list(range(10))
-    assert [len(p) for p in random_split(range(10), [0.5, 0.25, 0.25])] == [6, 2, 2]
-    with pytest.raises(ValueError, match="Sum of input lengths"):
-        random_split(range(10), [5, 4])
+@given(st.integers(0, 40), st.integers(1, 9), st.booleans())
+def test_batches_as_pytorch(n: int, size: int, drop_last: bool) -> None:
+    data = pytest.importorskip("torch").utils.data
+    theirs = data.DataLoader(range(n), batch_size=size, drop_last=drop_last)
+    own = paceline.utils.data.DataLoader(range(n), batch_size=size, drop_last=drop_last)
+    assert [b.tolist() for b in own] == [b.tolist() for b in theirs]
+    assert len(own) == len(theirs)
+
+
+@given(st.integers(1, 30), st.integers(1, 70), st.booleans())
+def test_random_sampler_covers(n: int, wanted: int, replacement: bool) -> None:
+    sampler = RandomSampler(range(n), replacement, wanted)
+    drawn = list(sampler)
+    assert len(drawn) == len(sampler) == wanted
+    assert set(drawn) <= set(range(n))
+    if not replacement:
+        for at in range(0, wanted, n):  # round after round, each sample once in each
+            part = drawn[at : at + n]
+            assert len(set(part)) == len(part)

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DataLoader in one process: its arguments, orders and streams."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import paceline
+from paceline.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
+
+
+class Squares(Dataset):
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, i: int) -> dict[str, object]:
+        return {"i": i, "x": paceline.tensor([float(i), float(i * i)])}
+
+
+def test_bare_tensor() -> None:
+    x = paceline.randn(100, 10)
+    loader = DataLoader(x, batch_size=10)
+    batches = list(loader)
+    assert len(loader) == len(batches) == 10
+    assert paceline.equal(paceline.cat(batches), x)
+    batches[0].zero_()
+    assert x[0].abs().sum().item() > 0
+
+
+def test_arrays_and_lists() -> None:
+    rows = np.arange(6.0).reshape(3, 2)
+    assert [b.tolist() for b in DataLoader(rows, batch_size=2)] == [[[0, 1], [2, 3]], [[4, 5]]]
+    assert [b.tolist() for b in DataLoader([1, 2, 3], batch_size=2)] == [[1, 2], [3]]
+    names = np.array(["a", "b"], dtype=object)
+    assert list(DataLoader(list(names))) == [["a"], ["b"]]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_one_gather_is_the_same_as_sample_by_sample(shuffle: bool, drop_last: bool) -> None:
+    data = TensorDataset(paceline.randn(11, 3), paceline.arange(11))
+    options = {"batch_size": 4, "shuffle": shuffle, "drop_last": drop_last}
+    for whole in (data, Subset(data, [5, 3, 3, 8, 1]), Subset(Subset(data, range(9)), [8, 0])):
+        paceline.manual_seed(2)
+        fast = list(DataLoader(whole, **options))
+        paceline.manual_seed(2)
+        slow = list(DataLoader(whole, collate_fn=lambda s: default_collate(s), **options))
+        assert [len(b) for b in fast] == [2] * len(slow)
+        for a, b in zip(fast, slow, strict=True):
+            assert all(paceline.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_dictionaries_and_own_collate() -> None:
+    def collate(samples):
+        return {"x": paceline.stack([s["x"] for s in samples]), "n": len(samples)}
+
+    (batch,) = DataLoader(Squares(3), batch_size=3, collate_fn=collate, pin_memory=True)
+    assert batch["x"].shape == (3, 2)
+    assert batch["n"] == 3
+    first, second = DataLoader(Squares(3), batch_size=2)
+    assert first["i"].tolist() == [0, 1]
+    assert second["x"].tolist() == [[2, 4]]
+
+
+def test_shuffle_changes_by_epoch_and_repeats_with_the_seed() -> None:
+    loader = DataLoader(paceline.arange(20), batch_size=20, shuffle=True)
+    paceline.manual_seed(1)
+    first, second = next(iter(loader)).tolist(), next(iter(loader)).tolist()
+    assert sorted(first) == sorted(second) == list(range(20))
+    assert first != second
+    paceline.manual_seed(1)
+    assert next(iter(loader)).tolist() == first
+
+
+def test_samplers_of_ones_own() -> None:
+    x = paceline.arange(6)
+    assert [b.tolist() for b in DataLoader(x, sampler=[5, 0, 1], batch_size=2)] == [[5, 0], [1]]
+    chosen = DataLoader(x, batch_sampler=[[1], [2, 3], paceline.tensor([0, 5])])
+    assert [b.tolist() for b in chosen] == [[1], [2, 3], [0, 5]]
+    assert len(chosen) == 3
+    assert chosen.batch_size is None
+    one_by_one = DataLoader([np.ones(2), 3], batch_size=None)
+    assert isinstance(next(iter(one_by_one)), paceline.Tensor)
+    assert len(one_by_one) == 2
+    share = DataLoader(x, batch_size=2, sampler=DistributedSampler(x, 2, 1, shuffle=False))
+    assert [b.tolist() for b in share] == [[1, 3], [5]]
+
+
+def test_streams() -> None:
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(range(5))
+
+    assert [b.tolist() for b in DataLoader(Stream(), batch_size=2)] == [[0, 1], [2, 3], [4]]
+    assert len(list(DataLoader(Stream(), batch_size=2, drop_last=True))) == 2
+    assert list(DataLoader(Stream(), batch_size=None)) == [0, 1, 2, 3, 4]
+    with pytest.raises(TypeError):
+        len(DataLoader(Stream()))
+    with pytest.raises(ValueError, match="IterableDataset"):
+        DataLoader(Stream(), shuffle=True)
+
+
+def test_loader_refuses() -> None:
+    x = paceline.arange(4)
+    cases = [
+        (ValueError, "prefetch_factor", {"prefetch_factor": -1, "num_workers": 1}),
+        (ValueError, "valid start method", {"multiprocessing_context": "x", "num_workers": 1}),
+        (ValueError, "num_workers=0", {"multiprocessing_context": "fork"}),
+        (TypeError, "valid context", {"multiprocessing_context": 3, "num_workers": 1}),
+        (ValueError, "num_workers", {"num_workers": -1}),
+        (ValueError, "prefetch_factor", {"prefetch_factor": 2}),
+        (ValueError, "persistent_workers", {"persistent_workers": True}),
+        (ValueError, "timeout", {"timeout": -1}),
+        (ValueError, "sampler", {"sampler": [0], "shuffle": True}),
+        (ValueError, "batch_sampler", {"batch_sampler": [[0]], "drop_last": True}),
+        (ValueError, "batch_size", {"batch_size": 0}),
+        (ValueError, "batch_size", {"batch_size": None, "drop_last": True}),
+    ]
+    for error, text, options in cases:
+        with pytest.raises(error, match=text):
+            DataLoader(x, **options)
+    with pytest.raises(IndexError):
+        list(DataLoader(x, sampler=[9]))
