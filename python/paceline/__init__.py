@@ -110,7 +110,8 @@ if TYPE_CHECKING:
     from paceline._printing import set_printoptions
     from paceline.accelerator import Accelerator
     from paceline.amp import autocast
-    from paceline.launchers import notebook_launcher
+    from paceline.data_loader import skip_first_batches
+    from paceline.launchers import debug_launcher, notebook_launcher
     from paceline.serialization import load, save
     from paceline.state import PartialState
     from paceline.utils.dataclasses import (
@@ -125,7 +126,10 @@ if TYPE_CHECKING:
         NonFiniteKwargs,
         ProfileKwargs,
         ProjectConfiguration,
+        SchedulerKwargs,
     )
+    from paceline.utils.memory import find_executable_batch_size
+    from paceline.utils.random import synchronize_rng_states
 
 # PyTorch's names of dtypes that are also names of builtins.
 bool = dtypes.bool_  # noqa: A001
@@ -149,18 +153,25 @@ _LATER = {
     "GradientAccumulationPlugin": "utils.dataclasses",
     "InitProcessGroupKwargs": "utils.dataclasses",
     "NonFiniteKwargs": "utils.dataclasses",
-    "ProfileKwargs": "utils.dataclasses",
-    "ProjectConfiguration": "utils.dataclasses",
     "PartialState": "state",
+    "ProfileKwargs": "utils.dataclasses",
+    "SchedulerKwargs": "utils.dataclasses",
+    "ProjectConfiguration": "utils.dataclasses",
     "autocast": "amp",
+    "debug_launcher": "launchers",
+    "find_executable_batch_size": "utils.memory",
     "from_dlpack": "_dlpack",
+    "is_rich_available": "utils.imports",
     "load": "serialization",
     "notebook_launcher": "launchers",
     "save": "serialization",
     "set_printoptions": "_printing",
+    "skip_first_batches": "data_loader",
+    "synchronize_rng_states": "utils.random",
 }
 _MODULES = frozenset(
-    "amp autograd distributed errors logging nn optim random serialization utils".split()
+    "accelerator amp autograd data_loader distributed errors launchers local_sgd logging "
+    "memory_utils nn optim optimizer random scheduler serialization state tracking utils".split()
 )
 
 __all__ = [
@@ -170,14 +181,15 @@ __all__ = [
     "DataLoaderConfiguration",
     "DistributedDataParallelKwargs",
     "DistributedType",
+    "Generator",
     "GradScalerKwargs",
     "GradientAccumulationPlugin",
-    "Generator",
     "InitProcessGroupKwargs",
     "NonFiniteKwargs",
+    "PartialState",
     "ProfileKwargs",
     "ProjectConfiguration",
-    "PartialState",
+    "SchedulerKwargs",
     "Size",
     "Tensor",
     "__version__",
@@ -194,6 +206,7 @@ __all__ = [
     "cat",
     "count_nonzero",
     "cuda",
+    "debug_launcher",
     "default_generator",
     "device",
     "diag",
@@ -208,6 +221,7 @@ __all__ = [
     "equal",
     "errors",
     "eye",
+    "find_executable_batch_size",
     "finfo",
     "float",
     "float16",
@@ -268,7 +282,9 @@ __all__ = [
     "set_num_threads",
     "set_printoptions",
     "set_rng_state",
+    "skip_first_batches",
     "stack",
+    "synchronize_rng_states",
     "tensor",
     "uint8",
     "utils",

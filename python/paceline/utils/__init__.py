@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         ProfileKwargs,
         ProjectConfiguration,
         RNGType,
+        SchedulerKwargs,
     )
     from .environment import (
         clear_environment,
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
         patch_environment,
         purge_accelerate_environment,
     )
+    from .memory import find_executable_batch_size
     from .operations import (
+        DistributedOperationException,
         broadcast,
         broadcast_object_list,
         concatenate,
@@ -64,6 +67,7 @@ if TYPE_CHECKING:
         save,
         str_to_bool,
         wait_for_everyone,
+        write_basic_config,
     )
     from .progress import tqdm
     from .random import set_seed, synchronize_rng_state, synchronize_rng_states
@@ -76,16 +80,18 @@ _HOME = {
         "DistributedDataParallelKwargs DistributedType GradScalerKwargs "
         "GradientAccumulationPlugin InitProcessGroupKwargs KwargsHandler "
         "LoggerType NonFiniteKwargs PrecisionType ProfileKwargs "
-        "ProjectConfiguration RNGType",
+        "ProjectConfiguration RNGType SchedulerKwargs",
         "environment": "clear_environment get_int_from_env parse_choice_from_env "
         "parse_flag_from_env patch_environment purge_accelerate_environment",
-        "operations": "broadcast broadcast_object_list concatenate convert_outputs_to_fp32 "
+        "memory": "find_executable_batch_size",
+        "operations": "DistributedOperationException broadcast broadcast_object_list "
+        "concatenate convert_outputs_to_fp32 "
         "convert_to_fp32 find_batch_size gather gather_object honor_type "
         "is_namedtuple listify pad_across_processes recursively_apply reduce "
         "send_to_device",
         "other": "convert_bytes extract_model_from_parallel is_compiled_module load "
         "merge_dicts recursive_getattr release_memory save str_to_bool "
-        "wait_for_everyone",
+        "wait_for_everyone write_basic_config",
         "progress": "tqdm",
         "random": "set_seed synchronize_rng_state synchronize_rng_states",
     }.items()
@@ -97,6 +103,7 @@ __all__ = [
     "DDPCommunicationHookType",
     "DataLoaderConfiguration",
     "DistributedDataParallelKwargs",
+    "DistributedOperationException",
     "DistributedType",
     "GradScalerKwargs",
     "GradientAccumulationPlugin",
@@ -108,6 +115,7 @@ __all__ = [
     "ProfileKwargs",
     "ProjectConfiguration",
     "RNGType",
+    "SchedulerKwargs",
     "broadcast",
     "broadcast_object_list",
     "clear_environment",
@@ -117,6 +125,7 @@ __all__ = [
     "convert_to_fp32",
     "extract_model_from_parallel",
     "find_batch_size",
+    "find_executable_batch_size",
     "gather",
     "gather_object",
     "get_int_from_env",
@@ -143,6 +152,7 @@ __all__ = [
     "synchronize_rng_states",
     "tqdm",
     "wait_for_everyone",
+    "write_basic_config",
 ]
 
 

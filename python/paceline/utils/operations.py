@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from .._call_site import frames_of_ours
 from ..engines import engine_of_tensor, is_tensor
+from ..errors import CollectiveMismatchError
 from ..state import PartialState
 
 if TYPE_CHECKING:
     from ..distributed import ProcessGroup
 
 __all__ = [
+    "DistributedOperationException",
     "broadcast",
     "broadcast_object_list",
     "concatenate",
@@ -34,6 +36,10 @@ __all__ = [
     "reduce",
     "send_to_device",
 ]
+
+
+#: Accelerate's name of the error when ranks disagree; here they are always compared.
+DistributedOperationException = CollectiveMismatchError
 
 
 def is_namedtuple(data: object) -> bool:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Mapping
 from functools import reduce
 from typing import Any
@@ -22,6 +23,7 @@ __all__ = [
     "save",
     "str_to_bool",
     "wait_for_everyone",
+    "write_basic_config",
 ]
 
 
@@ -141,3 +143,40 @@ def str_to_bool(value: str, to_bool: bool = False) -> bool | int:
         raise ValueError(f"[str_to_bool] got {value!r}, expected true or false")
     answer = word in ("1", "true", "yes", "y", "on", "t")
     return answer if to_bool else int(answer)
+
+
+def write_basic_config(mixed_precision: str = "no", save_location: str | None = None) -> str | bool:
+    """Write a configuration file for this machine, unless there is one.
+
+    Parameters
+    ----------
+    mixed_precision : {"no", "fp16", "bf16"}
+        What ranks compute in.
+    save_location : path, optional
+        Where; by default the user's ``default_config.yaml``.
+
+    Returns
+    -------
+    str or bool
+        The path; False if there is a file already, which is left as it is.
+
+    Raises
+    ------
+    ValueError
+        For another precision.
+    """
+    from ..commands.config import basic, write
+    from ..commands.config_file import default_path
+    from ..commands.job import PRECISIONS
+
+    mode = str(mixed_precision).lower()
+    if mode not in PRECISIONS:
+        raise ValueError(
+            f"[write_basic_config] mixed_precision: got {mixed_precision!r}, "
+            f"expected one of {', '.join(PRECISIONS)}"
+        )
+    path = os.fspath(save_location) if save_location is not None else default_path()
+    if os.path.exists(path):
+        return False
+    write(path, basic(mode))
+    return path
