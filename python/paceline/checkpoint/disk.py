@@ -28,6 +28,7 @@ __all__ = [
     "digest",
     "exchange",
     "hasher",
+    "link",
     "make_folder",
     "remove_tree",
     "rename",
@@ -138,6 +139,21 @@ def make_folder(path: str) -> None:
 def rename(old: str, new: str) -> None:
     """Rename; a name that exists is replaced as the system does it."""
     os.rename(old, new)
+
+
+def link(old: str, new: str) -> None:
+    """Give a file a second name; a copy where the file system has no links."""
+    if os.path.islink(old):
+        os.symlink(os.readlink(old), new)
+        return
+    if not os.path.isfile(old):
+        return  # a pipe or socket moves later, when the folder has been replaced
+    try:
+        os.link(old, new)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
+            raise
+        shutil.copy2(old, new)
 
 
 def exchange(one: str, other: str) -> bool:
