@@ -17,9 +17,10 @@ from .engines import engine_of, known_engine
 from .environment import read_environment
 from .logging import get_logger
 from .members.absent import AbsentMembers
-from .members.checkpoints import CheckpointMembers
+from .members.checkpoints import CheckpointMembers, Registered
 from .members.collectives import CollectiveMembers
 from .members.configuration import ConfigurationMembers
+from .members.coordination import CoordinationMembers
 from .members.data import DataMembers
 from .members.process import ProcessMembers
 from .members.tracking import TrackingMembers
@@ -48,6 +49,7 @@ class Accelerator(
     ProcessMembers,
     ConfigurationMembers,
     TrainingMembers,
+    CoordinationMembers,
     CollectiveMembers,
     DataMembers,
     CheckpointMembers,
@@ -87,7 +89,8 @@ class Accelerator(
         The same and more.
     kwargs_handlers : list of KwargsHandler, optional
         At most one each of ``DistributedDataParallelKwargs``, ``InitProcessGroupKwargs``,
-        ``AutocastKwargs``, ``GradScalerKwargs``, ``ProfileKwargs``, ``NonFiniteKwargs``.
+        ``AutocastKwargs``, ``GradScalerKwargs``, ``ProfileKwargs``, ``NonFiniteKwargs``,
+        ``SchedulerKwargs``.
 
     Raises
     ------
@@ -135,10 +138,12 @@ class Accelerator(
         self.state = AcceleratorState(partial, self._settings.precision)
         self.gradient_state = GradientState(self._settings.accumulation)
         self._save_iteration = self._settings.project.iteration
-        self._models = PreparedModels(partial.group, self._settings, self.gradient_state)
+        self._models = PreparedModels(lambda: self._group, self._settings, self.gradient_state)
         self._optimizers: list[AcceleratedOptimizer] = []
         self._schedulers: list[AcceleratedScheduler] = []
         self._dataloaders: list[DataLoaderShard] = []
+        self._begin_training()
+        self._registered = Registered()
         self._choose_trackers()
         self._unknown: set[type] = set()
         unapplied = files_not_applied(environment, self._settings.file_keys())
@@ -176,11 +181,13 @@ class Accelerator(
                 f"[prepare] device_placement has {len(places)} entries, expected one for each of "
                 f"the {len(args)} objects"
             )
+        self._loaders_were_ready = bool(self._dataloaders)
         done = [self._prepare_one(obj, place) for obj, place in zip(args, places, strict=True)]
         for at, obj in enumerate(done):  # a scheduler must find its prepared optimizer
             engine = engine_of(obj)
             if engine is not None and engine.is_scheduler(obj):
                 done[at] = self.prepare_scheduler(obj)
+        self._loaders_were_ready = None
         prepared = [obj for obj in done if self._is_prepared(obj)]
         for obj in prepared:
             obj._is_accelerate_prepared = True
@@ -245,31 +252,6 @@ class Accelerator(
         )
         return model
 
-    def prepare_optimizer(self, optimizer: Any, device_placement: bool | None = None) -> Any:
-        """Prepare one optimizer; see ``AcceleratedOptimizer``."""
-        if type(optimizer) is AcceleratedOptimizer:
-            return optimizer
-        prepared = AcceleratedOptimizer(optimizer, self.gradient_state)
-        self._optimizers.append(prepared)
-        return prepared
-
-    def prepare_scheduler(self, scheduler: Any) -> Any:
-        """Prepare one scheduler; see ``AcceleratedScheduler`` for how far it steps."""
-        if type(scheduler) is AcceleratedScheduler:
-            return scheduler
-        owner = getattr(scheduler, "optimizer", None)
-        own = [o for o in self._optimizers if owner is o or owner is o.optimizer]
-        prepared = AcceleratedScheduler(
-            scheduler,
-            own or self._optimizers,
-            self.gradient_state,
-            self.num_processes,
-            step_with_optimizer=self._settings.step_scheduler_with_optimizer,
-            split_batches=self.split_batches,
-        )
-        self._schedulers.append(prepared)
-        return prepared
-
     def unwrap_model(
         self, model: Any, keep_fp32_wrapper: bool = True, keep_torch_compile: bool = True
     ) -> Any:
@@ -297,9 +279,7 @@ class Accelerator(
         >>> model, optimizer = object(), object()
         >>> model, optimizer = accelerator.free_memory(model, optimizer)
         """
-        self._models.close()
-        self._optimizers.clear()
-        self._schedulers.clear()
+        self._forget_training()
         self._dataloaders.clear()
         self._unknown.clear()
         self.step = 0

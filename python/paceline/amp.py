@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mixed precision as a context: matrix products and attention in a shorter dtype.
 
-What is cast, and when, is decided in C (``csrc/amp``); here is only the switch.
+What is cast, and when, is decided in C (``csrc/amp``); here is only the switch. fp16 needs its
+losses scaled: ``GradScaler``.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Any, TypeVar
 
 from paceline import _C, _device, dtypes
 from paceline.dtypes import dtype as DType  # noqa: N812
+from paceline.grad_scaler import GradScaler
 
-__all__ = ["autocast"]
+__all__ = ["GradScaler", "autocast"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 _OFF = -1
@@ -40,7 +42,9 @@ class autocast:  # noqa: N801 (PyTorch's name)
     device_type : str
         ``"cpu"``.
     dtype : dtype, optional
-        bfloat16, which is also the default.
+        bfloat16, which is also the default, or float16. Sums of products are kept in fp32 in
+        both. fp16 has no instructions of its own on most processors, and is then no faster than
+        fp32.
     enabled : bool
         False switches it off inside an outer block.
     cache_enabled : bool, optional
@@ -48,8 +52,8 @@ class autocast:  # noqa: N801 (PyTorch's name)
 
     Raises
     ------
-    NotImplementedError
-        For float16, which needs gradient scaling.
+    ValueError
+        For another dtype.
     DeviceError
         For a device that is not there.
 
@@ -71,14 +75,11 @@ class autocast:  # noqa: N801 (PyTorch's name)
     ) -> None:
         _device.check("autocast", device_type)
         chosen = dtypes.bfloat16 if dtype is None else dtype
-        if enabled and chosen is dtypes.float16:
-            raise NotImplementedError(
-                "[autocast] float16 needs gradient scaling, which is not built yet: "
-                "got paceline.float16, expected paceline.bfloat16"
+        if enabled and chosen not in (dtypes.bfloat16, dtypes.float16):
+            raise ValueError(
+                f"[autocast] dtype: got {chosen!r}, expected paceline.bfloat16 or paceline.float16"
             )
-        if enabled and chosen is not dtypes.bfloat16:
-            raise ValueError(f"[autocast] dtype: got {chosen!r}, expected paceline.bfloat16")
-        if enabled:
+        if enabled and chosen is dtypes.bfloat16:
             _warn_if_not_faster()
         self._code = chosen.code if enabled else _OFF
         self._before: list[int] = []

@@ -15,6 +15,7 @@ __all__ = [
     "ConfigError",
     "DeviceError",
     "InternalError",
+    "NonFiniteError",
     "PacelineError",
     "PeerLostError",
     "RemoteError",
@@ -134,6 +135,13 @@ class CheckpointError(PacelineError, RuntimeError, OSError):
     path: str = ""
     needed: int = -1
     free: int = -1
+
+
+class NonFiniteError(PacelineError, FloatingPointError):
+    """A loss or a gradient is NaN or infinite, and ``NonFiniteKwargs(action="raise")`` was given.
+
+    It is raised on all ranks alike, before the parameters are touched.
+    """
 
 
 class ConfigError(PacelineError, ValueError):

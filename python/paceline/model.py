@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .settings import Settings
     from .state import GradientState
 
-__all__ = ["PreparedForward", "PreparedModel", "PreparedModels", "unwrap_forward"]
+__all__ = ["PreparedForward", "PreparedModel", "PreparedModels", "synchronises", "unwrap_forward"]
 
 
 class PreparedForward:
@@ -107,19 +107,17 @@ class PreparedModel:
 
     def begin_forward(self) -> None:
         """Tell the other ranks that the model runs, and get rank 0's buffers."""
-        assert self.sync is not None
+        if self.sync is None:
+            return
         self.reduces = self._on
-        copies = self.copies_buffers
-        if self.joined is not None:
-            copies = self.joined.begin_forward(self, copies)
+        owed = self.sync.owed
         self.sync.expect()
+        copies = self._copy_buffers is not None and self.model.training and self._on
+        if self.joined is not None:
+            announced = self.sync.owed and not owed
+            copies = announced and self.joined.begin_forward(self, copies)
         if copies and self._copy_buffers is not None:
             self._copy_buffers()
-
-    @property
-    def copies_buffers(self) -> bool:
-        """Whether a forward pass now begins by copying rank 0's buffers."""
-        return self._copy_buffers is not None and self.model.training and self._on
 
     @contextmanager
     def reducing(self, on: bool) -> Iterator[None]:
@@ -149,8 +147,8 @@ class PreparedModels:
 
     Parameters
     ----------
-    group : ProcessGroup or None
-        None for one process.
+    group : callable
+        Gives the process group, None for one process.
     settings : Settings
         Precision and bucket sizes.
     gradient_state : GradientState
@@ -158,13 +156,21 @@ class PreparedModels:
     """
 
     def __init__(
-        self, group: ProcessGroup | None, settings: Settings, gradient_state: GradientState
+        self,
+        group: Callable[[], ProcessGroup | None],
+        settings: Settings,
+        gradient_state: GradientState,
     ) -> None:
-        self._group = group
+        self.joined_ranks: JoinedRanks | None = None  # inside join_uneven_inputs
+        self._current_group = group
         self._settings = settings
         self._gradient_state = gradient_state
         self._entries: dict[int, PreparedModel] = {}
         self._synced: set[int] = set()  # ids of parameters, which the models keep alive
+
+    @property
+    def _group(self) -> ProcessGroup | None:
+        return self._current_group()
 
     def __iter__(self) -> Iterator[Any]:
         """Give the models in the order in which they were prepared."""
@@ -255,9 +261,51 @@ class PreparedModels:
             if grads:
                 engine.unscale_(grads, factor)
 
-    def entry(self, model: Any) -> PreparedModel | None:
-        """Give what is known of a prepared model; None for any other."""
-        return self._entries.get(id(model))
+    @contextmanager
+    def joined(self, models: Sequence[Any], others: Callable[[], Sequence[Any]]) -> Iterator[None]:
+        """Let ranks leave the loop in the block at different times; see ``joining.py``.
+
+        Parameters
+        ----------
+        models : sequence
+            Those that run inside.
+        others : callable
+            Gives what else is to be equal at the end: optimizers, schedulers.
+
+        Raises
+        ------
+        ValueError
+            For what is not a model prepared here, or a block inside another one.
+        """
+        group = self._group
+        if group is None:
+            yield
+            return
+        entries = [self._entries.get(id(model)) for model in models]
+        for model, entry in zip(models, entries, strict=True):
+            if entry is None or entry.sync is None:
+                raise ValueError(
+                    "[join_uneven_inputs] joinables: got "
+                    f"{type(model).__name__}, expected models that this Accelerator prepared"
+                )
+        if self.joined_ranks is not None:
+            raise ValueError("[join_uneven_inputs] is active already: do not nest it")
+        from .joining import JoinedRanks
+
+        known = [entry for entry in entries if entry is not None]
+        ranks = self.joined_ranks = JoinedRanks(group, known)
+        for entry in known:
+            entry.joined = ranks
+        try:
+            yield
+            for entry in known:
+                entry.joined = None
+            ranks.serve()
+            ranks.hand_over(others())
+        finally:
+            self.joined_ranks = None
+            for entry in known:
+                entry.joined = None
 
     def named_parameters(self) -> Iterator[tuple[str, Any]]:
         """Give all parameters with their names; with several models, the model's number first."""
@@ -266,11 +314,21 @@ class PreparedModels:
             for name, p in entry.model.named_parameters():
                 yield (f"model {number}: {name}" if several else name), p
 
+    def nonfinite_ranks(self, optimizer: Any) -> list[int]:
+        """Give the ranks whose own gradients were not finite before the reduction, where known."""
+        return []
+
+    @property
+    def joining(self) -> bool:
+        """Whether ``join_uneven_inputs`` is active, so that some ranks may not be training."""
+        return self.joined_ranks is not None
+
     def gradients_agree(self, optimizer: Any) -> bool:
         """Whether an optimizer's gradients are the same on all ranks: reduced, all of them."""
-        if any(not entry.reduces or entry.joined for entry in self._entries.values()):
+        if self.joining or not all(entry.reduces for entry in self._entries.values()):
             return False
-        return all(id(p) in self._synced for group in optimizer.param_groups for p in group["params"])
+        own = [p for group in optimizer.param_groups for p in group["params"]]
+        return self._group is not None and all(id(p) in self._synced for p in own)
 
     def close(self) -> None:
         """Forget all models and stop synchronising their gradients."""
@@ -278,6 +336,19 @@ class PreparedModels:
             entry.close()
         self._entries.clear()
         self._synced.clear()
+
+
+@contextmanager
+def synchronises(model: Any) -> Iterator[None]:
+    """Reduce a prepared model's gradients inside the block, whatever is around it."""
+    forward = model.__dict__.get("forward")
+    entry = forward.entry if isinstance(forward, PreparedForward) else None
+    if entry is None:
+        yield
+        return
+    entry.reduces = True
+    with entry.reducing(True):
+        yield
 
 
 def unwrap_forward(model: Any) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .optimizer import AcceleratedOptimizer
+    from .schedule_length import ScheduleLength
     from .state import GradientState
 
 __all__ = ["AcceleratedScheduler"]
@@ -19,11 +20,13 @@ class AcceleratedScheduler:
     Accelerate's documented rule is the default: one call of ``step`` advances the schedule
     **once per process**, so that a schedule written for one process (its length counted in
     batches of one process) ends where the sharded run ends; with ``split_batches`` it advances
-    once. A schedule whose length was computed from ``len()`` of the *prepared* loader is already
-    right: for that, use ``Accelerator(step_scheduler_with_optimizer=False)``, which makes one call
-    one step, or do not pass the scheduler to ``prepare``.
+    once. A schedule whose length was computed from ``len()`` of the *prepared* loader must advance
+    once per optimizer step: ask for that with ``SchedulerKwargs(step_per_process=False)``. With
+    ``Accelerator(step_scheduler_with_optimizer=False)`` one call is one step, whatever the
+    optimizer does.
 
-    While gradients are accumulated, ``step`` does nothing.
+    While gradients are accumulated, and where the optimizer's step was left out, ``step`` does
+    nothing.
 
     Parameters
     ----------
@@ -57,6 +60,7 @@ class AcceleratedScheduler:
         self.num_processes = num_processes
         self.step_with_optimizer = step_with_optimizer
         self.split_batches = split_batches
+        self._length: ScheduleLength | None = None
 
     @property
     def __class__(self) -> type:
@@ -74,6 +78,19 @@ class AcceleratedScheduler:
     def __repr__(self) -> str:
         return f"AcceleratedScheduler({self.scheduler!r})"
 
+    @property
+    def steps_per_call(self) -> int:
+        """How far one call of ``step`` advances the schedule."""
+        alone = self.split_batches or not self.step_with_optimizer
+        return 1 if alone else self.num_processes
+
+    def watch_length(
+        self, length: ScheduleLength, loaders: Sequence[Any], *, made_before: bool
+    ) -> None:
+        """Warn where the schedule's length does not fit the run; see ``ScheduleLength.judge``."""
+        self._length = length
+        length.judge(self.scheduler, loaders, made_before)
+
     def step(self, *args: Any, **kwargs: Any) -> None:
         """Advance the schedule; see the class for how far."""
         if not self.step_with_optimizer:
@@ -85,8 +102,26 @@ class AcceleratedScheduler:
             return
         if any(optimizer.step_was_skipped for optimizer in self.optimizers):
             return
+        if self._length is not None:
+            self._length.about_to_step(self.scheduler)
         total = getattr(self.scheduler, "total_steps", None)
-        for _ in range(1 if self.split_batches else self.num_processes):
+        for _ in range(self.steps_per_call):
             # A schedule of a fixed length (OneCycle) must not be driven past its end.
             if total is None or self.scheduler._step_count <= total:
                 self.scheduler.step(*args, **kwargs)
+
+    def get_last_lr(self) -> Any:
+        """Give the rates that the last step set."""
+        return self.scheduler.get_last_lr()
+
+    def get_lr(self) -> Any:
+        """Give the rates of the present step."""
+        return self.scheduler.get_lr()
+
+    def state_dict(self) -> Any:
+        """Give the schedule's state."""
+        return self.scheduler.state_dict()
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        """Take over a state."""
+        self.scheduler.load_state_dict(state_dict)

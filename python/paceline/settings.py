@@ -26,6 +26,7 @@ from .utils.dataclasses import (
     ProfileKwargs,
     ProjectConfiguration,
     RNGType,
+    SchedulerKwargs,
     not_yet,
 )
 
@@ -50,6 +51,7 @@ _HANDLERS: tuple[type[KwargsHandler], ...] = (
     GradScalerKwargs,
     ProfileKwargs,
     NonFiniteKwargs,
+    SchedulerKwargs,
 )
 H = TypeVar("H", bound=KwargsHandler)
 
@@ -105,6 +107,7 @@ class Settings:
     init: InitProcessGroupKwargs = field(default_factory=InitProcessGroupKwargs)
     autocast: AutocastKwargs = field(default_factory=AutocastKwargs)
     scaler: GradScalerKwargs = field(default_factory=GradScalerKwargs)
+    scheduler: SchedulerKwargs = field(default_factory=SchedulerKwargs)
     profile: ProfileKwargs = field(default_factory=ProfileKwargs)
     nonfinite: NonFiniteAction = NonFiniteAction.WARN
     project: ProjectConfiguration = field(default_factory=ProjectConfiguration)
@@ -125,7 +128,8 @@ class Settings:
         }
         values |= _named(self.accumulation, num_steps="gradient_accumulation_steps")
         values |= _named(self.data) | _named(self.project)
-        for handler in (self.ddp, self.init, self.autocast, self.scaler, self.profile):
+        handlers = (self.ddp, self.init, self.autocast, self.scaler, self.scheduler, self.profile)
+        for handler in handlers:
             name = type(handler).__name__
             values |= {f"{name}.{key}": value for key, value in handler.to_kwargs().items()}
         return [(name, value, self.sources.get(name, "default")) for name, value in values.items()]
@@ -212,6 +216,7 @@ def resolve(env: Environment, given: Arguments) -> Settings:
         init=_one(handlers, InitProcessGroupKwargs),
         autocast=_one(handlers, AutocastKwargs),
         scaler=_one(handlers, GradScalerKwargs),
+        scheduler=_one(handlers, SchedulerKwargs),
         profile=_one(handlers, ProfileKwargs),
         nonfinite=_nonfinite(_one(handlers, NonFiniteKwargs), env, sources),
         project=_project(given.project_dir, given.project_config, sources),

@@ -261,7 +261,7 @@ def test_accumulation_steps_at_the_window_and_at_the_end() -> None:
             optimizer.zero_grad()
         synced.append(accelerator.sync_gradients)
     assert synced == [False, False, False, True, False, True]
-    assert seen == [1.0, 0.5], "always divided by 4, as documented"
+    assert seen == [1.0, 1.0], "the last window is divided by its true length, 2"
     assert scheduler.get_last_lr()[0] == pytest.approx(0.1 / 3)
     assert model.weight.grad is None
 

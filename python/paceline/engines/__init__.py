@@ -12,12 +12,12 @@ has not imported is never asked, so nothing is imported to find out.
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from ..distributed import ProcessGroup
     from ..utils.dataclasses import DistributedDataParallelKwargs
@@ -26,6 +26,7 @@ __all__ = [
     "Engine",
     "GradientSync",
     "LoaderParts",
+    "autocast",
     "default_engine",
     "engine_of",
     "engine_of_tensor",
@@ -140,8 +141,11 @@ class Engine(Protocol):
     def signature(self, model: Any) -> list[tuple[str, tuple[int, ...], str, bool]]:
         """Give name, shape, dtype and whether trained, of parameters and then buffers."""
 
-    def copy_from_rank_zero(self, model: Any, group: ProcessGroup) -> None:
-        """Make parameters and buffers equal to rank 0's, in place."""
+    def copy_from_rank_zero(self, model: Any, group: ProcessGroup, root: int = 0) -> None:
+        """Make parameters and buffers equal to rank 0's (or another's), in place."""
+
+    def average_parameters(self, model: Any, group: ProcessGroup) -> None:
+        """Give every parameter the mean over the ranks, in place: one collective per dtype."""
 
     def has_float_buffers(self, model: Any) -> bool:
         """Tell whether there is a buffer that training may change differently on each rank."""
@@ -190,9 +194,6 @@ class Engine(Protocol):
 
     def clip_grad_value_(self, parameters: Any, clip_value: float) -> None:
         """Limit each element of the gradients."""
-
-    def save(self, obj: Any, path: Any) -> None:
-        """Write an object to a file."""
 
     # Checkpoints.
 
@@ -323,6 +324,15 @@ def default_engine() -> Engine:
     from . import native
 
     return native.ENGINE
+
+
+@contextmanager
+def autocast(precision: str) -> Iterator[None]:
+    """Compute in ``"bf16"`` or ``"fp16"``, in every library that the program has imported."""
+    with ExitStack() as stack:
+        for engine in loaded_engines():
+            stack.enter_context(engine.autocast(precision))
+        yield
 
 
 def loaded_engines() -> tuple[Engine, ...]:

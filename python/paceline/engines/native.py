@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from paceline._device import CPU
 
 from .._call_site import frames_of_ours
 from .native_data import NativeData
+from .native_state import NativeState
 
 if TYPE_CHECKING:
     from ..distributed import ProcessGroup
@@ -91,7 +92,7 @@ class NativeGradientSync:
         self._reducer = None
 
 
-class NativeEngine(NativeData):
+class NativeEngine(NativeData, NativeState):
     """See ``Engine``; the methods are described there by their names."""
 
     name = "native"
@@ -144,10 +145,24 @@ class NativeEngine(NativeData):
             for name, t in named
         ]
 
-    def copy_from_rank_zero(self, model: Any, group: ProcessGroup) -> None:
+    def copy_from_rank_zero(self, model: Any, group: ProcessGroup, root: int = 0) -> None:
         """Make parameters and buffers equal to rank 0's, in place."""
         for tensor in [*model.parameters(), *model.buffers()]:
-            _overwrite(tensor, group)
+            _overwrite(tensor, group, root)
+
+    def average_parameters(self, model: Any, group: ProcessGroup) -> None:
+        from paceline.distributed import ReduceOp
+
+        by_dtype: dict[int, list[Any]] = {}
+        for parameter in model.parameters():
+            by_dtype.setdefault(parameter._dtype, []).append(_C.detach(parameter))
+        for parameters in by_dtype.values():
+            flat = _C.cat([_C.reshape(p, (-1,)) for p in parameters], 0)
+            group.all_reduce(flat, ReduceOp.AVG, depth=frames_of_ours())
+            at = 0
+            for p in parameters:
+                _C.copy_(p, _C.reshape(_C.slice(flat, 0, at, at + p._numel(), 1), p.shape))
+                at += p._numel()
 
     def has_float_buffers(self, model: Any) -> bool:
         """Tell whether there is a buffer that training may change differently on each rank."""
@@ -203,11 +218,6 @@ class NativeEngine(NativeData):
 
         clip_grad_value_(parameters, clip_value)
 
-    def save(self, obj: Any, path: Any) -> None:
-        from paceline.serialization import save
-
-        save(obj, path)
-
     # --- tensors in collectives -----------------------------------------------------------------
 
     def shape(self, tensor: Any) -> tuple[int, ...]:
@@ -262,14 +272,14 @@ class NativeEngine(NativeData):
         return out
 
 
-def _overwrite(tensor: Any, group: ProcessGroup) -> None:
-    """Put rank 0's values into a tensor."""
+def _overwrite(tensor: Any, group: ProcessGroup, root: int = 0) -> None:
+    """Put one rank's values into a tensor."""
     plain = _C.detach(tensor)
     if plain._is_contiguous():
-        group.broadcast(plain, 0, depth=frames_of_ours())
+        group.broadcast(plain, root, depth=frames_of_ours())
         return
     dense = _C.contiguous(plain)
-    group.broadcast(dense, 0, depth=frames_of_ours())
+    group.broadcast(dense, root, depth=frames_of_ours())
     _C.copy_(plain, dense)
 
 

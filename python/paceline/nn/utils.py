@@ -60,6 +60,8 @@ def clip_grad_norm_(
     norm_type: float = 2.0,
     error_if_nonfinite: bool = False,
     foreach: bool | None = None,
+    *,
+    scale_nonfinite: bool = True,
 ) -> Tensor:
     """Scale the gradients so that their norm, taken as one vector, is `max_norm` at most.
 
@@ -75,6 +77,9 @@ def clip_grad_norm_(
         Whether an infinite or undefined norm is an error.
     foreach : None
         Accepted; all gradients go through one call in any case.
+    scale_nonfinite : bool
+        False leaves the gradients alone where the norm is infinite or undefined: PyTorch spreads
+        the NaN over all of them.
 
     Returns
     -------
@@ -83,7 +88,7 @@ def clip_grad_norm_(
     """
     grads = _gradients(parameters)
     norm = _norm(grads, float(norm_type), error_if_nonfinite)
-    if grads:
+    if grads and (scale_nonfinite or math.isfinite(norm)):
         # As PyTorch: the norm is a float32 number, and 1e-6 keeps the quotient finite.
         factor = max_norm / (norm + 1e-6)
         if not factor >= 1.0:

@@ -84,7 +84,7 @@ class Adam(Optimizer):
         if not group["weight_decay"] >= 0.0:
             raise ValueError(f"Invalid weight_decay value: {group['weight_decay']}")
 
-    def _update(self, group: dict[str, Any], params: list[Any], scale: float) -> None:
+    def _update(self, group: dict[str, Any], params: list[Any], scale: float) -> bool:
         params = in_memory_order(params)
         state = self.state
         fresh = [p for p in params if p not in state]
@@ -96,9 +96,10 @@ class Adam(Optimizer):
         for p in params:
             step = state[p]["step"] + 1
             by_step.setdefault(step, []).append(p)
+        finite = True
         for step, members in by_step.items():
             held = [state[p] for p in members]
-            _C.adam_step(
+            finite &= _C.adam_step(
                 members,
                 [p.grad for p in members],
                 [s["exp_avg"] for s in held],
@@ -115,6 +116,7 @@ class Adam(Optimizer):
             )
             for s in held:
                 s["step"] = step
+        return finite
 
 
 class AdamW(Adam):

@@ -36,6 +36,8 @@ class Optimizer:
     grad_scale : float
         The next `step` multiplies every gradient by this first and puts it back to 1. Clipping and
         unscaling may leave their factor here instead of passing over the gradients.
+    grads_were_finite : bool or None
+        Whether the last `step` met no NaN and no Inf in a gradient; None where it did not look.
     """
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
@@ -43,6 +45,7 @@ class Optimizer:
         self.state: dict[Tensor, dict[str, Any]] = {}
         self.param_groups: list[dict[str, Any]] = []
         self.grad_scale = 1.0
+        self.grads_were_finite: bool | None = None
         if isinstance(params, _C.Tensor):
             raise TypeError(
                 "params argument given to the optimizer should be an iterable of Tensors or "
@@ -91,8 +94,11 @@ class Optimizer:
     def _check_group(self, group: dict[str, Any]) -> None:
         """Refuse settings that make no sense."""
 
-    def _update(self, group: dict[str, Any], params: list[Any], scale: float) -> None:
-        """Update those parameters of a group that have a gradient; every subclass defines it."""
+    def _update(self, group: dict[str, Any], params: list[Any], scale: float) -> bool | None:
+        """Update those parameters of a group that have a gradient; every subclass defines it.
+
+        Gives whether all gradients were finite, if it looked.
+        """
         raise NotImplementedError
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -111,10 +117,13 @@ class Optimizer:
             finally:
                 _C.set_grad_enabled(before)
         scale, self.grad_scale = self.grad_scale, 1.0
+        finite: bool | None = True
         for group in self.param_groups:
             with_grad = [p for p in group["params"] if p.grad is not None]
             if with_grad:
-                self._update(group, with_grad, scale)
+                seen = self._update(group, with_grad, scale)
+                finite = None if seen is None or finite is None else finite and seen
+        self.grads_were_finite = finite
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:

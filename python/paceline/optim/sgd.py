@@ -72,28 +72,29 @@ class SGD(Optimizer):
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
 
-    def _update(self, group: dict[str, Any], params: list[Any], scale: float) -> None:
+    def _update(self, group: dict[str, Any], params: list[Any], scale: float) -> bool:
         params = in_memory_order(params)
         if not group["momentum"]:
-            self._call(group, params, None, False, scale)
-            return
+            return self._call(group, params, None, False, scale)
         state = self.state
         fresh = [p for p in params if state.get(p, {}).get("momentum_buffer") is None]
         if fresh:
             for p, (buffer,) in zip(fresh, zeros_beside(fresh, 1), strict=True):
                 state.setdefault(p, {})["momentum_buffer"] = buffer
         is_fresh = {id(p) for p in fresh}
+        finite = True
         for first in (True, False):
             members = [p for p in params if (id(p) in is_fresh) == first]
             if members:
                 held = [state[p]["momentum_buffer"] for p in members]
-                self._call(group, members, held, first, scale)
+                finite &= self._call(group, members, held, first, scale)
+        return finite
 
     @staticmethod
     def _call(
         group: dict[str, Any], params: list[Any], momenta: Any, first: bool, scale: float
-    ) -> None:
-        _C.sgd_step(
+    ) -> bool:
+        return _C.sgd_step(
             params,
             [p.grad for p in params],
             momenta,

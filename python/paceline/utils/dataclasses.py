@@ -31,6 +31,7 @@ __all__ = [
     "ProfileKwargs",
     "ProjectConfiguration",
     "RNGType",
+    "SchedulerKwargs",
     "not_yet",
 ]
 
@@ -195,6 +196,21 @@ class GradScalerKwargs(KwargsHandler):
         whole = isinstance(self.growth_interval, int) and self.growth_interval >= 1
         _check(self, "growth_interval", whole, "an integer of at least 1")
         _check(self, "init_scale", math.isfinite(self.init_scale), "a finite number")
+
+
+@dataclass(frozen=True)
+class SchedulerKwargs(KwargsHandler):
+    """How prepared schedulers advance. Not in Accelerate.
+
+    Parameters
+    ----------
+    step_per_process : bool
+        True: one call of ``step`` advances a schedule once per process, as in Accelerate, which
+        fits a length counted in batches of one process. False: once per optimizer step, which
+        fits a length computed from the prepared loader.
+    """
+
+    step_per_process: bool = True
 
 
 @dataclass(frozen=True)

@@ -62,9 +62,6 @@ class TorchEngine(TorchModels, TorchData, TorchRandomness):
 
     # --- tensors --------------------------------------------------------------------------------
 
-    def save(self, obj: Any, path: Any) -> None:
-        torch.save(obj, path)
-
     def to_core(self, tensor: Any) -> Any:
         return exchange.to_core(tensor.cpu())
 

@@ -42,6 +42,18 @@ class TorchModels:
         for tensor in [*model.parameters(), *model.buffers()]:
             exchange.overwrite(tensor, group, root)
 
+    def average_parameters(self, model: Any, group: ProcessGroup) -> None:
+        by_dtype: dict[torch.dtype, list[torch.Tensor]] = {}
+        for parameter in model.parameters():
+            by_dtype.setdefault(parameter.dtype, []).append(parameter.detach())
+        for parameters in by_dtype.values():
+            flat = torch.cat([p.reshape(-1) for p in parameters])
+            mean = exchange.all_reduce(flat, "mean", group)
+            for p, part in zip(
+                parameters, mean.split([p.numel() for p in parameters]), strict=True
+            ):
+                p.copy_(part.view_as(p))
+
     def has_float_buffers(self, model: Any) -> bool:
         return any(buffer.is_floating_point() for buffer in model.buffers())
 
