@@ -23,6 +23,7 @@ _CLOUD = "paceline starts processes on machines, not in a cloud service; use `pa
 _TPU = "TPUs are out of scope; use the CPU or CUDA"
 _LAUNCH = "a detail of Accelerate's launcher; use `paceline launch` or notebook_launcher"
 _INNER = "a detail of Accelerate's own code; use the public methods of Accelerator"
+_FILES = "a checkpoint has other files here; use save_state and load_state"
 _TORCH = "it is about PyTorch's own versions and devices; ask torch itself"
 
 #: Reason for each name of ``accelerate`` and ``accelerate.utils`` that is not here.
@@ -70,8 +71,10 @@ NAMES: Mapping[str, str] = {
         _INNER: "CannotPadNestedTensorWarning TORCH_DISTRIBUTED_OPERATION_TYPES "
         "TensorInformation copy_tensor_to_devices get_data_structure get_grad_scaler "
         "get_mixed_precision_context_manager is_tensor_information pad_input_tensors "
-        "clean_state_dict_for_safetensors slice_tensors synchronize_rng_state find_device "
-        "are_libraries_initialized get_pretty_name constants",
+        "clean_state_dict_for_safetensors slice_tensors find_device "
+        "are_libraries_initialized get_pretty_name",
+        _FILES: "OPTIMIZER_NAME RNG_STATE_NAME SAMPLER_NAME SCALER_NAME SCHEDULER_NAME "
+        "checkpointing",
         _TORCH: "MITA_PROFILING_AVAILABLE_PYTORCH_VERSION PROFILE_PATTERN_NAME "
         "XPU_PROFILING_AVAILABLE_PYTORCH_VERSION is_torch_version versions compare_versions "
         "is_weights_only_available",

@@ -11,6 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import data as data
+    from .constants import (
+        MODEL_NAME,
+        SAFE_MODEL_NAME,
+        SAFE_WEIGHTS_INDEX_NAME,
+        SAFE_WEIGHTS_NAME,
+        SAFE_WEIGHTS_PATTERN_NAME,
+        WEIGHTS_INDEX_NAME,
+        WEIGHTS_NAME,
+        WEIGHTS_PATTERN_NAME,
+    )
     from .dataclasses import (
         AutocastKwargs,
         DataLoaderConfiguration,
@@ -49,7 +59,9 @@ if TYPE_CHECKING:
         gather,
         gather_object,
         honor_type,
+        ignorant_find_batch_size,
         is_namedtuple,
+        is_torch_tensor,
         listify,
         pad_across_processes,
         recursively_apply,
@@ -58,6 +70,7 @@ if TYPE_CHECKING:
     )
     from .other import (
         convert_bytes,
+        convert_file_size_to_int,
         extract_model_from_parallel,
         is_compiled_module,
         load,
@@ -76,6 +89,8 @@ if TYPE_CHECKING:
 _HOME = {
     name: module
     for module, names in {
+        "constants": "MODEL_NAME SAFE_MODEL_NAME SAFE_WEIGHTS_INDEX_NAME SAFE_WEIGHTS_NAME "
+        "SAFE_WEIGHTS_PATTERN_NAME WEIGHTS_INDEX_NAME WEIGHTS_NAME WEIGHTS_PATTERN_NAME",
         "dataclasses": "AutocastKwargs DDPCommunicationHookType DataLoaderConfiguration "
         "DistributedDataParallelKwargs DistributedType GradScalerKwargs "
         "GradientAccumulationPlugin InitProcessGroupKwargs KwargsHandler "
@@ -87,10 +102,10 @@ _HOME = {
         "operations": "DistributedOperationException broadcast broadcast_object_list "
         "concatenate convert_outputs_to_fp32 "
         "convert_to_fp32 find_batch_size gather gather_object honor_type "
-        "is_namedtuple listify pad_across_processes recursively_apply reduce "
-        "send_to_device",
-        "other": "convert_bytes extract_model_from_parallel is_compiled_module load "
-        "merge_dicts recursive_getattr release_memory save str_to_bool "
+        "ignorant_find_batch_size is_namedtuple is_torch_tensor listify pad_across_processes "
+        "recursively_apply reduce send_to_device",
+        "other": "convert_bytes convert_file_size_to_int extract_model_from_parallel "
+        "is_compiled_module load merge_dicts recursive_getattr release_memory save str_to_bool "
         "wait_for_everyone write_basic_config",
         "progress": "tqdm",
         "random": "set_seed synchronize_rng_state synchronize_rng_states",
@@ -110,17 +125,26 @@ __all__ = [
     "InitProcessGroupKwargs",
     "KwargsHandler",
     "LoggerType",
+    "MODEL_NAME",
     "NonFiniteKwargs",
     "PrecisionType",
     "ProfileKwargs",
     "ProjectConfiguration",
     "RNGType",
+    "SAFE_MODEL_NAME",
+    "SAFE_WEIGHTS_INDEX_NAME",
+    "SAFE_WEIGHTS_NAME",
+    "SAFE_WEIGHTS_PATTERN_NAME",
     "SchedulerKwargs",
+    "WEIGHTS_INDEX_NAME",
+    "WEIGHTS_NAME",
+    "WEIGHTS_PATTERN_NAME",
     "broadcast",
     "broadcast_object_list",
     "clear_environment",
     "concatenate",
     "convert_bytes",
+    "convert_file_size_to_int",
     "convert_outputs_to_fp32",
     "convert_to_fp32",
     "extract_model_from_parallel",
@@ -130,8 +154,10 @@ __all__ = [
     "gather_object",
     "get_int_from_env",
     "honor_type",
+    "ignorant_find_batch_size",
     "is_compiled_module",
     "is_namedtuple",
+    "is_torch_tensor",
     "listify",
     "load",
     "merge_dicts",

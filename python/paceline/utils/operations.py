@@ -29,7 +29,9 @@ __all__ = [
     "gather",
     "gather_object",
     "honor_type",
+    "ignorant_find_batch_size",
     "is_namedtuple",
+    "is_torch_tensor",
     "listify",
     "pad_across_processes",
     "recursively_apply",
@@ -323,6 +325,19 @@ def find_batch_size(data: Any) -> int | None:
         if size is not None:
             return size
     return None
+
+
+def ignorant_find_batch_size(data: Any) -> int | None:
+    """Give the length of the first tensor in nested data; None where there is none."""
+    try:
+        return find_batch_size(data)
+    except (TypeError, ValueError):
+        return None
+
+
+def is_torch_tensor(tensor: object) -> bool:
+    """Tell whether ``tensor`` is a tensor of a library that paceline trains with."""
+    return is_tensor(tensor)
 
 
 def listify(data: Any) -> Any:

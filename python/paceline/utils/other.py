@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from functools import reduce
 from typing import Any
 
-from ..engines import default_engine
 from ..state import PartialState
 
 __all__ = [
     "convert_bytes",
+    "convert_file_size_to_int",
     "extract_model_from_parallel",
     "is_compiled_module",
     "load",
@@ -38,7 +38,9 @@ def save(
     """Save an object with ``paceline.save`` on the main process (of each machine, if asked)."""
     state = PartialState()
     if state.is_local_main_process if save_on_each_node else state.is_main_process:
-        default_engine().save(obj, f)
+        from ..checkpoint.run import save_object
+
+        save_object(obj, f)
 
 
 def extract_model_from_parallel(
@@ -130,6 +132,24 @@ def convert_bytes(size: float) -> str:
     return f"{round(size, 2)} PB"
 
 
+def convert_file_size_to_int(size: int | str) -> int:
+    """Read a size in bytes; ``KB``, ``MB``, ``GB`` are powers of 1000, ``KiB`` and so on of 1024.
+
+    Raises
+    ------
+    ValueError
+        For other words.
+
+    Examples
+    --------
+    >>> convert_file_size_to_int("1MiB")
+    1048576
+    """
+    from ..checkpoint.sharded import size_in_bytes
+
+    return size_in_bytes(size)
+
+
 def str_to_bool(value: str, to_bool: bool = False) -> bool | int:
     """Read a yes or no, as 1 or 0 unless ``to_bool``.
 
@@ -165,9 +185,10 @@ def write_basic_config(mixed_precision: str = "no", save_location: str | None = 
     ValueError
         For another precision.
     """
-    from ..commands.config import basic, write
+    from ..commands.config import write
     from ..commands.config_file import default_path
     from ..commands.job import PRECISIONS
+    from ..commands.questions import basic
 
     mode = str(mixed_precision).lower()
     if mode not in PRECISIONS:
