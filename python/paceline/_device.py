@@ -5,6 +5,10 @@ from __future__ import annotations
 
 from paceline.errors import DeviceError
 
+TYPE_CHECKING = False  # typing itself takes 5 ms to load
+if TYPE_CHECKING:
+    from typing import Any
+
 _TYPES = ("cpu", "cuda")
 
 
@@ -30,7 +34,7 @@ class device:  # noqa: N801 (PyTorch's name)
     index: int | None
 
     def __init__(self, type: str | int | device, index: int | None = None) -> None:
-        if isinstance(type, device):
+        if isinstance(type, device) or is_device(type):
             kind, number = type.type, type.index
         elif isinstance(type, int):
             kind, number = "cuda", type
@@ -43,7 +47,7 @@ class device:  # noqa: N801 (PyTorch's name)
             raise TypeError(f"[device] got {type!r}, expected the like of 'cpu' or 'cuda:0'")
         if kind not in _TYPES:
             raise RuntimeError(f"[device] type: got {kind!r}, expected 'cpu' or 'cuda'")
-        if index is not None and number is not None and not isinstance(type, device):
+        if index is not None and number is not None and isinstance(type, str):
             raise RuntimeError(f"[device] the index is given twice: got {type!r} and {index}")
         self.type = kind
         self.index = number if index is None else index
@@ -56,7 +60,7 @@ class device:  # noqa: N801 (PyTorch's name)
         return self.type if self.index is None else f"{self.type}:{self.index}"
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, device):
+        if not is_device(other):
             return NotImplemented
         return self.type == other.type and self.index == other.index
 
@@ -65,6 +69,11 @@ class device:  # noqa: N801 (PyTorch's name)
 
     def __reduce__(self) -> tuple[object, ...]:
         return device, (str(self),)
+
+
+def is_device(obj: Any) -> bool:
+    """Whether an object names a device: one of ours, or another library's."""
+    return isinstance(getattr(obj, "type", None), str) and hasattr(obj, "index")
 
 
 CPU = device("cpu")

@@ -392,7 +392,7 @@ def parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, int, b
             code = arg._dtype
         elif isinstance(arg, bool):
             flags.append(arg)  # non_blocking, copy
-        elif isinstance(arg, (str, int, Device)):
+        elif isinstance(arg, (str, int)) or _device.is_device(arg):
             device = arg
         elif arg is not None:
             code = to_code(arg)

@@ -64,7 +64,6 @@ class PartialState:
     _default: PartialState | None = None
 
     group: ProcessGroup | None
-    device: Any
     backend: str | None
     distributed_type: DistributedType
     num_processes: int
@@ -98,17 +97,16 @@ class PartialState:
             )
 
     def _form(self, env: Environment, cpu: bool, timeout: timedelta | None) -> None:
-        from .engines import default_engine
-
         self._timeout = timeout
         self._local_world_size = env.local_world_size
         self._cpu = cpu or bool(env.use_cpu)
         self.debug, self.fork_launched = env.debug, env.fork_launched
-        self.device = default_engine().device(env.local_rank, self._cpu)
         self.group = None
         self.backend = None
         self.process_index, self.num_processes = env.rank, env.world_size
         self.local_process_index = env.local_rank
+        self._chosen_device: Any = None
+        self._device_from_engine = True
         self.distributed_type = DistributedType.NO
         if env.world_size > 1:
             from . import distributed
@@ -157,16 +155,31 @@ class PartialState:
     @property
     def default_device(self) -> Any:
         """The device that this process uses where nobody chose one."""
-        from .engines import default_engine
+        from .engines import loaded_engines
 
-        return default_engine().device(self.local_process_index, False)
+        return loaded_engines()[-1].device(self.local_process_index, False)
 
     def set_device(self) -> None:
         """Choose ``device`` again if it was set to None."""
-        from .engines import default_engine
-
         if self.device is None:
-            self.device = default_engine().device(self.local_process_index, self._cpu)
+            self._device_from_engine = True
+
+    @property
+    def device(self) -> Any:
+        """Where this process computes, as the tensor library that the program has loaded says it.
+
+        PyTorch's device once that is imported, for it takes no other; ours takes either.
+        """
+        from .engines import loaded_engines
+
+        if not self._device_from_engine:
+            return self._chosen_device
+        return loaded_engines()[-1].device(self.local_process_index, self._cpu)
+
+    @device.setter
+    def device(self, device: Any) -> None:
+        self._chosen_device = device
+        self._device_from_engine = False
 
     # --- who is who -----------------------------------------------------------------------------
 

@@ -62,21 +62,23 @@ def synchronize_rng_state(
     ValueError
         For another kind, or ``"generator"`` without one.
     """
-    from ..engines import default_engine
+    from ..engines import loaded_engines
 
     kind = RNGType(rng_type) if rng_type is not None else RNGType.TORCH
-    engine = default_engine()
     if kind is RNGType.GENERATOR and generator is None:
         raise ValueError("[synchronize_rng_state] 'generator' needs a generator: got None")
     if kind is RNGType.CUDA and not str(PartialState().device).startswith("cuda"):
         raise ValueError("[synchronize_rng_state] 'cuda' needs a CUDA device: this is the CPU")
     own = generator if kind is RNGType.GENERATOR else None
-    state = [engine.rng_state() if own is None else own.get_state()]
+    engines = loaded_engines() if own is None else ()
+    # By name: a rank where another library is loaded, too, leaves that one as it is.
+    state = [{e.name: e.rng_state() for e in engines} if own is None else own.get_state()]
     broadcast_object_list(state, from_process=0)
-    if own is None:
-        engine.set_rng_state(state[0])
-    else:
+    if own is not None:
         own.set_state(state[0])
+    for engine in engines:
+        if engine.name in state[0]:
+            engine.set_rng_state(state[0][engine.name])
 
 
 def synchronize_rng_states(
