@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from ..data_loader import DataLoaderShard, prepare_data_loader
+from ..data_loader import (
+    DataLoaderShard,
+    SkippedLoader,
+    prepare_data_loader,
+    skip_first_batches,
+)
 from ..engines import known_engine
 from .base import Members
 
@@ -38,8 +44,19 @@ class DataMembers(Members):
         device_placement: bool | None = None,
         slice_fn_for_dispatch: Callable[..., Any] | None = None,
     ) -> Any:
-        """Prepare one data loader; see ``DataLoaderShard``."""
-        if type(data_loader) is DataLoaderShard:
+        """Prepare one data loader; see ``DataLoaderShard``.
+
+        Parameters
+        ----------
+        data_loader : DataLoader
+            The loader; one that is prepared comes back as it is.
+        device_placement : bool, optional
+            Whether to put batches on ``device``.
+        slice_fn_for_dispatch : callable, optional
+            Where rank 0 reads for all: cuts a rank's part of the whole batch, called as
+            ``slice_fn(batch, slice, process_index=..., num_processes=...)``.
+        """
+        if type(data_loader) in (DataLoaderShard, SkippedLoader):
             return data_loader
         prepared = prepare_data_loader(
             data_loader,
@@ -48,6 +65,25 @@ class DataMembers(Members):
             self._settings.data,
             device=self.device if self._places(device_placement) else None,
             gradient_state=self.gradient_state,
+            slice_fn_for_dispatch=slice_fn_for_dispatch,
+            rng_types=self._settings.rng_types,
         )
         self._dataloaders.append(prepared)
         return prepared
+
+    def skip_first_batches(self, dataloader: Any, num_batches: int = 0) -> Any:
+        """Give a loader without its first batches; see ``paceline.skip_first_batches``."""
+        return skip_first_batches(dataloader, num_batches)
+
+    @contextmanager
+    def _evening_batches(self, even: bool | None) -> Iterator[list[DataLoaderShard]]:
+        """Complete the last round of all prepared loaders or not, inside the block.
+
+        None changes nothing. Gives the loaders where it cannot be chosen any more.
+        """
+        loaders = [] if even is None else list(self._dataloaders)
+        try:
+            yield [one for one in loaders if not one.override_even_batches(bool(even))]
+        finally:
+            for loader in loaders:
+                loader.override_even_batches(None)
