@@ -310,9 +310,7 @@ def save(obj: Any, f: File) -> None:
         write(f, tensors, metadata)
 
 
-def write_beside(
-    path: str, tensors: Mapping[str, _C.Tensor], metadata: Mapping[str, str]
-) -> None:
+def write_beside(path: str, tensors: Mapping[str, _C.Tensor], metadata: Mapping[str, str]) -> None:
     """Write a file beside, flush it, and rename it: there is the old one or the new one."""
     folder, name = os.path.split(os.path.abspath(path))
     beside = os.path.join(folder, f".{name}.{os.getpid()}.tmp")

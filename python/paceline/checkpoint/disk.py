@@ -110,7 +110,7 @@ class Writer:
         """Wait until the disk has it."""
         self._do(lambda: os.fsync(self._fd) or 0)
         fd, self._fd = self._fd, -1
-        os.close(fd)
+        self._do(lambda: os.close(fd) or 0)
 
     def __enter__(self) -> Writer:
         return self
@@ -197,22 +197,35 @@ class Lock:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        while True:
+        self._fd = -1
+        while self._fd < 0:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
             try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip() or "unknown"
-                os.close(self._fd)
-                raise CheckpointError(
-                    f"[save_state] {path.removesuffix('.lock')} is being saved by another process "
-                    f"(pid {holder}): save to another folder, or wait for it"
-                ) from error
-            if self._is_named():
-                break
-            os.close(self._fd)  # its holder removed it between our open and our lock
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, str(os.getpid()).encode(), 0)
+                self._take()
+                if not self._is_named():  # its holder removed it between our open and our lock
+                    self._let_go()
+                    continue
+                os.ftruncate(self._fd, 0)
+                os.pwrite(self._fd, str(os.getpid()).encode(), 0)
+            except BaseException:
+                self._let_go()
+                raise
+
+    def _take(self) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip() or "unknown"
+            folder, name = os.path.split(self._path)
+            saved = os.path.join(folder, name.removeprefix(".").removesuffix(".lock"))
+            raise CheckpointError(
+                f"[save_state] {saved} is being saved by another process (pid {holder}): save to "
+                "another folder, or wait for it"
+            ) from error
+
+    def _let_go(self) -> None:
+        fd, self._fd = self._fd, -1
+        os.close(fd)
 
     def _is_named(self) -> bool:
         try:
@@ -225,8 +238,8 @@ class Lock:
         if self._fd >= 0:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
-            os.close(self._fd)
-            self._fd = -1
+            with contextlib.suppress(OSError):
+                self._let_go()
 
 
 def clean_name(name: object) -> str:

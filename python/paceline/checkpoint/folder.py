@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import stat
 from collections.abc import Callable, Collection, Iterator
 from typing import TypeVar
 
@@ -27,7 +26,7 @@ from . import disk
 from .disk import Lock, OpenFolder
 from .manifest import MANIFEST, FileEntry, Manifest, read_manifest
 
-__all__ = ["Place", "clear_leftovers", "is_whole", "read_whole"]
+__all__ = ["Place", "clear_leftovers", "is_whole", "read_whole", "require_folder"]
 
 T = TypeVar("T")
 _RETRIES = 10
@@ -244,23 +243,9 @@ def read_whole(path: str, reader: Callable[[OpenFolder], T]) -> T:
         The checkpoint's name; the recovery rule applies.
     reader : callable
         Reads from the open folder.
-
-    Raises
-    ------
-    ValueError
-        If there is no such folder.
     """
     for attempt in range(_RETRIES):
-        try:
-            folder = OpenFolder(path)
-        except FileNotFoundError as error:
-            kept = [old for old in _siblings(os.path.realpath(path), "old") if _is_folder(old)]
-            if not kept:
-                raise ValueError(f"Tried to find {path} but folder does not exist") from error
-            folder = OpenFolder(kept[0])
-        except NotADirectoryError as error:
-            raise ValueError(f"[load_state] {path} is a file, expected a folder") from error
-        with folder:
+        with OpenFolder(require_folder(path)) as folder:
             try:
                 return reader(folder)
             except CheckpointError:
@@ -269,5 +254,19 @@ def read_whole(path: str, reader: Callable[[OpenFolder], T]) -> T:
     raise AssertionError  # the last attempt returned or raised
 
 
-def _is_folder(path: str) -> bool:
-    return stat.S_ISDIR(os.lstat(path).st_mode)
+def require_folder(path: str) -> str:
+    """Give the folder that holds a checkpoint: its own, or the one of the recovery rule.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    if os.path.isdir(path):
+        return path
+    if os.path.exists(path):
+        raise ValueError(f"[load_state] {path} is a file, expected a folder")
+    kept = [old for old in _siblings(os.path.realpath(path), "old") if os.path.isdir(old)]
+    if not kept:
+        raise ValueError(f"Tried to find {path} but folder does not exist")
+    return kept[0]

@@ -28,7 +28,8 @@ _WEIGHTS = (("model", "safetensors"), ("pytorch_model", "bin"))
 
 def is_accelerates(folder: OpenFolder) -> bool:
     """Tell whether a folder looks like one of ``accelerate``'s ``save_state``."""
-    return _weights_name(folder, 0) is not None or folder.has("random_states_0.pkl")
+    theirs = _weights_name(folder, 0) is not None or folder.has("random_states_0.pkl")
+    return theirs and not folder.has("rank_0.safetensors")
 
 
 def read(folder: OpenFolder, rank: int, world: int) -> Loaded:

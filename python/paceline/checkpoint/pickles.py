@@ -67,9 +67,7 @@ def read_pickle(
     except FormatError:
         raise
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise FormatError(
-            f"[load] pickle is damaged: {type(error).__name__}: {error}"
-        ) from error
+        raise FormatError(f"[load] pickle is damaged: {type(error).__name__}: {error}") from error
 
 
 def _check_key(key: Any, depth: int = 0) -> Any:

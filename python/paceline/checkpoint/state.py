@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..logging import get_logger
 from . import foreign, naming
 from .disk import OpenFolder
-from .folder import Place, read_whole
+from .folder import Place, read_whole, require_folder
 from .manifest import MANIFEST, FileEntry, Manifest, read_manifest
 from .run import Loaded, Run
 from .together import meet, together
@@ -114,8 +114,7 @@ def load_state(
         run.apply(loaded, models, strict)
 
     path, broken = together(group, "load_state", find)[0]
-    if given is not None and not os.path.exists(path):
-        read()  # says that there is none, or takes what the recovery rule gives
+    require_folder(path)  # all ranks see the same disk
     loaded = _kept(group, read)
     loaded.notices += [f"{folder} is not whole and was passed over" for folder in broken]
     together(group, "load_state", check)

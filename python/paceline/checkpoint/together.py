@@ -85,6 +85,8 @@ def _described(error: Exception) -> dict[str, Any]:
     found: dict[str, Any] = {"text": text}
     if isinstance(error, CheckpointError):
         found |= {name: getattr(error, name) for name in _FIELDS}
+    elif isinstance(error, OSError):
+        found |= {"errno": error.errno, "path": str(error.filename or "")}
     return found
 
 

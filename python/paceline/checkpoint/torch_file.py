@@ -113,7 +113,9 @@ def _rebuild(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> A
             f"[load] tensor of size {tuple(size)}: its last element is number {last} of a "
             f"storage of {storage._numel()}"
         )
-    made = _C.empty(tuple(size), storage._dtype) if n == 0 else _strided(storage, offset, size, stride)
+    made = (
+        _C.empty(tuple(size), storage._dtype) if n == 0 else _strided(storage, offset, size, stride)
+    )
     return _C.alias(type(made), made, True) if rest and rest[0] is True else made
 
 
