@@ -7,6 +7,7 @@ costs nothing.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -17,9 +18,10 @@ _COMMANDS = {
     "launch": "run a training script on one or several processes",
     "config": "write the configuration file that launch reads, by a questionnaire",
     "test": "train a small model on this machine and check the result",
+    "plot": "draw loss, learning rate and throughput of runs",
+    "sweep": "run a script under several settings and print the table",
     "env": "print what a bug report needs: versions, processor, configuration",
 }
-_LATER = ("plot", "sweep")
 
 
 def _help() -> str:
@@ -30,12 +32,9 @@ def _help() -> str:
 
 
 def _unknown(name: str) -> str:
-    have = ", ".join(_COMMANDS)
-    if name in _LATER:
-        return f"paceline: `{name}` comes in a later version; this one has: {have}"
-    return f"paceline: there is no command {name!r}: expected one of {have} (later: " + (
-        ", ".join(_LATER) + ")"
-    )
+    near = difflib.get_close_matches(name, _COMMANDS, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"paceline: there is no command {name!r}: expected one of {', '.join(_COMMANDS)}{hint}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
