@@ -16,7 +16,7 @@ from typing import Any
 from harness import Result, run_ranks
 
 #: "torch" joins as soon as the bridge is there.
-WAYS = ("native",)
+WAYS = ("native", "torch")
 _VARIABLE = "WAY_IN"
 
 
