@@ -37,6 +37,7 @@ class Environment:
     fork_launched: bool = False
     log_level: str | None = None
     nonfinite: str | None = None
+    report_file: str | None = None
     launched: bool = False
     origins: Mapping[str, str] = field(default_factory=dict)
 
@@ -102,13 +103,17 @@ def read_environment() -> Environment:
         world_size=job.world,
         local_rank=job.local_rank,
         local_world_size=job.local_world,
-        mixed_precision=os.environ.get("ACCELERATE_MIXED_PRECISION") or None,
+        # The short name too: people set it in front of every launcher.
+        mixed_precision=os.environ.get("ACCELERATE_MIXED_PRECISION")
+        or os.environ.get("MIXED_PRECISION")
+        or None,
         gradient_accumulation_steps=_integer("ACCELERATE_GRADIENT_ACCUMULATION_STEPS"),
         use_cpu=_flag("ACCELERATE_USE_CPU"),
         debug=bool(_flag("ACCELERATE_DEBUG_MODE")),
         fork_launched=bool(_flag("FORK_LAUNCHED")),
         log_level=read_log_level(),
         nonfinite=os.environ.get("PACELINE_NONFINITE") or None,
+        report_file=os.environ.get("PACELINE_REPORT_FILE") or None,
         launched=SOURCES in os.environ,
         origins=_origins(),
     )

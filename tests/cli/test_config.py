@@ -181,8 +181,8 @@ def test_accelerate_reads_our_file(tmp_path: Path, said: str) -> None:
     assert theirs.distributed_type.value == ours["distributed_type"]
 
 
-def test_help_names_the_command() -> None:
-    assert "config" in command(Path.cwd(), "--help").stdout
+def test_help_names_the_command(tmp_path: Path) -> None:
+    assert "config" in command(tmp_path, "--help").stdout
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ..distributed import ProcessGroup
     from ..model import PreparedModels
     from ..optimizer import AcceleratedOptimizer
+    from ..run_report import RunReport
     from ..scheduler import AcceleratedScheduler
     from ..settings import Settings
     from ..state import AcceleratorState, GradientState, PartialState
@@ -35,6 +36,7 @@ class Members:
     _optimizers: list[AcceleratedOptimizer]
     _schedulers: list[AcceleratedScheduler]
     _dataloaders: list[DataLoaderShard]
+    _report: RunReport | None
 
     @property
     def _partial(self) -> PartialState:

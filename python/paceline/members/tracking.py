@@ -192,6 +192,8 @@ class TrackingMembers(Members):
 
         handler = profile_handler or self._settings.profile
         profiler = build(handler, self._partial.process_index)
+        if self._report is not None:
+            self._report.end_profile()  # that of a sweep gives way
         with profiler:
             yield profiler
         if handler.output_trace_dir is not None:

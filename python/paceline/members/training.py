@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
+from .._trace import Kind, span
 from ..accumulation import Accumulation
 from ..announce import say
 from ..engines import Engine, autocast, default_engine, engine_of_tensor
@@ -181,7 +182,11 @@ class TrainingMembers(Members):
         if self._scaling is not None:
             loss = self._scaling.scale(loss, window.begins_window)
         window.backward_seen = True
-        self._models.backward(engine, loss, window.divisor, **kwargs)
+        with span(Kind.BACKWARD, "backward pass"):
+            self._models.backward(engine, loss, window.divisor, **kwargs)
+        if self._report is not None:
+            loader = self.gradient_state.active_dataloader
+            self._report.count(loss, None if loader is None else loader.total_batch_size)
 
     def unscale_gradients(self, optimizer: Any = None) -> None:
         """Divide gradients by the loss scale of fp16; in other precisions there is none.
@@ -221,9 +226,10 @@ class TrainingMembers(Members):
             The total norm before clipping.
         """
         params, engine = self._ready_to_clip(parameters)
-        norm = engine.clip_grad_norm_(
-            params, float(max_norm), float(norm_type), self.sync_gradients
-        )
+        with span(Kind.OPTIMIZER, "clip"):
+            norm = engine.clip_grad_norm_(
+                params, float(max_norm), float(norm_type), self.sync_gradients
+            )
         if self._scaling is not None and not self.sync_gradients:
             norm = norm / self._scaling.scaler.get_scale()
         return norm
