@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .announce import Plan, files_not_applied, say
 from .data_loader import DataLoaderShard
@@ -39,6 +39,9 @@ from .utils.dataclasses import (
     RNGType,
 )
 from .utils.other import release_memory
+
+if TYPE_CHECKING:
+    from .run_report import RunReport
 
 __all__ = ["Accelerator"]
 
@@ -144,6 +147,7 @@ class Accelerator(
         self._dataloaders: list[DataLoaderShard] = []
         self._begin_training()
         self._registered = Registered()
+        self._report = _report(self, environment.report_file)
         self._choose_trackers()
         self._unknown: set[type] = set()
         unapplied = files_not_applied(environment, self._settings.file_keys())
@@ -286,3 +290,12 @@ class Accelerator(
         return release_memory(*objects)
 
     clear = free_memory
+
+
+def _report(accelerator: Accelerator, path: str | None) -> RunReport | None:
+    """Begin what a sweep wants to know of this run."""
+    if path is None:
+        return None
+    from .run_report import RunReport
+
+    return RunReport(accelerator, path)
