@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
+from typing import TypeVar
 
 from paceline import _C
 
-__all__ = ["Kind", "span"]
+__all__ = ["Kind", "each", "span"]
+
+T = TypeVar("T")
 
 
 class Kind(IntEnum):
@@ -47,3 +51,15 @@ class span:  # noqa: N801 - reads as a verb: with span(Kind.DATA, "batch")
     def __exit__(self, *_: object) -> None:
         if self._since:
             _C.trace_end(self._since, self._kind, self._name)
+
+
+def each(items: Iterable[T], kind: Kind, name: str) -> Iterator[T]:
+    """Give the items, the time of getting each of them in a span of its own."""
+    iterator = iter(items)
+    while True:
+        with span(kind, name):
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+        yield item

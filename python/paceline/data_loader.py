@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ._trace import Kind, each, span
 from .sharding.build import make_source
 from .sharding.rounds import rows_of
 from .sharding.sources import Place
@@ -182,7 +183,7 @@ class DataLoaderShard(_Facade):
         if state is not None:
             state.enter_loader(self)
         try:
-            for batch in self._source.open(epoch, place):
+            for batch in each(self._source.open(epoch, place), Kind.DATA, "next batch"):
                 self._given += 1
                 self.end_of_dataloader = batch.last
                 self.valid, self.rows = batch.valid, rows_of(batch.data)
@@ -196,7 +197,8 @@ class DataLoaderShard(_Facade):
     def _to_device(self, batch: Any) -> Any:
         if self.device is None:
             return batch
-        return send_to_device(batch, self.device, self._non_blocking)
+        with span(Kind.DATA, "to device"):
+            return send_to_device(batch, self.device, self._non_blocking)
 
     # --- position -------------------------------------------------------------------------------
 

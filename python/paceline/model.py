@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ._call_site import frames_of_ours
+from ._trace import Kind, span
 from .engines import known_engine
 from .errors import CollectiveMismatchError
 from .utils.operations import convert_to_fp32
@@ -42,19 +43,22 @@ class PreparedForward:
         entry: PreparedModel | None = None,
     ) -> None:
         self.forward = forward
+        # Where inspect.signature looks: libraries read a model's arguments off its forward.
+        self.__wrapped__ = forward
         self.precision = precision
         self._engine = engine
         self._entry = entry  # None where gradients are not synchronised
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model's own forward."""
-        if self._entry is not None:
-            self._entry.begin_forward()
-        if self.precision == "no":
-            return self.forward(*args, **kwargs)
-        with self._engine.autocast(self.precision):
-            outputs = self.forward(*args, **kwargs)
-        return convert_to_fp32(outputs)
+        with span(Kind.OPERATOR, "model forward"):
+            if self._entry is not None:
+                self._entry.begin_forward()
+            if self.precision == "no":
+                return self.forward(*args, **kwargs)
+            with self._engine.autocast(self.precision):
+                outputs = self.forward(*args, **kwargs)
+            return convert_to_fp32(outputs)
 
     def close(self) -> None:
         """Leave the process group."""
@@ -69,6 +73,9 @@ class PreparedForward:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PreparedForward:
         return PreparedForward(copy.deepcopy(self.forward, memo), self.precision, self._engine)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PreparedForward, (self.forward, self.precision, self._engine)
 
 
 class PreparedModel:
@@ -364,6 +371,8 @@ def release_forward(model: Any) -> None:
     if isinstance(forward, PreparedForward):
         forward.close()
         del model.forward
+        if getattr(model, "forward", None) != forward.forward:  # torch.compile's is the instance's
+            model.forward = forward.forward
 
 
 def _describe(entry: tuple[str, tuple[int, ...], str, bool]) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from ._trace import Kind, span
+
 if TYPE_CHECKING:
     from .accumulation import Accumulation
     from .loss_scaling import LossScaling
@@ -129,7 +131,10 @@ class AcceleratedOptimizer:
             return None
         self._dirty = True
         self._stepped_at = 0 if self._accumulation is None else self._accumulation.batch
-        args = () if closure is None else (closure,)
+        with span(Kind.OPTIMIZER, "step"):
+            return self._step(() if closure is None else (closure,))
+
+    def _step(self, args: tuple[Any, ...]) -> Any:
         if self._scaling is not None:
             result, self._skipped = self._scaling.step(self.optimizer, args)
             return result
@@ -158,7 +163,8 @@ class AcceleratedOptimizer:
         """
         if self._may_drop():
             self._dirty = False
-            self._drop(set_to_none)
+            with span(Kind.OPTIMIZER, "zero_grad"):
+                self._drop(set_to_none)
 
     def _may_drop(self) -> bool:
         window = self._accumulation

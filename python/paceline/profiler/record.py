@@ -31,7 +31,7 @@ class Event(NamedTuple):
     def label(self) -> str:
         """The name for people: ``matmul backward``, ``bucket 3``."""
         if self.kind == "backward":
-            return f"{self.name} backward"
+            return self.name if self.name == "backward pass" else f"{self.name} backward"
         if self.kind == "bucket" and self.number >= 0:
             return f"bucket {self.number}"
         if self.kind == "wait":
