@@ -15,7 +15,6 @@ from typing import Any
 
 from harness import Result, run_ranks
 
-#: "torch" joins as soon as the bridge is there.
 WAYS = ("native", "torch")
 _VARIABLE = "WAY_IN"
 
