@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m benchmarks [train] [allreduce] [ops] [--rounds N] [--json FILE]``."""
+"""``python -m benchmarks [train] [allreduce] [ops] [loader] [--rounds N] [--json FILE]``."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import allreduce, ops, train
+from benchmarks import allreduce, loader, ops, train
 from benchmarks.processes import cpu_name
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", default=["train", "allreduce"],
-                        choices=["train", "allreduce", "ops"])  # fmt: skip
+                        choices=["train", "allreduce", "ops", "loader"])  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--models", nargs="+", default=["gpt", "mlp"], choices=list(train.STEPS))
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
@@ -34,6 +34,9 @@ def main() -> None:
     if "ops" in args.parts:
         results["ops"] = ops.run(args.rounds)
         ops.report(results["ops"])
+    if "loader" in args.parts:
+        results["loader"] = loader.run(args.rounds)
+        loader.report(results["loader"])
     if args.json:
         args.json.write_text(json.dumps(results, indent=1))
 

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The data loader over rows of 784 floats, batch 256: in order and shuffled, beside its peers.
+
+Seconds are for a fixed number of batches, each row of the table in a process of its own; all take
+turns. ``numpy gather`` is the floor of a loader: ``array[indices]`` per batch, nothing else.
+``numpy slice copy`` is that for reading in order.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from typing import Any
+
+from benchmarks.processes import Ranks, summary
+
+COLUMNS = 784
+BATCH = 256
+SIZES = {"1 M rows": 1_000_000, "60 k rows": 60_000}
+BATCHES = 200  # in one turn
+KINDS = ["paceline", "paceline 2 workers", "numpy"]
+PEERS = ["torch", "torch 2 workers"]
+
+
+def run(rounds: int) -> list[dict[str, Any]]:
+    """Seconds for `BATCHES` batches, by size, order and kind."""
+    kinds = KINDS + (PEERS if importlib.util.find_spec("torch") else [])
+    tables = []
+    for title, rows in SIZES.items():
+        for order in ("in order", "shuffled"):
+            seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+            workers = {kind: Ranks("benchmarks.loader_worker", [kind, str(rows), order], threads=2)
+                       for kind in kinds}  # fmt: skip
+            try:
+                for worker in workers.values():
+                    worker.start()
+                for _ in range(rounds):
+                    for kind, worker in workers.items():
+                        seconds[kind].append(float(json.loads(worker.ask(f"go {BATCHES}")[0])))
+            finally:
+                for worker in workers.values():
+                    worker.stop()
+            tables.append({"size": title, "order": order, "seconds": seconds})
+    return tables
+
+
+def report(tables: list[dict[str, Any]]) -> None:
+    """Print microseconds per batch, and ratios to PyTorch without workers and to NumPy."""
+    for table in tables:
+        seconds = table["seconds"]
+        print(f"\nDataLoader, {table['size']} x {COLUMNS} float32, batch {BATCH}, {table['order']}: "
+              "us per batch, median (min to max)")  # fmt: skip
+        for kind, values in seconds.items():
+            low, middle, high = (1e6 * v / BATCHES for v in summary(values))
+            ratios = [
+                f"{_ratio(seconds, other, kind):6.2f}x {name}"
+                for other, name in (("torch", "PyTorch"), ("numpy", "NumPy's rate"))
+                if other in seconds and other != kind
+            ]
+            print(f"  {kind:20s} {middle:9.1f} ({low:.1f} to {high:.1f})  {'  '.join(ratios)}")
+
+
+def _ratio(seconds: dict[str, list[float]], other: str, kind: str) -> float:
+    """How many times faster than `other`, turn by turn: the median."""
+    pairs = zip(seconds[other], seconds[kind], strict=True)
+    return summary([theirs / own for theirs, own in pairs])[1]
