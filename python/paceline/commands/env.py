@@ -12,7 +12,7 @@ import platform
 import sys
 from collections.abc import Callable, Sequence
 
-from .config_file import default_path
+from .config_file import default_path, find
 from .cores import available_cores
 
 __all__ = ["main", "package_version"]
@@ -140,6 +140,19 @@ def _configuration(path: str) -> list[str]:
     return lines
 
 
+def _settings(config_file: str | None) -> list[str]:
+    """List what a launch would use, and where each value comes from."""
+    from .resolve import UsageError, explain
+
+    try:
+        rows = explain(config_file, os.environ)
+    except UsageError as error:
+        return [f"- Settings of a launch: NOT USABLE: {error}"]
+    width = max(len(f"{name} = {value}") for name, value, _ in rows)
+    lines = [f"    {f'{name} = {value}':<{width}}  ({source})" for name, value, source in rows]
+    return ["- Settings of a launch, and where each comes from:", *lines]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see ``paceline env --help``.
 
@@ -149,12 +162,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, or 2 for a wrong call.
     """
     args = list(sys.argv[1:] if argv is None else argv)
-    path = default_path()
+    given = None
     if args and args[0] in ("-h", "--help"):
         print("usage: paceline env [--config_file FILE]\n\nPrint what a bug report needs.")
         return 0
     if len(args) == 2 and args[0] in ("--config_file", "--config-file"):
-        path = args[1]
+        given = args[1]
     elif args:
         print(f"paceline env: cannot use {' '.join(args)}: expected --config_file", file=sys.stderr)
         return 2
@@ -178,7 +191,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name.startswith(("PACELINE_", "ACCELERATE_", "OMP_", "CUDA_VISIBLE")):
             shown = "(not shown)" if "SECRET" in name or "TOKEN" in name else os.environ[name]
             print(f"- {name}={shown}")
-    print("\n".join(_configuration(path)))
+    print("\n".join(_settings(given)))
+    for path in find(given) or [default_path()]:
+        print("\n".join(_configuration(path)))
     return 0
 
 

@@ -18,7 +18,7 @@ from .cores import available_cores
 from .devices import Demand, DeviceError, plan
 from .job import PRECISIONS, Settings, choose_port
 
-__all__ = ["UsageError", "resolve"]
+__all__ = ["UsageError", "explain", "resolve"]
 
 
 _YES = ("1", "true", "yes", "y", "on", "t")
@@ -100,6 +100,53 @@ _VARIABLES = {
 }
 
 
+class _Picker:
+    """Takes a setting from the first place that says something, and notes which it was."""
+
+    def __init__(self, file: _Files, env: Mapping[str, Any]) -> None:
+        self._file = file
+        self._env = env
+        self.sources: dict[str, str] = {}
+
+    def __call__(
+        self, name: str, given: Any, default: Any = None, file_key: str | None = None
+    ) -> Any:
+        variable, key = _VARIABLES.get(name, name), file_key or name
+        if given not in (None, False):
+            self.sources[variable] = "command line"
+            return given
+        if name in self._env:
+            self.sources[variable] = f"environment, {variable}"
+            return self._env[name]
+        value = self._file.get(key)
+        self.sources[variable] = "default" if value is None else self._file.where(key)
+        return default if value is None else value
+
+
+def explain(config_file: str | None, environ: Mapping[str, str]) -> list[tuple[str, Any, str]]:
+    """List name, value and source of what `paceline launch` would use without further flags.
+
+    Raises
+    ------
+    UsageError
+        A file or a variable is wrong.
+    """
+    pick = _Picker(_from_files(config_file, environ), _from_environment(environ))
+    rows = []
+    for name, default, key in (
+        ("num_processes", 1, "num_processes"),
+        ("mixed_precision", "no", "mixed_precision"),
+        ("gradient_accumulation_steps", 1, "gradient_accumulation_steps"),
+        ("cpu", False, "use_cpu"),
+        ("debug", False, "debug"),
+        ("threads", "cores / processes", "num_cpu_threads_per_process"),
+        ("main_process_port", 0, "main_process_port"),
+    ):
+        value = pick(name, None, default, key)
+        rows.append((key, value, pick.sources[_VARIABLES.get(name, name)]))
+    return rows
+
+
 def resolve(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
     """Make the settings of a job.
 
@@ -121,21 +168,7 @@ def resolve(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
         A value is wrong, or cannot be had on this machine.
     """
     file = _from_files(args.config_file, environ)
-    env = _from_environment(environ)
-    sources: dict[str, str] = {}
-
-    def pick(name: str, given: Any, default: Any = None, file_key: str | None = None) -> Any:
-        variable, key = _VARIABLES.get(name, name), file_key or name
-        if given not in (None, False):
-            sources[variable] = "command line"
-            return given
-        if name in env:
-            sources[variable] = f"environment, {variable}"
-            return env[name]
-        value = file.get(key)
-        sources[variable] = "default" if value is None else file.where(key)
-        return default if value is None else value
-
+    pick = _Picker(file, _from_environment(environ))
     for flag in ("multi_gpu", "gpu_ids"):
         if args.cpu and getattr(args, flag):
             raise UsageError(f"--cpu and --{flag} contradict each other")
@@ -171,7 +204,7 @@ def resolve(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
             "gradient_accumulation_steps", args.gradient_accumulation_steps
         ),
         debug=bool(pick("debug", args.debug, False)),
-        sources=sources,
+        sources=pick.sources,
     )
 
 
