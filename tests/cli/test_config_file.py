@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from paceline.commands import config_file
 from paceline.commands.config_file import ConfigFileError, default_path, load
 
 # As Accelerate's questionnaire writes it, without what asks for GPUs.
@@ -151,3 +152,10 @@ def test_where_the_default_file_is() -> None:
     assert default_path(both) == f"/h/{tail}"
     assert default_path({"XDG_CACHE_HOME": "/x"}) == f"/x/huggingface/{tail}"
     assert default_path({}) == str(Path.home() / ".cache" / "huggingface" / tail)
+
+
+def test_every_key_is_explained() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    explained = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
+    assert explained == set(config_file._KEYS)
