@@ -118,6 +118,43 @@ class Accumulation:
         self._divisors.clear()
         self._state.step = 0
 
+    # -- checkpoints ------------------------------------------------------------------------------
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether gradients of a window that has not ended are kept."""
+        return not self._state.sync_gradients or any(self._steps.values())
+
+    def state_dict(self, models: Sequence[Any]) -> dict[str, Any]:
+        """Give where all windows stand, as JSON; models by their number in ``models``."""
+        numbers = {id(model): at for at, model in enumerate(models)}
+
+        def named(key: tuple[int, ...]) -> list[int]:
+            return [numbers.get(one, -1) for one in key]
+
+        return {
+            "position": self.position,
+            "batch": self.batch,
+            "step": self._state.step,
+            "sync_gradients": self._state.sync_gradients,
+            "current": None if self._models is None else named(self._models),
+            "steps": [[named(key), step] for key, step in self._steps.items()],
+            "divisors": [[named(key), divisor] for key, divisor in self._divisors.items()],
+        }
+
+    def load_state_dict(self, state: dict[str, Any], models: Sequence[Any]) -> None:
+        """Go on from what ``state_dict`` gave, with these models in the place of those."""
+
+        def key(numbers: Sequence[int]) -> tuple[int, ...]:
+            return tuple(id(models[at]) if 0 <= at < len(models) else -1 for at in numbers)
+
+        self.position, self.batch = state["position"], state["batch"]
+        self._state.step = state["step"]
+        self._state.sync_gradients = state["sync_gradients"]
+        self._models = None if state["current"] is None else key(state["current"])
+        self._steps = {key(numbers): step for numbers, step in state["steps"]}
+        self._divisors = {key(numbers): divisor for numbers, divisor in state["divisors"]}
+
     def _turn_to(self, key: tuple[int, ...]) -> None:
         if self._models is not None and self._models != key:
             self._steps[self._models] = self._state.step

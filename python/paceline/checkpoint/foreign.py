@@ -94,12 +94,7 @@ def _rank(saved: Any, rank: int) -> dict[str, Any]:
             "numpy": saved["numpy_random_seed"],
             "engines": {"torch": saved["torch_manual_seed"]},
         },
-        "window": {"step": _count(saved.get("step", 0)), "sync_gradients": True},
     }
-
-
-def _count(value: Any) -> int:
-    return value if type(value) is int and value >= 0 else 0
 
 
 # -- weights ----------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ from .disk import OpenFolder
 from .manifest import FileEntry, Manifest, read_tensors, write_tensors
 
 if TYPE_CHECKING:
+    from ..accumulation import Accumulation
     from ..engines import Engine
-    from ..state import GradientState
 
 __all__ = ["Loaded", "Run", "numbered", "read_own", "save_object"]
 
@@ -76,8 +76,8 @@ class Run:
         In order of ``prepare`` and registration.
     scaler : object
         The gradient scaler or None.
-    gradient_state : GradientState
-        Where the accumulation window stands.
+    windows : Accumulation
+        Where the accumulation windows stand.
     """
 
     models: list[Any]
@@ -86,7 +86,7 @@ class Run:
     loaders: list[Any]
     custom: list[Any]
     scaler: Any
-    gradient_state: GradientState
+    windows: Accumulation
     rank: int = 0
     world: int = 1
 
@@ -134,13 +134,16 @@ class Run:
         ]
 
     def _own(self) -> dict[str, Any]:
-        state = self.gradient_state
-        unfinished = not state.sync_gradients
+        gradients = None
+        if self.windows.unfinished:
+            gradients = [known_engine(model).gradients(model) for model in self.models]
         return {
-            "loaders": [_loader_state(loader) for loader in self.loaders],
-            "window": {"step": state.step, "sync_gradients": state.sync_gradients},
-            "gradients": [known_engine(model).gradients(model) for model in self.models]
-            if unfinished
+            "loaders": [loader.state_dict() for loader in self.loaders],
+            "window": self.windows.state_dict(self.models),
+            "gradients": gradients,
+            # Rank 0's are among the weights; the others' drift from them until the next copy.
+            "buffers": [known_engine(model).buffers(model) for model in self.models]
+            if self.rank > 0
             else None,
             "random": random_states.capture(loaded_engines()),
         }
@@ -152,7 +155,7 @@ class Run:
         return {
             "paceline": __version__,
             "world_size": self.world,
-            "step": self.gradient_state.step,
+            "step": self.windows.batch,
             "save_iteration": save_iteration,
             "models": n_weights,
             "optimizers": len(self.optimizers),
@@ -215,7 +218,8 @@ class Run:
         """Put everything back; random states last, since what is before them may draw numbers."""
         for model, state in zip(models, loaded.weights, strict=True):
             engine = known_engine(model)
-            engine.load_state_dict(model, _converted(state, engine.from_core), strict)
+            mine = {**state, **self._own_buffers(loaded, model)}
+            engine.load_state_dict(model, _converted(mine, engine.from_core), strict)
         from_core = self.engine.from_core
         if self.scaler is not None:
             self.scaler.load_state_dict(_converted(loaded.scaler, from_core))
@@ -235,10 +239,16 @@ class Run:
             self._apply_loaders(own["loaders"])
         self._apply_random(loaded)
 
+    def _own_buffers(self, loaded: Loaded, model: Any) -> Mapping[str, Any]:
+        buffers = loaded.ranks.get(self.rank, {}).get("buffers")
+        if not buffers or loaded.world != self.world:
+            return {}
+        own: Mapping[str, Any] = buffers[next(i for i, m in enumerate(self.models) if m is model)]
+        return own
+
     def _apply_window(self, loaded: Loaded, own: Mapping[str, Any]) -> None:
-        window = own.get("window") or {"step": 0, "sync_gradients": True}
-        self.gradient_state.step = window["step"]
-        self.gradient_state.sync_gradients = window["sync_gradients"]
+        if own.get("window") is not None:
+            self.windows.load_state_dict(own["window"], self.models)
         for at, model in enumerate(self.models):
             engine = known_engine(model)
             parts = [one["gradients"] for one in loaded.ranks.values() if one.get("gradients")]
@@ -257,10 +267,7 @@ class Run:
                 f"this run has {len(self.loaders)}; prepare the same ones before load_state"
             )
         for loader, state in zip(self.loaders, states, strict=True):
-            if hasattr(type(loader), "load_state_dict"):
-                loader.load_state_dict(state)
-            else:
-                loader.iteration = state["epoch"]
+            loader.load_state_dict(state)
 
     def _apply_random(self, loaded: Loaded) -> None:
         engines = loaded_engines()
@@ -338,12 +345,6 @@ def _mean(parts: Sequence[Mapping[str, Any]], n: int) -> dict[str, Any]:
 
 
 # -- does it fit ------------------------------------------------------------------------------
-
-
-def _loader_state(loader: Any) -> Any:
-    if hasattr(type(loader), "state_dict"):
-        return loader.state_dict()
-    return {"epoch": loader.iteration}
 
 
 def _check_weights(what: str, model: Any, state: Any, strict: bool) -> None:

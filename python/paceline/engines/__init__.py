@@ -200,6 +200,9 @@ class Engine(Protocol):
     def state_dict(self, model: Any) -> dict[str, Any]:
         """Give a model's parameters and persistent buffers by name, over the same memory."""
 
+    def buffers(self, model: Any) -> dict[str, Any]:
+        """Give those of ``state_dict`` that are no parameters: training may change them by rank."""
+
     def load_state_dict(self, model: Any, state: Mapping[str, Any], strict: bool) -> None:
         """Copy values into parameters and buffers, in place."""
 

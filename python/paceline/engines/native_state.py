@@ -20,6 +20,10 @@ class NativeState:
         state: dict[str, Any] = model.state_dict()
         return state
 
+    def buffers(self, model: Any) -> dict[str, Any]:
+        saved = model.state_dict().keys()
+        return {name: buffer for name, buffer in model.named_buffers() if name in saved}
+
     def load_state_dict(self, model: Any, state: Mapping[str, Any], strict: bool) -> None:
         model.load_state_dict(state, strict=strict)
 

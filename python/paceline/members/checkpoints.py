@@ -13,6 +13,7 @@ from ..logging import get_logger
 from .base import Members
 
 if TYPE_CHECKING:
+    from ..accumulation import Accumulation
     from ..checkpoint.run import Run
     from ..nn.module import RemovableHandle
 
@@ -34,6 +35,7 @@ class Registered:
 class CheckpointMembers(Members):
     """Base of ``Accelerator``: saving and loading."""
 
+    _accumulation: Accumulation
     _registered: Registered
     _save_iteration: int
 
@@ -162,7 +164,7 @@ class CheckpointMembers(Members):
             list(self._dataloaders),
             list(self._registered.objects),
             getattr(self, "scaler", None),
-            self.gradient_state,
+            self._accumulation,
             self._partial.process_index,
             self._partial.num_processes,
         )

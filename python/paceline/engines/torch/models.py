@@ -126,6 +126,11 @@ class TorchModels:
 
     # --- checkpoints ----------------------------------------------------------------------------
 
+    def buffers(self, model: Any) -> dict[str, Any]:
+        model = getattr(model, "_orig_mod", model)
+        saved = model.state_dict().keys()
+        return {name: buffer for name, buffer in model.named_buffers() if name in saved}
+
     def state_dict(self, model: Any) -> dict[str, Any]:
         state: dict[str, Any] = getattr(model, "_orig_mod", model).state_dict()
         return state
