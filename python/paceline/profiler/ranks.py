@@ -55,6 +55,7 @@ def write_all(profiler: Profiler, folder: str, group: ProcessGroup | None) -> No
         profiler.ranks = {at: Breakdown(**times) for at, (_, times) in enumerate(parcels)}
         texts = (text for events, _ in parcels for text in _unpacked(events))
         write_trace(os.path.join(folder, "profile.json"), texts)
+    group.barrier(depth=frames_of_ours())  # after the block the files are there, on every rank
 
 
 def _unpacked(packed: bytes) -> Iterator[str]:
