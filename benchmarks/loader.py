@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from pathlib import Path
 from typing import Any
 
 from benchmarks.processes import Ranks, summary
@@ -27,6 +28,10 @@ def run(rounds: int) -> list[dict[str, Any]]:
     kinds = KINDS + (PEERS if importlib.util.find_spec("torch") else [])
     tables = []
     for title, rows in SIZES.items():
+        needed = rows * COLUMNS * 4 * (len(kinds) + 1)
+        if needed > available_bytes():
+            print(f"loader, {title}: left out, needs {needed / 1e9:.0f} GB of free memory")
+            continue
         for order in ("in order", "shuffled"):
             seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
             workers = {kind: Ranks("benchmarks.loader_worker", [kind, str(rows), order], threads=2)
@@ -44,12 +49,19 @@ def run(rounds: int) -> list[dict[str, Any]]:
     return tables
 
 
+def available_bytes() -> int:
+    """Memory that processes can still have."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith("MemAvailable"))
+    return int(line.split()[1]) * 1024
+
+
 def report(tables: list[dict[str, Any]]) -> None:
     """Print microseconds per batch, and ratios to PyTorch without workers and to NumPy."""
     for table in tables:
         seconds = table["seconds"]
-        print(f"\nDataLoader, {table['size']} x {COLUMNS} float32, batch {BATCH}, {table['order']}: "
-              "us per batch, median (min to max)")  # fmt: skip
+        what = f"{table['size']} x {COLUMNS} float32, batch {BATCH}, {table['order']}"
+        print(f"\nDataLoader, {what}: us per batch, median (min to max)")
         for kind, values in seconds.items():
             low, middle, high = (1e6 * v / BATCHES for v in summary(values))
             ratios = [

@@ -7,6 +7,7 @@ begins at the first batch, so that starting them does not count: it is paid once
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import sys
 import time
@@ -18,13 +19,11 @@ import numpy as np
 from benchmarks.loader import BATCH, COLUMNS
 
 
-def array(rows: int) -> np.ndarray[Any, Any]:
+def fill(out: Any) -> None:
     """Fill rows with numbers, block by block."""
-    out = np.empty((rows, COLUMNS), np.float32)
     block = np.random.default_rng(0).standard_normal((1000, COLUMNS), np.float32)
-    for at in range(0, rows, 1000):
-        out[at : at + 1000] = block[: min(1000, rows - at)]
-    return out
+    for at in range(0, len(out), 1000):
+        out[at : at + 1000] = block[: min(1000, len(out) - at)]
 
 
 def numpy_batches(data: np.ndarray[Any, Any], order: str) -> Iterator[Any]:
@@ -41,29 +40,19 @@ def numpy_batches(data: np.ndarray[Any, Any], order: str) -> Iterator[Any]:
 
 def epochs(kind: str, rows: int, order: str) -> Iterator[Iterator[Any]]:
     """Yield the iterators of epoch after epoch."""
-    data = array(rows)
     if kind == "numpy":
+        data = np.empty((rows, COLUMNS), np.float32)
+        fill(data)
         while True:
             yield numpy_batches(data, order)
-    if kind.startswith("torch"):
-        import torch as library
-    else:
-        import paceline as library  # type: ignore[no-redef]
-    utils = importlib_data(library.__name__)
-    copy = library.empty((rows, COLUMNS))  # the library's own memory
-    copy.numpy()[:] = data
-    del data
+    library = importlib.import_module("torch" if kind.startswith("torch") else "paceline")
+    utils = importlib.import_module(f"{library.__name__}.utils.data")
+    tensor = library.empty((rows, COLUMNS))  # the library's own memory
+    fill(tensor.numpy())
     options = {"num_workers": 2} if kind.endswith("2 workers") else {}
-    loader = utils.DataLoader(copy, batch_size=BATCH, shuffle=order == "shuffled", **options)
+    loader = utils.DataLoader(tensor, batch_size=BATCH, shuffle=order == "shuffled", **options)
     while True:
         yield iter(loader)
-
-
-def importlib_data(library: str) -> Any:
-    """Import the library's ``utils.data``."""
-    import importlib
-
-    return importlib.import_module(f"{library}.utils.data")
 
 
 def main() -> None:

@@ -32,7 +32,10 @@ def check_workers(
 
 def warn_of_many_workers(num_workers: int) -> None:
     """Warn where there are more workers than processors."""
-    processors = len(os.sched_getaffinity(0))
+    # A launcher gives each rank a part of the machine: what counts there is all of it.
+    ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    alone = ranks == "1" or not os.cpu_count()
+    processors = len(os.sched_getaffinity(0)) if alone else os.cpu_count() or 1
     if num_workers > processors:
         warnings.warn(
             f"This DataLoader will create {num_workers} worker processes in total. Our suggested "

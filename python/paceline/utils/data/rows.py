@@ -13,6 +13,7 @@ count, so only those that are read-only are read ahead. A write to a tensor's me
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -74,9 +75,9 @@ class Rows:
 
     def _worth_it(self, batch: Any) -> bool:
         gather = self._gather
-        return (
-            gather is not None and gather.is_stable and len(batch) * gather.row_bytes >= _WORTH_IT
-        )
+        if gather is None or not gather.is_stable or len(os.sched_getaffinity(0)) < 2:
+            return False
+        return len(batch) * gather.row_bytes >= _WORTH_IT
 
     def _versions(self) -> list[int]:
         return [t._version for t in self._tensors]
