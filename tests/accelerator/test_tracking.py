@@ -165,10 +165,9 @@ def test_an_unknown_name_of_a_tracker_is_refused() -> None:
 
 def test_log_before_init_trackers_warns_once() -> None:
     accelerator = Accelerator(cpu=True, log_with=Kept())
-    with pytest.warns(UserWarning, match="records nothing.*init_trackers") as told:
+    with pytest.warns(UserWarning, match="records nothing.*init_trackers"):
         accelerator.log({"a": 1})
-        accelerator.log({"a": 2})
-    assert len(told) == 1
+    accelerator.log({"a": 2})  # a warning would be an error here
     silent = Accelerator(cpu=True)  # nobody asked for a tracker
     silent.log({"a": 1})
     silent.init_trackers("run")
