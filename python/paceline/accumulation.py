@@ -125,7 +125,7 @@ class Accumulation:
         """Whether gradients of a window that has not ended are kept."""
         return not self._state.sync_gradients or any(self._steps.values())
 
-    def state_dict(self, models: Sequence[Any]) -> dict[str, Any]:
+    def state_dict(self, models: Sequence[Any] = ()) -> dict[str, Any]:
         """Give where all windows stand, as JSON; models by their number in ``models``."""
         numbers = {id(model): at for at, model in enumerate(models)}
 
@@ -142,7 +142,7 @@ class Accumulation:
             "divisors": [[named(key), divisor] for key, divisor in self._divisors.items()],
         }
 
-    def load_state_dict(self, state: dict[str, Any], models: Sequence[Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], models: Sequence[Any] = ()) -> None:
         """Go on from what ``state_dict`` gave, with these models in the place of those."""
 
         def key(numbers: Sequence[int]) -> tuple[int, ...]:

@@ -7,10 +7,14 @@ import warnings
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._call_site import frames_of_ours
 from .base import Members
+
+if TYPE_CHECKING:
+    from ..accumulation import Accumulation
+    from ..loss_scaling import LossScaling
 
 __all__ = ["CoordinationMembers"]
 
@@ -18,6 +22,8 @@ __all__ = ["CoordinationMembers"]
 class CoordinationMembers(Members):
     """Base of ``Accelerator``: triggers, and training on uneven inputs."""
 
+    _accumulation: Accumulation
+    _scaling: LossScaling | None
     _triggered = False
 
     def set_trigger(self) -> None:
@@ -101,5 +107,5 @@ class CoordinationMembers(Members):
 
     def _stepping_parts(self) -> list[Any]:
         """Give what a training step changes besides models."""
-        scaler: Any = self.scaler  # type: ignore[attr-defined]  # of TrainingMembers
-        return [*self._optimizers, *self._schedulers, *([] if scaler is None else [scaler])]
+        scaler = [] if self._scaling is None else [self._scaling.scaler]
+        return [self._accumulation, *self._optimizers, *self._schedulers, *scaler]
