@@ -35,7 +35,8 @@ class device:  # noqa: N801 (PyTorch's name)
 
     def __init__(self, type: str | int | device, index: int | None = None) -> None:
         if isinstance(type, device) or is_device(type):
-            kind, number = type.type, type.index
+            named: Any = type
+            kind, number = named.type, named.index
         elif isinstance(type, int):
             kind, number = "cuda", type
         elif isinstance(type, str):
