@@ -63,7 +63,8 @@ class device:  # noqa: N801 (PyTorch's name)
     def __eq__(self, other: object) -> bool:
         if not is_device(other):
             return NotImplemented
-        return self.type == other.type and self.index == other.index
+        named: Any = other
+        return bool(self.type == named.type and self.index == named.index)
 
     def __hash__(self) -> int:
         return hash((self.type, self.index))
