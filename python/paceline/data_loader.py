@@ -106,6 +106,7 @@ class DataLoaderShard(_Facade):
         self._running = False  # whether the epoch begun last is not over
         self._open = False  # whether it is being read
         self._armed: Place | None = None  # where the next iteration begins, if not at the start
+        self._armed_samples = 0  # samples that all ranks together were given before it
         self._at_end = False  # whether that is behind the epoch's last batch
 
     def __len__(self) -> int:
@@ -224,13 +225,16 @@ class DataLoaderShard(_Facade):
             given, end, epoch = 0, False, self.iteration
         rounds, size = self._source.given(given)
         before = [list(pair) for pair in place.before]
-        taken = self._source.taken(given) if self._running else rounds * size
+        if self._armed is not None:
+            samples = self._armed_samples
+        else:
+            samples = place.taken_before + (self._source.taken(given) if given else 0)
         return {
             **state,
             "epoch": epoch,
             "batches": given,
             "rounds": [rounds, size],
-            "samples": place.taken_before + taken,
+            "samples": samples,
             "end": end,
             "before": before,
             "order": None if place.order is None else dict(place.order),
@@ -272,8 +276,8 @@ class DataLoaderShard(_Facade):
             place = self._other_rules(place, state)
         self._running = False
         self.iteration = int(state["epoch"])
-        self._armed = place
-        self._at_end = bool(state["end"])
+        self._armed, self._at_end = place, bool(state["end"])
+        self._armed_samples = int(state["samples"])
 
     def _other_rules(self, place: Place, state: Mapping[str, Any]) -> Place:
         old, new = list(state["rules"]), self._source.rules

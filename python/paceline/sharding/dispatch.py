@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
 from .channel import Channel
 from .randomness import ReadingRandom
 from .rounds import Round, head_of, join_round, share_out
 from .shards import Share
-from .sources import Batch, Place, Source
+from .sources import Batch, Place, Source, uses_workers
 from .streams import StreamSource
 
 if TYPE_CHECKING:
@@ -71,6 +72,9 @@ class DispatchSource:
         self._share = share
         self._slice_fn = slice_fn
         self._channel = Channel(engine, group)
+        # Each round is read with random numbers of its own, so that the first can be read again.
+        self._own_random = not isinstance(inner, StreamSource) and not uses_workers(inner.base)
+        self._seed: int | None = None
         self._per_round = 1 if share.split else share.world
 
     @property
@@ -108,7 +112,8 @@ class DispatchSource:
 
     def record(self) -> Place:
         """Give what fixes the epoch opened last; of use on rank 0, which reads."""
-        return self._inner.record()
+        record = self._inner.record()
+        return record if self._seed is None else replace(record, seed=self._seed)
 
     def open(self, epoch: int, place: Place) -> Iterator[Batch]:
         """Read from a place on."""
@@ -155,7 +160,11 @@ class DispatchSource:
         per, share = self._per_round, self._share
         # A stream is read again from its start in any case: here, so that its head is seen.
         skip = place.first if isinstance(self._inner, StreamSource) else 0
-        opened = self._inner.open(epoch, replace(place, first=(place.first - skip) * per))
+        inner_place = replace(place, first=(place.first - skip) * per)
+        if self._own_random:
+            self._seed = self._engine.draw_seed() if place.seed is None else place.seed
+            inner_place = replace(inner_place, seed=None)
+        opened = self._numbered(self._inner.open(epoch, inner_place), inner_place.first)
         head = None
         for at, (batches, last) in enumerate(self._grouped(opened)):
             if at == 0 and place.first == skip:
@@ -165,6 +174,18 @@ class DispatchSource:
             if head is None and last and share.even:
                 head = self._head(epoch, place)
             yield self._cut(batches, last, head)
+
+    def _numbered(self, opened: Iterator[Batch], first: int) -> Iterator[Batch]:
+        """Read with random numbers that depend on the epoch's seed and the batch's number."""
+        if self._seed is None:
+            yield from opened
+            return
+        for at in count(first):
+            with ReadingRandom(self._engine, self._seed + at)():
+                batch = next(opened, None)
+            if batch is None:
+                return
+            yield batch
 
     def _grouped(self, opened: Iterator[Batch]) -> Iterator[tuple[list[Any], bool]]:
         """Group what rank 0 reads into rounds, each with whether it is the last."""
@@ -193,13 +214,9 @@ class DispatchSource:
 
     def _head(self, epoch: int, place: Place) -> Any:
         """Read the epoch's first round again, where reading began in the middle."""
-        found = []
         again = replace(self._inner.record(), before=place.before)
-        with ReadingRandom(self._engine, again.seed or 0)():
-            for batch in self._inner.open(epoch, again):
-                found.append(batch.data)
-                if batch.last or len(found) == self._per_round:
-                    break
+        opened = self._numbered(self._inner.open(epoch, again), 0)
+        found = [batch.data for batch in islice(opened, self._per_round)]
         return head_of(found, self._share.world)
 
     def _cut(self, batches: Sequence[Any], last: bool, head: Any) -> tuple[Round, _Note]:

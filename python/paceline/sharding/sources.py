@@ -286,8 +286,11 @@ class IndexSource:
             feed.start()
         if place.resumed:
             self._generators.restore(place.generators)
-        shards = feed.shards
-        for at, data in enumerate(batches, place.first):
+        return self._read(batches, place.first)
+
+    def _read(self, batches: Iterator[Any], first: int) -> Iterator[Batch]:
+        shards = self._feed.shards
+        for at, data in enumerate(batches, first):
             left = shards.count - at - 1
             yield Batch(data, shards.valid(at), left == 0, left)
 

@@ -112,7 +112,7 @@ class StreamShard:
 
 
 class CountingCollate:
-    """Makes (batch, number of real samples) of marked samples.
+    """Makes (batch, number of real samples) of marked samples; None where all are real.
 
     Parameters
     ----------
@@ -126,13 +126,14 @@ class CountingCollate:
         self._collate = collate
         self._batched = batched
 
-    def __call__(self, marked: Iterable[Any]) -> tuple[Any, int]:
+    def __call__(self, marked: Iterable[Any]) -> tuple[Any, int | None]:
         if not self._batched:
             sample, real = marked
-            return self._collate(sample), int(real)
+            return self._collate(sample), None if real else 0
         pairs = list(marked)
         batch = self._collate([sample for sample, _ in pairs])
-        return batch, sum(real for _, real in pairs)
+        count = sum(real for _, real in pairs)
+        return batch, count if count < len(pairs) else None
 
 
 class StreamSource:
