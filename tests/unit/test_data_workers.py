@@ -17,6 +17,7 @@ import pytest
 import paceline
 from paceline import _C
 from paceline.utils.data import (
+    ArrayDataset,
     DataLoader,
     Dataset,
     IterableDataset,
@@ -335,11 +336,24 @@ def test_worker_info_and_init_fn() -> None:
     assert get_worker_info() is None
 
 
-def test_arrays_are_gathered_by_workers_too() -> None:
-    data = TensorDataset(paceline.randn(30, 4), paceline.arange(30))
-    for a, b in zip(DataLoader(data, 7), DataLoader(data, 7, num_workers=2), strict=True):
-        assert all(paceline.equal(x, y) for x, y in zip(a, b, strict=True))
-    del a, b
+def no_more(worker: int) -> None:
+    assert get_worker_info().id == worker
+
+
+def test_arrays_are_gathered_by_workers_where_they_have_to_be(tmp_path) -> None:
+    x, y = paceline.randn(30, 4), paceline.arange(30)
+    np.save(tmp_path / "x.npy", x.numpy())
+    on_disk = np.load(tmp_path / "x.npy", mmap_mode="r")
+    for data, options, workers in (
+        (TensorDataset(x, y), {"worker_init_fn": no_more}, 2),
+        (ArrayDataset(on_disk, y), {}, 2),
+        (TensorDataset(x, y), {}, 0),  # in memory: there is nothing for a worker to do
+    ):
+        for a, b in zip(DataLoader(data, 7), DataLoader(data, 7, num_workers=2, **options),
+                        strict=True):  # fmt: skip
+            assert len(children()) == workers
+            assert all(paceline.equal(x, y) for x, y in zip(a, b, strict=True))
+        del a, b
 
 
 def test_a_worker_runs_one_thread() -> None:

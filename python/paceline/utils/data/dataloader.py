@@ -17,7 +17,7 @@ from paceline.utils.data.checks import (
 from paceline.utils.data.collate import Collate, default_collate, default_convert
 from paceline.utils.data.dataset import IterableDataset
 from paceline.utils.data.fetch import StreamReader, sample_reader
-from paceline.utils.data.rows import rows_of
+from paceline.utils.data.rows import Rows, rows_of
 from paceline.utils.data.sampler import BatchSampler, RandomSampler, SequentialSampler
 from paceline.utils.data.seeding import draw_base_seed
 
@@ -28,7 +28,9 @@ class DataLoader:
     """Batches of a data set.
 
     Data that lies in tensors, NumPy arrays or memory maps is gathered by one C call per batch,
-    large batches ahead of their turn (Note [reading ahead], ``rows.py``); then workers only cost.
+    large batches ahead of their turn (Note [reading ahead], ``rows.py``). Where such data is in
+    memory, batches are the default ones and there is no `worker_init_fn`, nothing is left for
+    workers to do: none is started, whatever `num_workers` says.
 
     Parameters
     ----------
@@ -44,7 +46,7 @@ class DataLoader:
         Gives the indices of whole batches, as lists or int64 tensors; excludes the three above and
         `drop_last`.
     num_workers : int
-        Processes that read; 0: this one does.
+        Processes that read; 0: this one does. For arrays in memory this one always does.
     collate_fn : callable, optional
         Makes a batch from a list of samples; `default_collate` by default.
     pin_memory : bool
@@ -178,16 +180,25 @@ class DataLoader:
         self._numbering = (0, None)
         if base_seed is None:
             base_seed = draw_base_seed(self.generator)
-        batches = self._iter_here() if self.num_workers == 0 else self._workers(first, base_seed)
+        rows = None
+        if self.batch_sampler is not None:
+            rows = rows_of(self.dataset, self.collate_fn)
+        if self.num_workers == 0 or self._is_quicker_here(rows):
+            batches = self._iter_here(rows)
+        else:
+            batches = self._workers(first, base_seed)
         return self._counted(batches) if self._told_length is not None else batches
 
-    def _iter_here(self) -> Iterator[Any]:
+    def _is_quicker_here(self, rows: Rows | None) -> bool:
+        """Whether the data are arrays in memory, of which nothing is to be done in a worker."""
+        return rows is not None and rows.in_memory and self.worker_init_fn is None
+
+    def _iter_here(self, rows: Rows | None) -> Iterator[Any]:
         if self._is_stream:
             return iter(self._iter_stream())
         if self.batch_sampler is None:
             return (self.collate_fn(self.dataset[index]) for index in self.sampler)
         batches, order_is_fixed = self._index_batches()
-        rows = rows_of(self.dataset, self.collate_fn)
         if rows is not None and order_is_fixed:
             return rows.read_all(batches)
         read = sample_reader(self.dataset, self.collate_fn) if rows is None else rows.read

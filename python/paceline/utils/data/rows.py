@@ -42,6 +42,8 @@ class Rows:
     def __init__(self, columns: list[Any], single: bool) -> None:
         self._single = single
         self._chosen: list[_C.Tensor] = []  # of Subsets, outermost first
+        #: Whether no file stands behind a column: reading a row never waits for a disk.
+        self.in_memory = all(type(c).__name__ != "memmap" for c in columns)
         self._tensors = [c for c in columns if isinstance(c, _C.Tensor)]
         plain = all(t._is_contiguous() and not t.requires_grad for t in self._tensors)
         if not plain and len(self._tensors) < len(columns):
