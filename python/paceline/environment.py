@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 
 from .errors import ConfigError
 
-__all__ = ["SOURCES", "Environment", "read_environment", "read_log_level"]
+__all__ = ["SOURCES", "Environment", "read_environment", "read_log_level", "truth"]
 
 #: JSON: ``[[variable, [value, source]], ...]``. It holds for a variable while that has this value.
 SOURCES = "PACELINE_SETTING_SOURCES"
 
-_TRUE = ("1", "true", "yes", "y", "on", "t")
-_FALSE = ("", "0", "false", "no", "n", "off", "f")
+_YES = ("1", "true", "yes", "y", "on", "t")
+_NO = ("0", "false", "no", "n", "off", "f")
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,18 @@ def _integer(name: str) -> int | None:
     return int(text)
 
 
+def truth(text: str) -> bool | None:
+    """Read a yes or no, in any case and with blanks around; None for any other word."""
+    word = text.strip().lower()
+    return word in _YES if word in _YES + _NO else None
+
+
 def _flag(name: str) -> bool | None:
-    text = os.environ.get(name, "").strip().lower()
-    if text in _TRUE:
-        return True
-    if text in _FALSE:
-        return False if text else None
-    raise ConfigError(f"[environment] {name} is wrong: got {text!r}, expected true or false")
+    text = os.environ.get(name, "").strip()
+    answer = truth(text)
+    if text and answer is None:
+        raise ConfigError(f"[environment] {name} is wrong: got {text!r}, expected true or false")
+    return answer
 
 
 def _origins() -> dict[str, str]:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import os
 import pickle
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .commands.function_job import FunctionJob, RankTraceback, raise_root, traceback_of
 from .commands.job import PRECISIONS, Settings, choose_port
+from .utils.environment import patch_environment
 
 __all__ = ["RankTraceback", "debug_launcher", "notebook_launcher"]
 
@@ -93,10 +93,14 @@ def notebook_launcher(
     _check_one_machine(node_rank, num_nodes, max_restarts)
     precision = _precision(mixed_precision)
     if count == 1:
-        with _environment({"ACCELERATE_MIXED_PRECISION": precision}):
+        with patch_environment(ACCELERATE_MIXED_PRECISION=precision):
             return function(*args)
     _refuse_inside_job()
-    settings = Settings(num_processes=count, mixed_precision=precision, port=choose_port(port))
+    said = not isinstance(mixed_precision, _NotSaid)
+    sources = {"ACCELERATE_MIXED_PRECISION": "argument of notebook_launcher"} if said else {}
+    settings = Settings(
+        num_processes=count, mixed_precision=precision, port=choose_port(port), sources=sources
+    )
     extra = {"MASTER_ADDR": str(master_addr)}
     return _launch(function, tuple(args), settings, extra)
 
@@ -120,7 +124,7 @@ def debug_launcher(
     object
         What the function returned in rank 0.
     """
-    with _environment({"ACCELERATE_USE_CPU": "true"}):
+    with patch_environment(ACCELERATE_USE_CPU="true"):
         return notebook_launcher(function, args, num_processes, "no", 0)
 
 
@@ -184,21 +188,6 @@ def _refuse_inside_job() -> None:
             f"{os.environ.get('RANK')} of {os.environ['WORLD_SIZE']}): call the function itself, "
             "or start the script with plain `python`"
         )
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set variables for a while."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 # --- running --------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..environment import truth
 from .answers import gpu_ids
 from .config_file import ConfigFile, ConfigFileError, find, load
 from .cores import available_cores
@@ -19,10 +20,6 @@ from .devices import Demand, DeviceError, plan
 from .job import PRECISIONS, Settings, choose_port
 
 __all__ = ["UsageError", "explain", "resolve"]
-
-
-_YES = ("1", "true", "yes", "y", "on", "t")
-_NO = ("0", "false", "no", "n", "off", "f")
 
 
 class UsageError(Exception):
@@ -46,9 +43,9 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         variable = {"cpu": "ACCELERATE_USE_CPU", "debug": "ACCELERATE_DEBUG_MODE"}[name]
         text = environ.get(variable, "").strip().lower()
         if text:
-            if text not in _YES + _NO:
+            found[name] = truth(text)
+            if found[name] is None:
                 raise UsageError(f"{variable} is wrong: got {text!r}, expected true or false")
-            found[name] = text in _YES
     for name, variable in (
         ("gradient_accumulation_steps", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"),
         ("threads", "OMP_NUM_THREADS"),

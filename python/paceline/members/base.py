@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from ..scheduler import AcceleratedScheduler
     from ..settings import Settings
     from ..state import AcceleratorState, GradientState, PartialState
+    from ..utils.dataclasses import ProjectConfiguration
 
 __all__ = ["Members"]
 
@@ -32,6 +34,7 @@ class Members:
     state: AcceleratorState
     gradient_state: GradientState
     _settings: Settings
+    _save_iteration: int
     _models: PreparedModels
     _optimizers: list[AcceleratedOptimizer]
     _schedulers: list[AcceleratedScheduler]
@@ -50,6 +53,11 @@ class Members:
     def device(self) -> Any:
         """Where this process computes."""
         return self._partial.device
+
+    @property
+    def project_configuration(self) -> ProjectConfiguration:
+        """Where this run writes; ``iteration`` is the current one."""
+        return replace(self._settings.project, iteration=self._save_iteration)
 
     def _places(self, device_placement: bool | None) -> bool:
         return self._settings.device_placement if device_placement is None else device_placement

@@ -8,8 +8,6 @@ is kept by the Accelerator itself.
 from __future__ import annotations
 
 import os
-from dataclasses import replace
-from typing import Any
 
 from ..utils.dataclasses import (
     AutocastKwargs,
@@ -18,7 +16,6 @@ from ..utils.dataclasses import (
     GradScalerKwargs,
     InitProcessGroupKwargs,
     ProfileKwargs,
-    ProjectConfiguration,
 )
 from .base import Members
 
@@ -27,13 +24,6 @@ __all__ = ["ConfigurationMembers"]
 
 class ConfigurationMembers(Members):
     """Base of ``Accelerator``: its settings, by name."""
-
-    _save_iteration: int
-
-    @property
-    def project_configuration(self) -> ProjectConfiguration:
-        """Where this run writes; ``iteration`` is the current one."""
-        return replace(self._settings.project, iteration=self._save_iteration)
 
     @property
     def project_dir(self) -> str | os.PathLike[str] | None:

@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar
 
-from .other import str_to_bool
-
 __all__ = [
     "clear_environment",
     "get_int_from_env",
@@ -124,6 +122,8 @@ def _purge_methods(cls: type[Any]) -> None:
 
 def parse_flag_from_env(key: str, default: bool = False) -> bool:
     """Read a yes or no from the environment."""
+    from .other import str_to_bool
+
     return bool(str_to_bool(os.environ.get(key, str(default))))
 
 

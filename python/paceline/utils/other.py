@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from functools import reduce
 from typing import Any
 
+from ..environment import truth
 from ..state import PartialState
 
 __all__ = [
@@ -158,10 +159,9 @@ def str_to_bool(value: str, to_bool: bool = False) -> bool | int:
     ValueError
         For any other word.
     """
-    word = value.strip().lower()
-    if word not in ("1", "true", "yes", "y", "on", "t", "0", "false", "no", "n", "off", "f"):
+    answer = truth(value)
+    if answer is None:
         raise ValueError(f"[str_to_bool] got {value!r}, expected true or false")
-    answer = word in ("1", "true", "yes", "y", "on", "t")
     return answer if to_bool else int(answer)
 
 
