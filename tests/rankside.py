@@ -47,7 +47,8 @@ def report(error: BaseException) -> None:
     now = time.monotonic()
     fields = {name: getattr(error, name) for name in _FIELDS if hasattr(error, name)}
     kinds = [kind.__name__ for kind in type(error).__mro__]
-    line = {"type": kinds[0], "kinds": kinds, "text": str(error), **fields}
+    notes = list(getattr(error, "__notes__", ()))
+    line = {"type": kinds[0], "kinds": kinds, "text": str(error), "notes": notes, **fields}
     print(f"EXC {now:.6f} {json.dumps(line)}", flush=True)
 
 
