@@ -24,7 +24,16 @@ static void unite_used(pl_group *g, pl__call *call) {
     }
 }
 
+// Between machines the buckets are not shared: they go through the arenas like any buffer.
+static pl_status move_staged(pl_group *g, pl__call *call) {
+    call->in = call->out = (char *)call->seg->parts[g->rank] + call->offset;
+    PL_TRY(pl__staged_move(g, call));
+    unite_used(g, call);
+    return PL_OK;
+}
+
 pl_status pl__bucket_move(pl_group *g, pl__call *call) {
+    if (g->net) return move_staged(g, call);
     size_t size = pl_dtype_size(call->dtype);
     int64_t line = PL__LINE / (int64_t)size, lines = (call->count + line - 1) / line;
     int64_t b = lines * g->rank / g->world * line, e = lines * (g->rank + 1) / g->world * line;

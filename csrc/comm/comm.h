@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// comm: process groups of the ranks of one machine (other transports later, behind the same
-// interface). Moves address, count, dtype; knows no tensor, no Python. The control plane (who the
-// ranks are, their sockets) is Python and hands over descriptors.
+// comm: process groups. Shared memory inside a machine, stream sockets between machines. Moves
+// address, count, dtype; knows no tensor, no Python. The control plane (who the ranks are, their
+// sockets) is Python and hands over descriptors.
 //
 // Threads: collectives of one group are issued from one thread at a time, in the same order on all
 // ranks. Each group has one communication thread (queued work) and one watch thread (peers'
@@ -41,13 +41,23 @@ typedef struct pl_group_options {
     const int *pids;      // [world]
     int64_t timeout_ms;   // of a collective; default 600000
     bool strict_sites;    // call sites that differ are an error, not a warning (B2)
+    // Several machines (n_machines > 1): each has its own control block, and peer_fds, pidfds and
+    // pids of ranks elsewhere are -1 and 0. The ranks of a machine follow one another; the lowest
+    // receives for all of them.
+    int n_machines;
+    const int *machine_first;  // [n_machines] lowest rank of each, rising from 0
+    const int *link_fds;   // [n_machines] to the lowest rank of each, own entry -1; group owns them
+    const int *inbox_fds;  // [world] from each rank elsewhere, else -1; NULL but on the lowest rank
 } pl_group_options;
 
-size_t pl_group_control_bytes(int world);
-// Collective. On success peer_fds and pidfds are the group's, on failure they stay the caller's;
+// Bytes of a machine's control block: `local` of the `world` ranks are on it.
+size_t pl_group_control_bytes(int world, int local);
+// Collective. On success the sockets and pidfds are the group's, on failure they stay the caller's;
 // control_fd stays the caller's and may be closed afterwards.
 pl_status pl_group_new(const pl_group_options *opt, pl_group **out) PL_MUST_USE;
-void pl_group_free(pl_group *g);  // joins its threads; never blocks on peers; NULL is legal
+// Joins its threads; never blocks on peers, but for the lowest rank of one of several machines,
+// which receives for the others: it waits for them to leave too, one second at most. NULL is legal.
+void pl_group_free(pl_group *g);
 int pl_group_rank(const pl_group *g);
 int pl_group_world(const pl_group *g);
 
@@ -58,7 +68,8 @@ void pl_group_announce_failed(pl_group *g, const char *text);
 // The same for every group of this process that is still there, by its exit code; for on_exit.
 void pl_group_announce_exit(int code);
 
-// Memory that all ranks see: each rank's own part of nbytes, mapped by all. Collective.
+// Memory that the ranks of a machine see: each rank's own part of nbytes, mapped by all of them.
+// Collective.
 // After the group failed, the mapping is replaced by a private copy.
 pl_status pl_segment_new(pl_group *g, size_t nbytes, pl_site site, pl_segment **out) PL_MUST_USE;
 void pl_segment_retain(pl_segment *s);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The layout of the control block: the memory that all ranks of a group on one machine share for
-// everything but bulk data. It is a memfd, zeroed at birth; nothing here is ever a pointer.
+// everything but bulk data. It is a memfd, zeroed at birth; nothing here is ever a pointer. A rank
+// of another machine has its slot here too: a mirror, see Note [mirrors] in net.h.
 // Every field but the payloads is an atomic: any peer may die between any two stores, and a rank
 // reads the others' fields at any time. Who may write a field is said beside it; all others only
 // read it.
@@ -86,6 +87,12 @@ typedef struct pl__control {
     // 0: the group is whole. r + 1: the proposal in slot r is what ended it. Set once, by
     // compare-and-swap, so that all survivors tell the same story.
     _Alignas(PL__LINE) _Atomic uint32_t verdict;
+    // The same as it is offered to rank 0's machine, which decides; Note [one verdict] in
+    // verdict.c.
+    _Atomic uint32_t candidate;
+    _Atomic uint64_t candidate_ns;  // since when
+    // The lowest rank, which receives for this machine, does so no more.
+    _Atomic uint32_t receiver_gone;
     pl__slot slots[];
 } pl__control;
 

@@ -198,8 +198,8 @@ static pl_status compare(pl_group *g, pl__call *call, int peer, const pl__finger
     return PL_OK;
 }
 
-static void publish(pl_group *g, const pl__call *call, const pl__fingerprint *fp,
-                    const void *payload, size_t nbytes) {
+static pl_status publish(pl_group *g, pl__call *call, const pl__fingerprint *fp,
+                         const void *payload, size_t nbytes) {
     int at = (int)(call->seq & 1);
     pl__record *rec = &g->me->record[at];
     pl__shared_put(rec->fingerprint, fp, sizeof *fp);
@@ -210,11 +210,12 @@ static void publish(pl_group *g, const pl__call *call, const pl__fingerprint *fp
         g->site_shown[at] = call->site.text;
     }
     pl__post(g, &rec->arrived, (uint32_t)(call->seq + 1));
+    return pl__net_call(g, call, fp, payload, nbytes);
 }
 
 pl_status pl__meet(pl_group *g, pl__call *call, const void *payload, size_t nbytes) {
     pl__fingerprint mine = fingerprint_of(call);
-    publish(g, call, &mine, payload, nbytes);
+    PL_TRY(publish(g, call, &mine, payload, nbytes));
     for (int i = 1; i < g->world; i++) {
         int peer = (g->rank + i) % g->world;
         pl__slot *s = &g->control->slots[peer];

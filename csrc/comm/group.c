@@ -12,13 +12,17 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "comm/internal.h"
 
-size_t pl_group_control_bytes(int world) {
-    if (world < 1 || world > PL_MAX_RANKS) return 0;
+#define LINGER_NS INT64_C(1000000000)
+
+size_t pl_group_control_bytes(int world, int local) {
+    if (world < 1 || world > PL_MAX_RANKS || local < 1 || local > world) return 0;
     size_t n = sizeof(pl__control) + (size_t)world * sizeof(pl__slot), page = 4096;
+    n += (size_t)(world - local) * pl__arena_bytes(world);  // Note [mirrors] in net.h
     return (n + page - 1) / page * page;
 }
 
@@ -31,6 +35,16 @@ static pl_status check_options(const pl_group_options *o) {
         return pl_fail(PL_EINVAL, "[group_new] wrong rank: got %d, expected 0 to %d", o->rank,
                        o->world - 1);
     }
+    for (int m = 0; m < o->n_machines && o->n_machines > 1; m++) {
+        int before = m ? o->machine_first[m - 1] : -1;
+        if (o->machine_first[m] <= before || (m == 0 && o->machine_first[0] != 0) ||
+            o->machine_first[m] >= o->world) {
+            return pl_fail(PL_EINVAL,
+                           "[group_new] machine %d begins with rank %d: expected them to rise "
+                           "from 0 to at most %d",
+                           m, o->machine_first[m], o->world - 1);
+        }
+    }
     if (o->timeout_ms <= 0) {
         return pl_fail(PL_EINVAL, "[group_new] wrong timeout: got %lld ms, expected more than 0",
                        (long long)o->timeout_ms);
@@ -41,7 +55,7 @@ static pl_status check_options(const pl_group_options *o) {
 // The control block cannot shrink or lack pages from here on, so touching it never raises SIGBUS.
 static pl_status map_control(pl_group *g, int fd) {
     struct stat info;
-    g->control_bytes = pl_group_control_bytes(g->world);
+    g->control_bytes = pl_group_control_bytes(g->world, g->end - g->first);
     if (fstat(fd, &info) != 0) {
         return pl_fail(PL_ESYS, "[group_new] control block: %s", strerror(errno));
     }
@@ -88,12 +102,12 @@ static bool is_oversubscribed(const pl_group *g) {
     int processors = 0;
     for (int i = 0; i < 16; i++) {
         uint64_t all = 0;
-        for (int r = 0; r < g->world; r++) {
+        for (int r = g->first; r < g->end; r++) {
             all |= atomic_load_explicit(&g->control->slots[r].affinity[i], memory_order_relaxed);
         }
         processors += __builtin_popcountll(all);
     }
-    return g->world > processors;
+    return g->end - g->first > processors;
 }
 
 // Everything that needs no peer. On failure pl_group_free undoes what was done.
@@ -116,6 +130,7 @@ static pl_status set_up(pl_group *g, const pl_group_options *o) {
     PL_TRY(map_control(g, o->control_fd));
     g->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (g->stop_fd < 0) return pl_fail(PL_ESYS, "[group_new] eventfd: %s", strerror(errno));
+    PL_TRY(pl__net_start(g, o));
     return pl__watch_start(g);
 }
 
@@ -132,15 +147,25 @@ static pl_status join(pl_group *g) {
     PL_TRY(pl__run_sync(g, &call));
     g->oversubscribed = is_oversubscribed(g);
     pl_segment *arena;
-    PL_TRY(pl__segment_make(g, &call, &arena));
-    // Release: the watch thread, which is there already, sees it whole.
-    atomic_store_explicit(&g->arena, arena, memory_order_release);
-    return PL_OK;
+    return pl__segment_make(g, &call, &arena);  // puts it into g->arena as well
+}
+
+// Which ranks share this machine's memory.
+static void place_on_machine(pl_group *g, const pl_group_options *o) {
+    g->first = 0;
+    g->end = o->world;
+    for (int m = 0; m < o->n_machines && o->n_machines > 1; m++) {
+        if (o->machine_first[m] <= o->rank) {
+            g->first = o->machine_first[m];
+            g->end = m + 1 < o->n_machines ? o->machine_first[m + 1] : o->world;
+        }
+    }
 }
 
 // A rank that cannot even make its group tells the others, through a group that lives here only.
 static void tell_peers(const pl_group_options *o, const char *message) {
     pl_group g = {.rank = o->rank, .world = o->world};
+    place_on_machine(&g, o);
     if (map_control(&g, o->control_fd) != PL_OK) return;
     pthread_mutex_init(&g.failure_lock, NULL);
     pl_group_announce_failed(&g, message);
@@ -152,6 +177,7 @@ static void initialise(pl_group *g, const pl_group_options *o) {
     g->transport = &pl__shm_transport;
     g->rank = o->rank;
     g->world = o->world;
+    place_on_machine(g, o);
     g->timeout_ns = o->timeout_ms * 1000000;
     g->strict_sites = o->strict_sites;
     g->stop_fd = -1;
@@ -173,7 +199,9 @@ static pl_status give_up(pl_group *g, const pl_group_options *o, pl_status st) {
     }
     if (g) {
         pl__watch_stop(g);
+        pl__inbox_stop(g);
         for (int r = 0; g->peer_fds && r < g->world; r++) g->peer_fds[r] = g->pidfds[r] = -1;
+        pl__net_forget_fds(g);
         pl_group_free(g);
     }
     return pl_fail(st, "%s", message);
@@ -194,19 +222,40 @@ pl_status pl_group_new(const pl_group_options *opt, pl_group **out) {
     return PL_OK;
 }
 
+static bool has_left(const pl_group *g, int rank) {
+    uint32_t state = atomic_load_explicit(&g->control->slots[rank].state, memory_order_acquire);
+    return state == PL__FINISHED || state == PL__FAILED || pl__has_exited(g->pidfds[rank]);
+}
+
+void pl__group_linger(pl_group *g) {
+    if (!g->net || g->rank != g->first) return;
+    int64_t deadline = pl_now_ns() + LINGER_NS;
+    for (int r = g->first + 1; r < g->end; r++) {
+        while (!has_left(g, r) && pl_now_ns() < deadline &&
+               !atomic_load_explicit(&g->control->verdict, memory_order_acquire)) {
+            nanosleep(&(struct timespec){0, 1000000}, NULL);
+        }
+    }
+    atomic_store_explicit(&g->control->receiver_gone, 1, memory_order_release);
+    pl__wake_all(g);
+}
+
 void pl_group_free(pl_group *g) {
     if (!g) return;
     bool forked = atomic_load_explicit(&g->forked, memory_order_relaxed);
     if (!forked && g->control) {
         pl_group_announce_finished(g);
+        pl__group_linger(g);
         atomic_store_explicit(&g->broken, true, memory_order_release);
         pl__wake_all(g);
         pl__comm_stop(g);
         pl__watch_stop(g);
+        pl__inbox_stop(g);
     }
     if (g->registered) pl__registry_remove(g);
     if (g->peer_fds && !forked) pl__group_close_fds(g);
     pl_segment_release(g->arena);
+    if (!forked) pl__net_free(g);
     if (g->control) munmap(g->control, g->control_bytes);
     if (!forked) {
         pthread_cond_destroy(&g->queue_cond);
@@ -252,7 +301,9 @@ void pl_group_announce_finished(pl_group *g) {
     if (atomic_load_explicit(&g->forked, memory_order_relaxed)) return;
     uint64_t seq = atomic_load_explicit(&g->seq, memory_order_relaxed);
     atomic_store_explicit(&g->me->finished_seq, seq, memory_order_relaxed);
-    if (leave(g, PL__FINISHED)) pl__wake_all(g);
+    if (!leave(g, PL__FINISHED)) return;
+    pl__wake_all(g);
+    pl__net_state(g);
 }
 
 void pl_group_announce_failed(pl_group *g, const char *text) {
@@ -264,7 +315,9 @@ void pl_group_announce_failed(pl_group *g, const char *text) {
     snprintf(why, sizeof why, "rank %d raised %.1024s", g->rank, text ? text : "an exception");
     // The verdict first: who sees the state finds it decided.
     (void)pl__propose(g, PL_EREMOTE, self, why);
-    if (leave(g, PL__FAILED)) pl__wake_all(g);
+    if (!leave(g, PL__FAILED)) return;
+    pl__wake_all(g);
+    pl__net_state(g);
 }
 
 pl_status pl_group_check(pl_group *g) {

@@ -11,6 +11,7 @@
 #include <pthread.h>
 
 #include "comm/control.h"
+#include "comm/net.h"
 
 #define PL__OP_MAP(X)                   \
     X(GROUP_NEW, "group_new")           \
@@ -59,9 +60,8 @@ typedef struct pl__call {
     uint64_t seq;           // set by meet
 } pl__call;
 
-// What moves data between ranks. Shared memory is the only one so far; one over sockets fills in
-// the same table (direct reduce-scatter, owners fold, all-gather) and keeps the tree of
-// reduce.h, so that the bits do not change. A move runs after the ranks have met and agreed.
+// What moves data between ranks: shared memory, and its mirrors between machines. A move runs after
+// the ranks have met and agreed.
 typedef struct pl__transport {
     const char *name;
     pl_status (*meet)(pl_group *g, pl__call *call);
@@ -76,8 +76,9 @@ struct pl_segment {
     pl_group *group;  // NULL once the group is gone or the mapping private; guarded by registry
     pl_segment *next;
     int rank, world;
-    size_t nbytes;  // of one part, whole pages
-    void *parts[];  // [world] mappings, NULL where unmapped
+    int first, end;  // ranks of this machine; the other parts are mirrors, not ours to unmap
+    size_t nbytes;   // of one part, whole pages
+    void *parts[];   // [world] mappings, NULL where there is none
 };
 
 struct pl_work {
@@ -93,6 +94,8 @@ struct pl_group {
     const pl__transport *transport;
     char name[64];
     int rank, world;
+    int first, end;  // the ranks of this machine: first <= r < end
+    pl__net *net;    // to the other machines; NULL where there is none
     int64_t timeout_ns;
     bool strict_sites;
     bool oversubscribed;  // more ranks than processors: do not spin
@@ -140,6 +143,8 @@ struct pl_group {
 pl_status pl__group_enter(pl_group *g, const pl__call *call) PL_MUST_USE;
 // The process's groups and segments (registry.c). The lock is the outermost of comm.
 void pl__group_close_fds(pl_group *g);
+// The lowest rank of a machine receives for the others until they have left as well, or a moment.
+void pl__group_linger(pl_group *g);
 void pl__registry_lock(void);
 void pl__registry_unlock(void);
 pl_group *pl__registry_find(const pl_group *g);  // NULL if it is no group any more
@@ -147,6 +152,10 @@ pl_status pl__registry_add(pl_group *g) PL_MUST_USE;
 void pl__registry_remove(pl_group *g);  // also cuts its segments loose
 void pl__registry_add_segment(pl_group *g, pl_segment *s);
 void pl__registry_remove_segment(pl_segment *s);
+
+static inline bool pl__is_remote(const pl_group *g, int rank) {
+    return rank < g->first || rank >= g->end;
+}
 
 // wait.c: posting a word of this rank and waiting for one of a peer
 void pl__post(pl_group *g, _Atomic uint32_t *word, uint32_t value);
@@ -177,13 +186,17 @@ void pl__note_failed(pl_group *g);  // this thread is told of the failure now
 pl_status pl__blame_finished(pl_group *g, const pl__call *call, int peer);
 pl_status pl__blame_failed(pl_group *g, const pl__call *call, int peer);
 pl_status pl__blame_late(pl_group *g, const pl__call *call);
-void pl__blame_dead(pl_group *g);  // called by the watch thread; looks at all pidfds
+// Decides what is offered and not answered; waits for the answer at most as long as is granted.
+void pl__settle(pl_group *g, bool wait);
+void pl__take_verdict(pl_group *g, int rank);  // rank's proposal is the verdict, if none is yet
+void pl__blame_dead(pl_group *g);              // called by the watch thread; looks at all pidfds
 void pl__describe_call(const pl_group *g, const pl__call *call, char *buf, size_t cap);
 uint64_t pl__last_seen(const pl_group *g, int rank, char *buf, size_t cap);
 
 // watch.c
 pl_status pl__watch_start(pl_group *g) PL_MUST_USE;
 void pl__watch_stop(pl_group *g);
+bool pl__has_exited(int pidfd);  // false for -1
 pl_status pl__thread_start(pthread_t *t, void *(*main)(void *), void *arg) PL_MUST_USE;
 
 // fingerprint.c
@@ -215,6 +228,9 @@ void pl__mail_wake(pl_group *g);  // everyone who sleeps on a mailbox
 size_t pl__arena_bytes(int world);
 size_t pl__mail_offset(void);  // where the mailboxes begin in an arena
 size_t pl__mail_slot_bytes(int world);
+// The mailbox from src to dst in src's arena: its words, and its n-th slot.
+_Atomic uint32_t *pl__mail_word(const pl_group *g, int src, int dst, bool taken);
+void *pl__mail_slot(const pl_group *g, int src, int dst, uint32_t n);
 
 // segment.c
 pl_status pl__segment_make(pl_group *g, pl__call *call, pl_segment **out) PL_MUST_USE;

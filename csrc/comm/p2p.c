@@ -51,7 +51,7 @@ size_t pl__arena_bytes(int world) {
 }
 
 static mailbox *box_of(const pl_group *g, int src, int dst) {
-    // Acquire: the watch thread comes here as well.
+    // Acquire: the watch thread and the inbox come here as well.
     const pl_segment *arena = atomic_load_explicit(&g->arena, memory_order_acquire);
     return (mailbox *)(void *)((char *)arena->parts[src] + pl__mail_offset() +
                                (size_t)dst * mailbox_bytes(g->world));
@@ -59,6 +59,15 @@ static mailbox *box_of(const pl_group *g, int src, int dst) {
 
 static mail_slot *slot_of(const pl_group *g, mailbox *b, uint32_t n) {
     return (mail_slot *)(void *)(b->slots + (n % MAIL_SLOTS) * pl__mail_slot_bytes(g->world));
+}
+
+_Atomic uint32_t *pl__mail_word(const pl_group *g, int src, int dst, bool taken) {
+    mailbox *b = box_of(g, src, dst);
+    return taken ? &b->taken : &b->posted;
+}
+
+void *pl__mail_slot(const pl_group *g, int src, int dst, uint32_t n) {
+    return slot_of(g, box_of(g, src, dst), n);
 }
 
 void pl__mail_wake(pl_group *g) {
@@ -89,6 +98,7 @@ pl_status pl__shm_send(pl_group *g, pl__call *call) {
         at += part;
         g->mail_posted[dst] = n + 1;
         pl__post(g, &b->posted, n + 1);
+        PL_TRY(pl__net_mail(g, call, n, sizeof(mail_slot) + part));
     } while (at < total);
     return PL_OK;
 }
@@ -134,6 +144,7 @@ pl_status pl__shm_recv(pl_group *g, pl__call *call) {
         at += part;
         g->mail_taken[src] = n + 1;
         pl__post(g, &b->taken, n + 1);
+        PL_TRY(pl__net_taken(g, call, n + 1));
     } while (at < total);
     return PL_OK;
 }

@@ -27,6 +27,7 @@ void pl__group_close_fds(pl_group *g) {
         if (g->pidfds[r] >= 0) close(g->pidfds[r]);
         g->peer_fds[r] = g->pidfds[r] = -1;
     }
+    pl__net_close_fds(g);
     if (g->stop_fd >= 0) close(g->stop_fd);
     g->stop_fd = -1;
 }
@@ -74,6 +75,9 @@ void pl_group_announce_exit(int code) {
         } else {
             pl_group_announce_failed(g, text);
         }
+    }
+    for (pl_group *g = groups; g; g = g->next) {
+        if (g->control) pl__group_linger(g);
     }
     pl__registry_unlock();
 }

@@ -132,12 +132,14 @@ static pl_status exchange(pl_group *g, pl__call *call, pl_segment *s, int fd) {
     int64_t deadline = pl_now_ns() + g->timeout_ns;
     for (int i = 1; i < g->world; i++) {
         int peer = (g->rank + i) % g->world;
+        if (pl__is_remote(g, peer)) continue;
         while (send_letter(g->peer_fds[peer], &mine, fd) != 0) {
             PL_TRY(again(g, call, peer, POLLOUT, deadline));
         }
     }
     for (int i = 1; i < g->world; i++) {
         int peer = (g->rank + i) % g->world, got;
+        if (pl__is_remote(g, peer)) continue;
         while ((got = receive_letter(g->peer_fds[peer], &theirs)) < 0) {
             PL_TRY(again(g, call, peer, POLLIN, deadline));
         }
@@ -163,7 +165,7 @@ static pl_status exchange(pl_group *g, pl__call *call, pl_segment *s, int fd) {
 }
 
 static void destroy(pl_segment *s) {
-    for (int r = 0; r < s->world; r++) {
+    for (int r = s->first; r < s->end; r++) {
         if (s->parts[r]) munmap(s->parts[r], s->nbytes);
     }
     pl_live_add(PL_KIND_SEGMENT, -1);
@@ -179,22 +181,31 @@ pl_status pl__segment_make(pl_group *g, pl__call *call, pl_segment **out) {
         s = p;
         pl_live_add(PL_KIND_SEGMENT, 1);
         *s = (pl_segment){.refs = 1, .rank = g->rank, .world = g->world};
+        s->first = g->first;
+        s->end = g->end;
         s->nbytes = whole_pages((size_t)call->count);
         st = make_part(s, &fd);
     }
     if (st == PL_OK) st = exchange(g, call, s, fd);
     if (fd >= 0) close(fd);
+    bool is_arena = call->op == PL__OP_GROUP_NEW;
+    for (int r = 0; r < g->world && st == PL_OK && is_arena; r++) {
+        if (pl__is_remote(g, r)) s->parts[r] = pl__mirror_arena(g, r);
+    }
+    // Before the step, after which messages for it may come. Release: the watch thread and the
+    // inbox, which are there already, see it whole.
+    if (st == PL_OK && is_arena) atomic_store_explicit(&g->arena, s, memory_order_release);
     // The last step: nobody goes on unless all have everything.
     if (st == PL_OK) st = pl__step(g, call);
     if (st != PL_OK) {
-        if (s) destroy(s);
+        if (s && s != atomic_load_explicit(&g->arena, memory_order_relaxed)) destroy(s);
         // A failure of this rank alone must not leave the others waiting.
         if (!atomic_load_explicit(&g->failed, memory_order_acquire))
             st = pl__fail_here(g, call, st);
         return st;
     }
     // The arena is the group's own: nobody reads it after a failure.
-    if (call->op == PL__OP_SEGMENT) pl__registry_add_segment(g, s);
+    if (!is_arena) pl__registry_add_segment(g, s);
     *out = s;
     return PL_OK;
 }

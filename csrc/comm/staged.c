@@ -38,12 +38,12 @@ char *pl__area(const pl_group *g, int rank, int which) {
 }
 
 pl_status pl__show(pl_group *g, pl__call *call, int which, size_t skip, size_t n) {
-    (void)which, (void)skip, (void)n;
+    PL_TRY(pl__net_area(g, call, which, skip, n));
     return pl__step(g, call);
 }
 
 pl_status pl__show_rows(pl_group *g, pl__call *call, int which, size_t n) {
-    (void)which, (void)n;
+    PL_TRY(pl__net_rows(g, call, which, n));
     return pl__step(g, call);
 }
 
@@ -168,6 +168,7 @@ static pl_status scatter(pl_group *g, pl__call *call) {
 pl_status pl__staged_move(pl_group *g, pl__call *call) {
     switch (call->op) {
         case PL__OP_ALL_REDUCE:
+        case PL__OP_BUCKET:
         case PL__OP_REDUCE:
             return g->world == 2 ? reduce_of_two(g, call) : reduce_of_many(g, call);
         case PL__OP_REDUCE_SCATTER:

@@ -8,14 +8,20 @@
 // author dies. So all survivors blame the same ranks. Each then writes its own failure: the
 // verdict's text, in front of it the call it was in itself.
 //
+// Note [one verdict]: between machines the word is rank 0's machine's: elsewhere an offer goes into
+// `candidate` and over there, and what comes back is the verdict. Where no answer comes (the link
+// is cut, the machine is gone) the candidate becomes the verdict after ANSWER_NS.
+//
 // Note [sticky]: g->failure is set once, under failure_lock; g->failed is stored after it
 // (release). From then on every call returns it and touches nothing that is shared.
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "comm/internal.h"
 
+#define ANSWER_NS INT64_C(150000000)
 #define FROZEN_NS INT64_C(2000000000)  // eight missed heartbeats
 
 static void append(char *buf, size_t cap, const char *fmt, ...) PL_PRINTF(3, 4);
@@ -40,7 +46,41 @@ void pl__shared_get_text(char *dst, const _Atomic uint64_t *src, size_t cap) {
     dst[cap - 1] = 0;
 }
 
+static bool elect(_Atomic uint32_t *word, int rank) {
+    uint32_t none = 0;
+    // Release: the proposal is readable by whoever sees the word. A loser changes nothing.
+    return atomic_compare_exchange_strong_explicit(word, &none, (uint32_t)rank + 1,
+                                                   memory_order_acq_rel, memory_order_acquire);
+}
+
+void pl__take_verdict(pl_group *g, int rank) { (void)elect(&g->control->verdict, rank); }
+
+// Note [one verdict].
+static void offer(pl_group *g) {
+    if (!g->net || g->net->machine == 0) {
+        if (elect(&g->control->verdict, g->rank) && g->net) pl__net_verdict(g, g->rank);
+        return;
+    }
+    atomic_store_explicit(&g->control->candidate_ns, (uint64_t)pl_now_ns(), memory_order_relaxed);
+    if (elect(&g->control->candidate, g->rank) && !pl__net_offer(g)) {
+        pl__take_verdict(g, g->rank);
+    }
+}
+
+void pl__settle(pl_group *g, bool wait) {
+    while (atomic_load_explicit(&g->control->verdict, memory_order_acquire) == 0) {
+        uint32_t c = atomic_load_explicit(&g->control->candidate, memory_order_acquire);
+        int64_t since =
+            (int64_t)atomic_load_explicit(&g->control->candidate_ns, memory_order_relaxed);
+        if (c == 0 || c > (uint32_t)g->world) return;
+        if (pl_now_ns() - since > ANSWER_NS) pl__take_verdict(g, (int)c - 1);
+        else if (!wait) return;
+        else nanosleep(&(struct timespec){0, 1000000}, NULL);
+    }
+}
+
 pl_status pl__propose(pl_group *g, pl_status st, const uint64_t *dead, const char *text) {
+    bool offers = false;
     pthread_mutex_lock(&g->failure_lock);
     if (!g->proposed) {
         g->proposed = true;
@@ -50,12 +90,10 @@ pl_status pl__propose(pl_group *g, pl_status st, const uint64_t *dead, const cha
         }
         pl__shared_put_text(p->text, sizeof p->text, text);
         atomic_store_explicit(&p->status, (uint32_t)st, memory_order_relaxed);
-        uint32_t none = 0;
-        // Release: the proposal is readable by whoever sees the verdict. A loser changes nothing.
-        atomic_compare_exchange_strong_explicit(&g->control->verdict, &none, (uint32_t)g->rank + 1,
-                                                memory_order_acq_rel, memory_order_acquire);
+        offers = true;
     }
     pthread_mutex_unlock(&g->failure_lock);
+    if (offers) offer(g);
     pl__wake_all(g);
     return st;
 }
@@ -129,6 +167,7 @@ static pl_status set_failure(pl_group *g, const pl__call *call, pl_status st, co
 }
 
 pl_status pl__fail_verdict(pl_group *g, const pl__call *call) {
+    pl__settle(g, true);
     uint32_t v = atomic_load_explicit(&g->control->verdict, memory_order_acquire);
     if (v == 0 || v > (uint32_t)g->world) {
         return set_failure(g, call, PL_EBUG, NULL, "the control block holds an impossible verdict");

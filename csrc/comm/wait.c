@@ -84,6 +84,7 @@ pl_status pl__look_around(pl_group *g, pl__call *call, int peer, const _Atomic u
     if (atomic_load_explicit(&g->broken, memory_order_acquire)) {
         return pl__fail_local(g, call, PL_ERUNTIME, "the group was closed or interrupted");
     }
+    pl__settle(g, false);
     if (atomic_load_explicit(&g->control->verdict, memory_order_acquire) != 0) {
         return pl__fail_verdict(g, call);
     }
@@ -92,6 +93,7 @@ pl_status pl__look_around(pl_group *g, pl__call *call, int peer, const _Atomic u
     bool there = word && reached(word, value);
     if (state == PL__FINISHED && !there) return pl__blame_finished(g, call, peer);
     if (state == PL__FAILED && !there) return pl__blame_failed(g, call, peer);
+    if (!there) PL_TRY(pl__net_look(g, call, peer));
     if (pl_now_ns() >= deadline) return pl__blame_late(g, call);
     if (call->on_comm) return PL_OK;
     pl_status st = pl_check_interrupt();
@@ -117,6 +119,7 @@ pl_status pl__wait_word(pl_group *g, pl__call *call, int peer, const _Atomic uin
 
 pl_status pl__step(pl_group *g, pl__call *call) {
     pl__post(g, &g->me->step, ++g->step);
+    PL_TRY(pl__net_step(g, call));
     for (int i = 1; i < g->world; i++) {
         int peer = (g->rank + i) % g->world;  // not all at the same rank first
         pl__slot *s = &g->control->slots[peer];

@@ -46,7 +46,7 @@ static void how_it_ended(int pidfd, char *buf, size_t cap) {
     }
 }
 
-static bool has_exited(int pidfd) {
+bool pl__has_exited(int pidfd) {
     struct pollfd p = {.fd = pidfd, .events = POLLIN};
     return pidfd >= 0 && poll(&p, 1, 0) == 1 && (p.revents & POLLIN);
 }
@@ -57,7 +57,7 @@ void pl__blame_dead(pl_group *g) {
     int n_dead = 0;
     size_t at = 0;
     for (int r = 0; r < g->world; r++) {
-        if (r == g->rank || !has_exited(g->pidfds[r])) continue;
+        if (r == g->rank || !pl__has_exited(g->pidfds[r])) continue;
         uint32_t state = atomic_load_explicit(&g->control->slots[r].state, memory_order_acquire);
         if (state == PL__FINISHED) continue;
         if (state == PL__FAILED) {
@@ -86,12 +86,18 @@ static void *watch_main(void *arg) {
     for (;;) {
         // Relaxed: a date for messages, nothing is read because of it.
         atomic_store_explicit(&g->me->heartbeat_ns, (uint64_t)pl_now_ns(), memory_order_relaxed);
+        pl__net_beat(g);
+        pl__settle(g, false);
         int n = poll(fds, (nfds_t)g->world + 1, HEARTBEAT_MS);
         if (n <= 0) continue;
         if (fds[g->world].revents) return NULL;
         struct timespec grace = {0, GRACE_MS * 1000000};
         nanosleep(&grace, NULL);
         pl__blame_dead(g);
+        // Also one that had finished, and was killed before it could say that it is gone.
+        if (g->net && fds[g->first].revents) {
+            atomic_store_explicit(&g->control->receiver_gone, 1, memory_order_release);
+        }
         for (int r = 0; r < g->world; r++) {
             if (fds[r].revents) fds[r].fd = -1;  // poll skips it from now on
         }

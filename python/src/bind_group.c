@@ -249,15 +249,17 @@ static PyType_Spec group_spec = {
 
 // ---- module functions -------------------------------------------------------------------------
 
-static PyObject *group_control_bytes(PyObject *module, PyObject *world) {
+static PyObject *group_control_bytes(PyObject *module, PyObject *const *args, Py_ssize_t n) {
     (void)module;
-    int w;
-    if (int_arg(world, "world", &w)) return NULL;
-    size_t n = pl_group_control_bytes(w);
-    if (n) return PyLong_FromSize_t(n);
-    PyErr_Format(PyExc_ValueError,
-                 "[group_control_bytes] wrong world size: got %d, expected 1 to %d", w,
-                 PL_MAX_RANKS);
+    int a[2];
+    if (pl_arg_count("group_control_bytes", n, 2) || pl_int_args("group_control_bytes", args, 2, a))
+        return NULL;
+    size_t bytes = pl_group_control_bytes(a[0], a[1]);
+    if (bytes) return PyLong_FromSize_t(bytes);
+    PyErr_Format(
+        PyExc_ValueError,
+        "[group_control_bytes] wrong world size: got %d, %d of them here, expected 1 to %d", a[0],
+        a[1], PL_MAX_RANKS);
     return NULL;
 }
 
@@ -282,9 +284,10 @@ static int int_list(PyObject *seq, const char *what, int world, int *out) {
 static PyObject *group_new(PyObject *module, PyObject *const *args, Py_ssize_t n) {
     (void)module;
     int fds[PL_MAX_RANKS], pidfds[PL_MAX_RANKS], pids[PL_MAX_RANKS], a[3];
+    int firsts[PL_MAX_RANKS], links[PL_MAX_RANKS], inboxes[PL_MAX_RANKS];
     int64_t timeout_ms;
     pl_group *g = NULL;
-    if (pl_arg_count("group_new", n, 9) || pl_int_args("group_new", args + 1, 3, a)) return NULL;
+    if (pl_arg_count("group_new", n, 12) || pl_int_args("group_new", args + 1, 3, a)) return NULL;
     if (a[1] < 1 || a[1] > PL_MAX_RANKS) {
         PyErr_Format(PyExc_ValueError, "[group_new] wrong world size: got %d, expected 1 to %d",
                      a[1], PL_MAX_RANKS);
@@ -292,6 +295,14 @@ static PyObject *group_new(PyObject *module, PyObject *const *args, Py_ssize_t n
     }
     if (int_list(args[4], "peer_fds", a[1], fds) || int_list(args[5], "pidfds", a[1], pidfds) ||
         int_list(args[6], "pids", a[1], pids) || pl_arg_int64(args[7], "timeout_ms", &timeout_ms)) {
+        return NULL;
+    }
+    Py_ssize_t machines = PySequence_Size(args[9]);
+    if (machines < 1 || machines > a[1] ||
+        int_list(args[9], "machine_first", (int)machines, firsts) ||
+        int_list(args[10], "link_fds", (int)machines, links) ||
+        int_list(args[11], "inbox_fds", a[1], inboxes)) {
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "[group_new] machine_first");
         return NULL;
     }
     int strict = PyObject_IsTrue(args[8]);
@@ -314,6 +325,10 @@ static PyObject *group_new(PyObject *module, PyObject *const *args, Py_ssize_t n
         .pids = pids,
         .timeout_ms = timeout_ms,
         .strict_sites = strict != 0,
+        .n_machines = (int)machines,
+        .machine_first = firsts,
+        .link_fds = links,
+        .inbox_fds = inboxes,
     };
     pl_status st;
     WITHOUT_GIL(self, st, pl_group_new(&o, &g));
@@ -327,7 +342,7 @@ static PyObject *group_new(PyObject *module, PyObject *const *args, Py_ssize_t n
 }
 
 static PyMethodDef functions[] = {
-    {"group_control_bytes", group_control_bytes, METH_O, NULL},
+    {"group_control_bytes", FAST(group_control_bytes), METH_FASTCALL, NULL},
     {"group_new", FAST(group_new), METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -16,6 +16,7 @@
 #include "comm/comm.h"
 
 #define RANKS_MAX 8
+#define MACHINES_MAX 4
 #define SITE(where) ((pl_site){.hash = pl_test_hash(where), .text = where})
 
 static inline uint64_t pl_test_hash(const char *s) {
@@ -27,7 +28,11 @@ static inline uint64_t pl_test_hash(const char *s) {
 typedef void (*rank_fn)(pl_group *g, void *ctx);
 
 typedef struct ranks {
-    int world, control_fd;
+    int world;
+    // Machine m has the ranks first[m] .. first[m + 1] - 1, which share one control block.
+    int n_machines, first[MACHINES_MAX + 1], control_fds[MACHINES_MAX];
+    int links[RANKS_MAX][MACHINES_MAX];    // of a rank to each machine
+    int inboxes[MACHINES_MAX][RANKS_MAX];  // of a machine, from each rank
     int fds[RANKS_MAX][RANKS_MAX];
     int64_t timeout_ms;
     bool strict;
@@ -37,16 +42,40 @@ typedef struct ranks {
 
 static int64_t ranks_timeout_ms = 20000;
 static bool ranks_strict;
+#ifndef RANKS_MACHINES
+#define RANKS_MACHINES 1
+#endif
+static int ranks_machines = RANKS_MACHINES;  // over how many machines the ranks are spread
+
+static int ranks_machine(const ranks *rs, int rank) {
+    int m = 0;
+    while (rank >= rs->first[m + 1]) m++;
+    return m;
+}
 
 static void ranks_open(ranks *rs, int world, rank_fn fn, void *ctx) {
     *rs = (ranks){.world = world,
                   .timeout_ms = ranks_timeout_ms,
                   .strict = ranks_strict,
+                  .n_machines = ranks_machines < world ? ranks_machines : world,
                   .fn = fn,
                   .ctx = ctx};
-    rs->control_fd = memfd_create("control", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    CHECK(rs->control_fd >= 0);
-    CHECK_EQ(ftruncate(rs->control_fd, (off_t)pl_group_control_bytes(world)), 0);
+    for (int m = 0; m <= rs->n_machines; m++) rs->first[m] = world * m / rs->n_machines;
+    for (int m = 0; m < rs->n_machines; m++) {
+        int fd = memfd_create("control", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+        CHECK(fd >= 0);
+        size_t nbytes = pl_group_control_bytes(world, rs->first[m + 1] - rs->first[m]);
+        CHECK_EQ(ftruncate(fd, (off_t)nbytes), 0);
+        rs->control_fds[m] = fd;
+        for (int r = 0; r < world; r++) {
+            int pair[2] = {-1, -1};
+            if (ranks_machine(rs, r) != m) {
+                CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+            }
+            rs->links[r][m] = pair[0];
+            rs->inboxes[m][r] = pair[1];
+        }
+    }
     for (int a = 0; a < world; a++) {
         rs->fds[a][a] = -1;
         for (int b = a + 1; b < world; b++) {
@@ -58,18 +87,38 @@ static void ranks_open(ranks *rs, int world, rank_fn fn, void *ctx) {
     }
 }
 
+static void ranks_close_control(const ranks *rs) {
+    for (int m = 0; m < rs->n_machines; m++) close(rs->control_fds[m]);
+}
+
+// The sockets that rank r would own, in a process that is not rank r.
+__attribute__((unused)) static void ranks_close_sockets(const ranks *rs, int r) {
+    int machine = ranks_machine(rs, r);
+    for (int b = 0; b < rs->world; b++) {
+        if (b != r) close(rs->fds[r][b]);
+        if (r == rs->first[machine] && rs->inboxes[machine][b] >= 0) close(rs->inboxes[machine][b]);
+    }
+    for (int m = 0; m < rs->n_machines; m++) {
+        if (rs->links[r][m] >= 0) close(rs->links[r][m]);
+    }
+}
+
 static pl_status ranks_join(const ranks *rs, int rank, const int *pidfds, const int *pids,
                             pl_group **g) {
     pl_group_options o = {
         .name = "test",
         .rank = rank,
         .world = rs->world,
-        .control_fd = rs->control_fd,
+        .control_fd = rs->control_fds[ranks_machine(rs, rank)],
         .peer_fds = rs->fds[rank],
         .pidfds = pidfds,
         .pids = pids,
         .timeout_ms = rs->timeout_ms,
         .strict_sites = rs->strict,
+        .n_machines = rs->n_machines,
+        .machine_first = rs->first,
+        .link_fds = rs->links[rank],
+        .inbox_fds = rs->inboxes[ranks_machine(rs, rank)],
     };
     return pl_group_new(&o, g);
 }
@@ -98,7 +147,7 @@ __attribute__((unused)) static void run_threads(int world, rank_fn fn, void *ctx
         CHECK_EQ(pthread_create(&t[r].thread, NULL, ranks_thread_main, &t[r]), 0);
     }
     for (int r = 0; r < world; r++) CHECK_EQ(pthread_join(t[r].thread, NULL), 0);
-    close(rs.control_fd);
+    ranks_close_control(&rs);
 }
 
 // Rank `rank` in its own process: learns the others' pids through `gate`, then joins and runs.
@@ -106,17 +155,16 @@ static void ranks_fork_main(const ranks *rs, int rank, int gate) {
     int pids[RANKS_MAX], pidfds[RANKS_MAX];
     CHECK_EQ(read(gate, pids, sizeof pids), (ssize_t)sizeof pids);
     for (int r = 0; r < rs->world; r++) {
-        pidfds[r] = r == rank ? -1 : (int)syscall(SYS_pidfd_open, pids[r], 0);
-        CHECK(r == rank || pidfds[r] >= 0);
-        for (int b = 0; b < rs->world; b++) {
-            if (r != rank && r != b) close(rs->fds[r][b]);
-        }
+        bool near = ranks_machine(rs, r) == ranks_machine(rs, rank);
+        pidfds[r] = r == rank || !near ? -1 : (int)syscall(SYS_pidfd_open, pids[r], 0);
+        CHECK(r == rank || !near || pidfds[r] >= 0);
+        if (r != rank) ranks_close_sockets(rs, r);
     }
     pl_group *g = NULL;
     CHECK_OK(ranks_join(rs, rank, pidfds, pids, &g));
     rs->fn(g, rs->ctx);
     pl_group_free(g);
-    close(rs->control_fd);
+    ranks_close_control(rs);
     exit(0);
 }
 
@@ -136,11 +184,17 @@ __attribute__((unused)) static void start_forks(int world, rank_fn fn, void *ctx
         close(gates[r][0]);
         close(gates[r][1]);
         out[r] = pids[r];
-        for (int b = 0; b < world; b++) {
-            if (b != r) close(rs.fds[r][b]);
-        }
+        ranks_close_sockets(&rs, r);
     }
-    close(rs.control_fd);
+    ranks_close_control(&rs);
+}
+
+// As run_threads, over one, two and three machines (as many as there are ranks for).
+__attribute__((unused)) static void run_spread(int world, rank_fn fn, void *ctx) {
+    for (ranks_machines = 1; ranks_machines <= world && ranks_machines <= 3; ranks_machines++) {
+        run_threads(world, fn, ctx);
+    }
+    ranks_machines = RANKS_MACHINES;
 }
 
 // Exit code of a rank, or -signal.

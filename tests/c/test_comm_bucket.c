@@ -59,11 +59,11 @@ static void reduce_all(pl_group *g, void *ctx) {
 }
 
 TEST(buckets_in_the_queue) {
-    for (int w = 1; w <= 6; w++) run_threads(w, reduce_all, NULL);
+    for (int w = 1; w <= 6; w++) run_spread(w, reduce_all, NULL);
 }
 
 TEST(buckets_on_the_caller) {
-    for (int w = 1; w <= 6; w++) run_threads(w, reduce_all, (void *)1);
+    for (int w = 1; w <= 6; w++) run_spread(w, reduce_all, (void *)1);
 }
 
 // Queued and synchronous calls keep the order of the program.
@@ -90,8 +90,8 @@ static void order(pl_group *g, void *ctx) {
 }
 
 TEST(calls_keep_their_order) {
-    run_threads(2, order, NULL);
-    run_threads(4, order, NULL);
+    run_spread(2, order, NULL);
+    run_spread(4, order, NULL);
 }
 
 static void outlive(pl_group *g, void *ctx) {

@@ -191,7 +191,7 @@ static void queued(pl_group *g, void *ctx) {
 }
 
 TEST(collectives_in_the_queue) {
-    for (int w = 1; w <= 4; w++) run_threads(w, queued, NULL);
+    for (int w = 1; w <= 4; w++) run_spread(w, queued, NULL);
 }
 
 static void sweep_small(pl_group *g, void *ctx) {
@@ -221,8 +221,17 @@ TEST(sweep_of_small_sizes) {
     for (int w = 1; w <= 8; w++) run_threads(w, sweep_small, NULL);
 }
 
+// Over machines of equal and of unequal numbers of ranks: the same bits as on one.
+TEST(sweep_over_machines) {
+    for (ranks_machines = 2; ranks_machines <= 3; ranks_machines++) {
+        for (int w = ranks_machines; w <= 5; w++) run_threads(w, sweep_small, NULL);
+        run_threads(4, sweep_exchanges, NULL);
+    }
+    ranks_machines = 1;
+}
+
 TEST(sweep_of_large_sizes) {
-    for (int w = 1; w <= 5; w++) run_threads(w, sweep_large, NULL);
+    for (int w = 1; w <= 5; w++) run_spread(w, sweep_large, NULL);
 }
 
 // The bits of an element do not depend on how much is reduced at once (G3).
@@ -243,7 +252,7 @@ static void pieces(pl_group *g, void *ctx) {
 }
 
 TEST(the_split_into_calls_does_not_change_the_bits) {
-    for (int w = 2; w <= 7; w++) run_threads(w, pieces, NULL);
+    for (int w = 2; w <= 7; w++) run_spread(w, pieces, NULL);
 }
 
 static void nans(pl_group *g, void *ctx) {
@@ -262,7 +271,7 @@ static void nans(pl_group *g, void *ctx) {
 }
 
 TEST(nan_payloads_agree) {
-    for (int w = 2; w <= 6; w++) run_threads(w, nans, NULL);
+    for (int w = 2; w <= 6; w++) run_spread(w, nans, NULL);
 }
 
 static void wrong_arguments(pl_group *g, void *ctx) {

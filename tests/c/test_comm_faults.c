@@ -41,7 +41,7 @@ static void until_killed(pl_group *g, void *ctx) {
                    : pl_group_barrier(g, SITE("train.py:31"));
     }
     CHECK_EQ(st, PL_EPEER);
-    CHECK(strstr(pl_error_message(), "rank 1 (pid "));
+    CHECK(strstr(pl_error_message(), "rank 1 ("));
     CHECK(strstr(pl_error_message(), "died"));
     CHECK(strstr(pl_error_message(), "called at train.py:31"));
     check_dead(g, PL_EPEER, 1);
@@ -359,7 +359,7 @@ static void fork_inside(pl_group *g, void *ctx) {
             CHECK_FAILS(pl_group_send(g, &x, 1, PL_F32, next, 0, SITE("f:3")), PL_ERUNTIME, want);
             CHECK_FAILS(pl_group_check(g), PL_ERUNTIME, "use spawn");
             // stop_fd, two sockets, two pidfds
-            CHECK_EQ(open_descriptors(), before - 5);
+            CHECK(open_descriptors() <= before - 5);
             CHECK_EQ(((char *)pl_segment_data(seg))[7], 42);
             pl_group_announce_failed(g, "nothing");
             pl_work_free(w);

@@ -17,7 +17,7 @@ static int control(size_t nbytes, unsigned flags) {
 }
 
 TEST(wrong_options_are_refused) {
-    int fd = control(pl_group_control_bytes(1), MFD_ALLOW_SEALING);
+    int fd = control(pl_group_control_bytes(1, 1), MFD_ALLOW_SEALING);
     pl_group *g = NULL;
     pl_group_options o = options(fd);
     o.world = 0;
@@ -31,9 +31,9 @@ TEST(wrong_options_are_refused) {
     o.timeout_ms = 0;
     CHECK_FAILS(pl_group_new(&o, &g), PL_EINVAL, "wrong timeout");
     CHECK(!g);
-    CHECK_EQ(pl_group_control_bytes(0), 0);
-    CHECK_EQ(pl_group_control_bytes(257), 0);
-    CHECK(pl_group_control_bytes(256) < (size_t)8 << 20);
+    CHECK_EQ(pl_group_control_bytes(0, 0), 0);
+    CHECK_EQ(pl_group_control_bytes(257, 257), 0);
+    CHECK(pl_group_control_bytes(256, 256) < (size_t)8 << 20);
     close(fd);
 }
 
@@ -44,7 +44,7 @@ TEST(a_bad_control_block_is_refused) {
     o.world = 200;
     CHECK_FAILS(pl_group_new(&o, &g), PL_EINVAL, "control block too small: got 4096 bytes");
     close(fd);
-    fd = control(pl_group_control_bytes(1), 0);
+    fd = control(pl_group_control_bytes(1, 1), 0);
     o = options(fd);
     CHECK_FAILS(pl_group_new(&o, &g), PL_EINVAL, "MFD_ALLOW_SEALING");
     close(fd);
@@ -53,7 +53,7 @@ TEST(a_bad_control_block_is_refused) {
 }
 
 TEST(a_group_of_one) {
-    int fd = control(pl_group_control_bytes(1), MFD_ALLOW_SEALING);
+    int fd = control(pl_group_control_bytes(1, 1), MFD_ALLOW_SEALING);
     pl_group_options o = options(fd);
     pl_group *g;
     CHECK_OK(pl_group_new(&o, &g));
@@ -129,7 +129,7 @@ static void be_born(birth *b, int world) {
         CHECK_EQ(pthread_create(&b[r].thread, NULL, birth_main, &b[r]), 0);
     }
     for (int r = 0; r < 2; r++) CHECK_EQ(pthread_join(b[r].thread, NULL), 0);
-    close(rs.control_fd);
+    ranks_close_control(&rs);
 }
 
 static int descriptors(void) {

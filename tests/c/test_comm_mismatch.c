@@ -159,8 +159,7 @@ static void disagree(pl_group *g, void *ctx) {
 
 TEST(every_difference_is_found_by_all_ranks) {
     for (int i = 0; i < N_DIFFERENCES; i++) {
-        for (int w = 2; w <= 4; w += 2)
-            run_threads(w, disagree, (void *)(uintptr_t)&differences[i]);
+        for (int w = 2; w <= 4; w += 2) run_spread(w, disagree, (void *)(uintptr_t)&differences[i]);
     }
 }
 
@@ -186,11 +185,11 @@ static void swapped(pl_group *g, void *ctx) {
     CHECK(!pl_group_take_warning(g, text, sizeof text));  // once
 }
 
-TEST(another_call_site_is_a_warning_once) { run_threads(2, swapped, NULL); }
+TEST(another_call_site_is_a_warning_once) { run_spread(2, swapped, NULL); }
 
 TEST(another_call_site_is_an_error_when_strict) {
     ranks_strict = true;
-    run_threads(3, swapped, (void *)1);
+    run_spread(3, swapped, (void *)1);
 }
 
 // A long message is cut, not overrun.
@@ -205,4 +204,4 @@ static void many(pl_group *g, void *ctx) {
                 PL_EMISMATCH, "ranks disagree on count");
 }
 
-TEST(a_large_table_is_cut) { run_threads(8, many, NULL); }
+TEST(a_large_table_is_cut) { run_spread(8, many, NULL); }

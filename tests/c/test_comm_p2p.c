@@ -36,9 +36,9 @@ static void ring(pl_group *g, void *ctx) {
 }
 
 TEST(a_ring_of_messages) {
-    run_threads(2, ring, NULL);
-    run_threads(4, ring, NULL);
-    run_threads(6, ring, NULL);
+    run_spread(2, ring, NULL);
+    run_spread(4, ring, NULL);
+    run_spread(6, ring, NULL);
 }
 
 // Short messages do not wait for their receiver: both may send first.
@@ -53,7 +53,7 @@ static void exchange(pl_group *g, void *ctx) {
     }
 }
 
-TEST(both_may_send_first) { run_threads(2, exchange, NULL); }
+TEST(both_may_send_first) { run_spread(2, exchange, NULL); }
 
 static void disagree(pl_group *g, void *ctx) {
     const char *field = ctx;
@@ -82,10 +82,10 @@ static void disagree(pl_group *g, void *ctx) {
 }
 
 TEST(a_mismatch_fails_on_both) {
-    run_threads(2, disagree, (void *)(uintptr_t)"count");
-    run_threads(2, disagree, (void *)(uintptr_t)"dtype");
-    run_threads(2, disagree, (void *)(uintptr_t)"tag");
-    run_threads(2, disagree, (void *)(uintptr_t)"shape");
+    run_spread(2, disagree, (void *)(uintptr_t)"count");
+    run_spread(2, disagree, (void *)(uintptr_t)"dtype");
+    run_spread(2, disagree, (void *)(uintptr_t)"tag");
+    run_spread(2, disagree, (void *)(uintptr_t)"shape");
 }
 
 // A message may pass while the comm thread waits in a collective.
@@ -107,4 +107,4 @@ static void beside_the_queue(pl_group *g, void *ctx) {
     CHECK(sum == 2);
 }
 
-TEST(a_message_passes_a_queued_collective) { run_threads(2, beside_the_queue, NULL); }
+TEST(a_message_passes_a_queued_collective) { run_spread(2, beside_the_queue, NULL); }

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from paceline.distributed import frames
 from paceline.distributed.environment import (
     Job,
+    check_machines,
     init_timeout_s,
     read_job,
-    require_one_machine,
 )
 from paceline.distributed.links import socket_name
 from paceline.errors import ConfigError
@@ -44,7 +44,7 @@ def test_torchrun_s_variables() -> None:
 def test_a_world_of_one_s_own_is_not_the_launcher_s() -> None:
     job = read_job(TORCHRUN, rank=0, world=1)
     assert (job.local_rank, job.local_world) == (0, 1)
-    require_one_machine(job)
+    check_machines(job)
 
 
 @pytest.mark.parametrize(
@@ -75,13 +75,20 @@ def test_init_timeout() -> None:
             init_timeout_s(None, {"PACELINE_INIT_TIMEOUT": bad})
 
 
-def test_several_machines_are_refused_at_once() -> None:
-    with pytest.raises(NotImplementedError, match="LOCAL_WORLD_SIZE=2"):
-        require_one_machine(read_job({**TORCHRUN, "RANK": "1", "LOCAL_WORLD_SIZE": "2"}))
-    with pytest.raises(NotImplementedError, match=r"192\.0\.2\.1"):
-        require_one_machine(read_job({**TORCHRUN, "MASTER_ADDR": "192.0.2.1"}))
+def test_several_machines() -> None:
+    def check(**change: str) -> None:
+        check_machines(read_job({**TORCHRUN, **change}))
+
+    check(RANK="3", LOCAL_RANK="1", LOCAL_WORLD_SIZE="2", MASTER_ADDR="192.0.2.1")
     for here in ("127.0.0.1", "localhost", "::1", "127.0.0.2"):
-        require_one_machine(read_job({**TORCHRUN, "MASTER_ADDR": here}))
+        check(MASTER_ADDR=here)
+    with pytest.raises(ConfigError, match=r"another machine: got 192\.0\.2\.1"):
+        check(MASTER_ADDR="192.0.2.1")
+    for rank, local_rank, local_world in (("0", "1", "2"), ("3", "0", "2"), ("3", "2", "2")):
+        with pytest.raises(ConfigError, match="must follow one another"):
+            check(RANK=rank, LOCAL_RANK=local_rank, LOCAL_WORLD_SIZE=local_world)
+    with pytest.raises(ConfigError, match="need a port"):
+        check(RANK="0", LOCAL_RANK="0", LOCAL_WORLD_SIZE="2", MASTER_PORT="0")
 
 
 def test_the_name_tells_jobs_apart() -> None:

@@ -24,7 +24,7 @@ from paceline.distributed.links import Settings, socket_name
 from paceline.distributed.rendezvous import rendezvous
 
 def meet(**changes):
-    given = dict(control_bytes=lambda world: 4096 * world, timeout_s=init_timeout_s(None))
+    given = dict(control_bytes=lambda world, local: 4096 * world, timeout_s=init_timeout_s(None))
     return rendezvous(read_job(), Settings(**{**given, **changes}))
 """
 

@@ -154,23 +154,35 @@ def init_timeout_s(given: float | None, environ: Mapping[str, str] | None = None
     return value
 
 
-def require_one_machine(job: Job) -> None:
-    """Refuse a job of several machines, which this version does not do, before anyone waits.
+def check_machines(job: Job) -> None:
+    """Refuse numbers that do not fit together, before anyone waits.
 
     Raises
     ------
-    NotImplementedError
-        LOCAL_WORLD_SIZE is not WORLD_SIZE, or MASTER_ADDR is not an address of this machine.
+    ConfigError
+        The ranks of this machine do not follow one another inside the world; there is no port to
+        meet at; or this is to be the only machine, and MASTER_ADDR is another one.
     """
-    if job.local_world != job.world:
-        raise NotImplementedError(
-            "[init_process_group] jobs over several machines come in a later version: got "
-            f"WORLD_SIZE={job.world} with LOCAL_WORLD_SIZE={job.local_world}, expected the same"
+    if job.local_world == job.world:
+        if not _is_local(job.master_addr):
+            raise ConfigError(
+                f"[init_process_group] MASTER_ADDR is another machine: got {job.master_addr}, "
+                f"expected an address of this one ({_host()}), since all {job.world} ranks are "
+                "here; with several machines LOCAL_WORLD_SIZE says how many ranks each has"
+            )
+        return
+    first = job.rank - job.local_rank
+    inside = 0 <= first and first + job.local_world <= job.world
+    if not inside or job.local_rank >= job.local_world:
+        raise ConfigError(
+            "[init_process_group] the ranks of a machine must follow one another: got "
+            f"RANK={job.rank}, LOCAL_RANK={job.local_rank} of LOCAL_WORLD_SIZE={job.local_world} "
+            f"with WORLD_SIZE={job.world}"
         )
-    if not _is_local(job.master_addr):
-        raise NotImplementedError(
-            "[init_process_group] jobs over several machines come in a later version: got "
-            f"MASTER_ADDR={job.master_addr}, expected an address of this machine ({_host()})"
+    if job.port == 0:
+        raise ConfigError(
+            "[init_process_group] several machines need a port to meet at: set MASTER_PORT (the "
+            "port is one above it) or PACELINE_PORT, the same on all of them"
         )
 
 

@@ -18,7 +18,7 @@ MAX_FRAME = 32 * 1024  # 256 pids and a list of ranks fit many times over
 _MAX_TEXT = 4000
 _MAX_FDS = 4
 
-_TEXT, _INT, _INTS = "text", "int", "ints"
+_TEXT, _INT, _TEXTS, _INTS = "text", "int", "texts", "ints"
 _KINDS: dict[str, dict[str, str]] = {
     # joiner -> rank 0
     "hello": {
@@ -37,6 +37,21 @@ _KINDS: dict[str, dict[str, str]] = {
     "link": {"rank": _INT},
     "go": {},
     "refused": {"text": _TEXT},
+    # between machines
+    "machine": {
+        "protocol": _INT,
+        "version": _TEXT,
+        "config": _TEXT,
+        "world": _INT,
+        "first": _INT,
+        "count": _INT,
+        "address": _TEXT,
+        "port": _INT,
+        "run": _TEXT,
+        "group": _TEXT,
+    },
+    "machines": {"job": _TEXT, "firsts": _INTS, "ports": _INTS, "addresses": _TEXTS},
+    "later": {},
     # both ways: the rendezvous is over for everybody
     "failed": {"text": _TEXT, "dead": _INTS, "joined": _INTS, "missing": _INTS},
 }
@@ -64,7 +79,9 @@ def _fits(kind: str, value: object) -> bool:
         return isinstance(value, str)
     if kind == _INT:
         return _is_int(value)
-    return isinstance(value, list) and len(value) <= 4096 and all(map(_is_int, value))
+    if not isinstance(value, list) or len(value) > 4096:
+        return False
+    return all(isinstance(v, str) if kind == _TEXTS else _is_int(v) for v in value)
 
 
 def decode(data: bytes) -> dict[str, Any]:
@@ -109,6 +126,11 @@ class Descriptors:
         """Close this one now."""
         self._fds.discard(fd)
         os.close(fd)
+
+    def take(self, other: Descriptors) -> None:
+        """Own what `other` owned."""
+        self._fds |= other._fds
+        other.release_all()
 
     def release_all(self) -> None:
         """Forget all of them: another owner has taken over."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -94,7 +93,7 @@ def init_process_group(
     ValueError
         It was called before, or an argument cannot be used.
     NotImplementedError
-        A backend or a job over several machines, which come in a later version.
+        A backend that comes in a later version.
     RendezvousError
         The ranks did not come together.
 
@@ -178,15 +177,11 @@ def new_group(
     if parent.rank not in members:
         none: ProcessGroup = GroupMember.NON_GROUP_MEMBER
         return none
-    # The default group's job id makes the name of this rendezvous one that no other job can have.
-    job = replace(
-        read_job(rank=members.index(parent.rank), world=len(members)), run_id=parent.job_id
-    )
     return ProcessGroup(
         f"group {_new_groups}",
         timeout=DEFAULT_TIMEOUT if timeout is None else timeout,
         init_timeout=init_timeout,
-        job=job,
+        job=parent.part(members),
         ranks=members,
     )
 
@@ -220,9 +215,8 @@ def get_world_size(group: ProcessGroup | None = None) -> int:
 
 
 def get_backend(group: ProcessGroup | None = None) -> str:
-    """Return ``"shm"``: shared memory, the only transport so far."""
-    group_or_default(group)
-    return "shm"
+    """Return ``"shm"``, or ``"shm+tcp"`` for a group over several machines."""
+    return "shm" if len(group_or_default(group).machines) == 1 else "shm+tcp"
 
 
 def get_process_group_ranks(group: ProcessGroup | None = None) -> list[int]:

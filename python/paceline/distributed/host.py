@@ -340,7 +340,7 @@ class Host:
         world = self._job.world
         pids = [os.getpid(), *(self._ranks[rank].pid for rank in range(1, world))]
         links = Links(self._job_id, -1, [-1] * world, [-1] * world, pids)
-        nbytes = self._settings.control_bytes(world)
+        nbytes = self._settings.control_bytes(world, world)
         links.control_fd = self._own.add(linux.memfd_create("paceline", nbytes))
         own_pidfd = self._own.add(linux.pidfd_open(os.getpid()))
         links.pidfds[1:] = [self._ranks[rank].pidfd for rank in range(1, world)]

@@ -29,7 +29,7 @@ class Settings:
     Attributes
     ----------
     control_bytes : callable
-        Size of the control memory for a world size.
+        Size of a machine's control memory for a world size and the number of ranks on it.
     version, config : str
         Must be the same on all ranks.
     timeout_s : float
@@ -38,7 +38,7 @@ class Settings:
         Tells apart several groups of one job.
     """
 
-    control_bytes: Callable[[int], int]
+    control_bytes: Callable[[int, int], int]
     version: str = ""
     config: str = ""
     timeout_s: float = 300.0
@@ -56,7 +56,11 @@ class Links:
     control_fd : int
         The shared control memory.
     peer_fds, pidfds, pids : list of int
-        One entry per rank; this rank's own descriptors are -1.
+        One entry per rank; this rank's own descriptors are -1, as those of other machines.
+    machine_first, addresses : list
+        Lowest rank and address of every machine.
+    link_fds, inbox_fds : list of int
+        Connections to each other machine; on the lowest rank of one, those of all ranks elsewhere.
     """
 
     job_id: str
@@ -65,6 +69,10 @@ class Links:
     pidfds: list[int]
     pids: list[int]
     owner: Descriptors = field(default_factory=Descriptors, repr=False)
+    machine_first: list[int] = field(default_factory=lambda: [0])
+    addresses: list[str] = field(default_factory=lambda: [""])
+    link_fds: list[int] = field(default_factory=lambda: [-1])
+    inbox_fds: list[int] = field(default_factory=list)
 
     def taken_by_group(self) -> None:
         """Keep only the control memory: the data plane takes the others, also when it fails."""

@@ -14,13 +14,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 from paceline import _C, _version
 from paceline.distributed import lifecycle, objects
 from paceline.distributed.buffers import Buffer, CopyBack, contiguous, split_rows
-from paceline.distributed.environment import Job, init_timeout_s, read_job, require_one_machine
+from paceline.distributed.environment import Job, check_machines, init_timeout_s, read_job
 from paceline.distributed.kinds import Kind, ReduceOp
 from paceline.distributed.rendezvous import Settings, rendezvous
 from paceline.errors import PeerLostError
@@ -107,8 +108,8 @@ class ProcessGroup:
     ------
     RendezvousError
         The ranks did not come together.
-    NotImplementedError
-        The job spans several machines.
+    ConfigError
+        The environment does not fit together.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class ProcessGroup:
     ) -> None:
         job = read_job() if job is None else job
         if ranks is None:
-            require_one_machine(job)
+            check_machines(job)
         timeout_ms = _milliseconds(timeout)
         settings = Settings(
             control_bytes=_C.group_control_bytes,
@@ -145,6 +146,9 @@ class ProcessGroup:
                 links.pids,
                 timeout_ms,
                 strict_call_sites,
+                links.machine_first,
+                links.link_fds,
+                links.inbox_fds or [-1] * job.world,
             )
         except PeerLostError as error:
             # There is no group to ask for details, but its text is the one verdict of all ranks.
@@ -158,6 +162,8 @@ class ProcessGroup:
         self.rank = job.rank
         self.world_size = job.world
         self.ranks = tuple(range(job.world)) if ranks is None else tuple(ranks)
+        self.machines = tuple(zip(links.machine_first, links.addresses, strict=True))
+        self._job = job
         self._timeout_ms = timeout_ms
         lifecycle.watch_over(self)
 
@@ -188,6 +194,26 @@ class ProcessGroup:
                 f"[{op}] rank is not in group {self.name!r}: got {rank}, expected one of "
                 f"{', '.join(map(str, self.ranks))}"
             ) from None
+
+    def part(self, members: Sequence[int]) -> Job:
+        """Give this rank's place in a group of its own of `members`, ranks of this group."""
+        ends = [*(first for first, _ in self.machines[1:]), self.world_size]
+
+        def machine_of(rank: int) -> int:
+            return next(m for m, end in enumerate(ends) if rank < end)
+
+        here = [rank for rank in members if machine_of(rank) == machine_of(self.rank)]
+        return replace(
+            self._job,
+            rank=members.index(self.rank),
+            world=len(members),
+            local_rank=here.index(self.rank),
+            local_world=len(here),
+            # The lowest member's machine is where the others meet it.
+            master_addr=self.machines[machine_of(members[0])][1] or self._job.master_addr,
+            # The job id makes the name of this rendezvous one that no other job can have.
+            run_id=self.job_id,
+        )
 
     # -- collectives ------------------------------------------------------------------------
 

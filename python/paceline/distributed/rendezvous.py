@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the ranks of one machine find one another and get the descriptors of their group.
+"""How the ranks of a machine find one another and get the descriptors of their group.
 
 Rank 0 listens on an abstract Unix socket whose name is a hash of user, address, port, run id and
 restart count; nothing appears in any file system. The others connect, and each side checks by
@@ -11,19 +11,22 @@ From its hello on a rank is watched: when it dies or gives up, rank 0 tells all 
 Everything runs on the caller's thread, so Ctrl-C works; when it returns the sockets of the
 rendezvous are closed. The caller needs no thread, and none is left behind.
 
-Rank 0's side is in ``host.py``, the other one in ``join.py``, what they share in ``links.py``.
+Rank 0's side is in ``host.py``, the other one in ``join.py``, what they share in ``links.py``;
+several machines then meet as ``machines.py`` says.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+from dataclasses import replace
 
 from paceline.distributed import linux
 from paceline.distributed.environment import Job
 from paceline.distributed.host import Host
 from paceline.distributed.join import Joiner
-from paceline.distributed.links import Links, Settings
+from paceline.distributed.links import Links, Settings, failure
+from paceline.errors import RendezvousError
 
 __all__ = ["Links", "Settings", "rendezvous"]
 
@@ -38,6 +41,36 @@ def rendezvous(job: Job, settings: Settings) -> Links:
     OSError
         The kernel is too old.
     """
+    if job.local_world == job.world:
+        return _meet_here(job, settings)
+    from paceline.distributed.machines import meet_machines  # one machine needs none of it
+    from paceline.distributed.secure import read_secret
+
+    read_secret()  # what is missing is said before anyone waits
+    first = job.rank - job.local_rank
+    here = replace(
+        settings,
+        control_bytes=lambda *_: settings.control_bytes(job.world, job.local_world),
+        label=f"{settings.label} from {first}",
+    )
+    try:
+        local = _meet_here(replace(job, rank=job.local_rank, world=job.local_world), here)
+    except RendezvousError as error:
+        raise failure(
+            f"{error} (numbers among the ranks of this machine, the first of which is {first})",
+            dead=[rank + first for rank in error.dead_ranks],
+            joined=[rank + first for rank in error.joined_ranks],
+            missing=[rank + first for rank in error.missing_ranks],
+        ) from None
+    try:
+        return meet_machines(job, settings, local)
+    except BaseException:
+        local.close()
+        raise
+
+
+def _meet_here(job: Job, settings: Settings) -> Links:
+    """Meet the ranks of this machine."""
     if job.world == 1:
         return _alone(settings)
     if job.rank == 0:
@@ -49,6 +82,6 @@ def rendezvous(job: Job, settings: Settings) -> Links:
 
 def _alone(settings: Settings) -> Links:
     links = Links(secrets.token_hex(16), -1, [-1], [-1], [os.getpid()])
-    nbytes = settings.control_bytes(1)
+    nbytes = settings.control_bytes(1, 1)
     links.control_fd = links.owner.add(linux.memfd_create("paceline", nbytes))
     return links
