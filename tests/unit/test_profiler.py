@@ -14,7 +14,7 @@ import paceline
 from paceline import _C
 from paceline._trace import Kind, each, span
 from paceline.profiler import Averages, Event, Profiler, Record, schedule, session
-from paceline.profiler.record import Breakdown, Thread, divide, self_times
+from paceline.profiler.record import Breakdown, Thread, divide, merge, self_times
 from paceline.profiler.table import averages, breakdown_table
 
 MAIN, COMM = 10, 11
@@ -78,6 +78,20 @@ def test_times_of_an_event_without_what_is_inside() -> None:
     assert {e.name: own for e, own in self_times(events)} == {
         "a": 5, "b": 2, "c": 2, "d": 1, "e": 2,
     }  # fmt: skip
+
+
+def test_events_of_two_recorders_become_one_line_for_each_thread() -> None:
+    own = [Thread(MAIN, [event("backward", 10, 50, "pass")], 3)]
+    others = {
+        MAIN: [event("operator", 12, 20, "a"), event("operator", 45, 53, "b")],
+        COMM: [event("operator", 0, 5, "c")],
+    }
+    main, comm = merge(own, others)
+    assert [(e.name, e.start, e.end) for e in main.events] == [
+        ("a", 12, 20), ("pass", 10, 50), ("b", 45, 50),
+    ]  # fmt: skip
+    assert main.lost == 3
+    assert (comm.tid, [e.name for e in comm.events]) == (COMM, ["c"])
 
 
 def test_averages_add_up_by_name_and_sort() -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from ..distributed import ProcessGroup
+    from ..profiler.record import Event
     from ..utils.dataclasses import DistributedDataParallelKwargs
 
 __all__ = [
@@ -93,6 +94,16 @@ class GradientSync(Protocol):
 
     def close(self) -> None:
         """Stop watching the model."""
+
+
+class OperatorLog(Protocol):
+    """Records a library's operators for a profile."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def stop(self) -> dict[int, list[Event]]:
+        """End; give the events of each thread, by its number in the system."""
 
 
 class Engine(Protocol):
@@ -285,6 +296,9 @@ class Engine(Protocol):
 
     def worker_info(self) -> tuple[int, int] | None:
         """Give id and number of the loader's workers, in one of them; None outside."""
+
+    def operator_log(self, shapes: bool) -> OperatorLog | None:
+        """Give what records this library's operators; None where the core's trace has them."""
 
     # Tensors in collectives.
 

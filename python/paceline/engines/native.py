@@ -125,6 +125,9 @@ class NativeEngine(NativeData, NativeState):
     def move_model(self, model: Any, device: Any) -> None:
         model.to(device)
 
+    def operator_log(self, shapes: bool) -> None:
+        return None  # they are in the trace
+
     def autocast(self, precision: str) -> AbstractContextManager[Any]:
         from paceline.amp import autocast
 

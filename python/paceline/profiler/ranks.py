@@ -107,4 +107,5 @@ def build(handler: ProfileKwargs, rank: int) -> Profiler:
         on_trace_ready=handler.on_trace_ready,
         record_shapes=handler.record_shapes,
         rank=rank,
+        libraries=True,
     )

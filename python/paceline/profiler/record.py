@@ -6,11 +6,11 @@ Knows events and intervals; nothing of files, ranks or tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
-__all__ = ["Breakdown", "Event", "Record", "Thread", "divide"]
+__all__ = ["Breakdown", "Event", "Record", "Thread", "divide", "merge"]
 
 #: Kinds of events that are a rank talking to others, and so cover what lies inside them.
 _TALKING = ("communication", "bucket", "wait")
@@ -122,6 +122,39 @@ class Record:
 
 def _starts_first(event: Event) -> tuple[int, int]:
     return event.start, -event.end
+
+
+def merge(threads: list[Thread], others: Mapping[int, list[Event]]) -> list[Thread]:
+    """Add events that somebody else recorded, by thread.
+
+    Two recorders see one moment some hundred nanoseconds apart; an event that would end after the
+    one it began in is cut there.
+
+    Parameters
+    ----------
+    threads : list of Thread
+        Our own.
+    others : mapping
+        From a thread's number to events.
+    """
+    own = {thread.tid: thread for thread in threads}
+    for tid, events in others.items():
+        old = own.get(tid, Thread(tid, []))
+        own[tid] = Thread(tid, _nested([*old.events, *events]), old.lost)
+    return list(own.values())
+
+
+def _nested(events: list[Event]) -> list[Event]:
+    open_until: list[int] = []
+    found: list[Event] = []
+    for event in sorted(events, key=_starts_first):
+        while open_until and open_until[-1] <= event.start:
+            open_until.pop()
+        if open_until and event.end > open_until[-1]:
+            event = event._replace(end=open_until[-1])
+        open_until.append(event.end)
+        found.append(event)
+    return sorted(found, key=lambda event: event.end)
 
 
 def self_times(events: Iterable[Event]) -> Iterator[tuple[Event, int]]:

@@ -12,15 +12,18 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paceline import _C
 
 from .._trace import Kind
 from .chrome import Process, events_text, write_trace
-from .record import Breakdown, Event, Record, Thread, divide
+from .record import Breakdown, Event, Record, Thread, divide, merge
 from .schedule import Schedule
 from .table import Averages, averages, breakdown_table
+
+if TYPE_CHECKING:
+    from ..engines import OperatorLog
 
 __all__ = ["Profiler"]
 
@@ -43,6 +46,8 @@ class Profiler:
         Keep the shapes of operators' inputs.
     rank : int
         Number of this process in pictures and tables.
+    libraries : bool
+        Also record the operators of other tensor libraries that the program has loaded.
 
     Examples
     --------
@@ -60,10 +65,13 @@ class Profiler:
         on_trace_ready: Callable[[Profiler], Any] | None = None,
         record_shapes: bool = False,
         rank: int = 0,
+        libraries: bool = False,
     ) -> None:
         self._schedule = schedule
         self._on_trace_ready = on_trace_ready
         self._record_shapes = record_shapes
+        self._libraries = libraries
+        self._logs: list[OperatorLog] = []
         self._main = 0
         self._step = 0
         self._kept_steps = 0
@@ -134,6 +142,9 @@ class Profiler:
         finally:
             _C.trace_stop()
             _running = None
+            for log in self._logs:  # only after a failure
+                log.stop()
+            self._logs = []
 
     def _keeps(self, step: int) -> bool:
         return self._schedule is None or self._schedule.phase(step)[0]
@@ -141,6 +152,8 @@ class Profiler:
     def _begin(self) -> None:
         self._recording = True
         self._kept_steps = 0
+        if self._libraries:
+            self._logs = _operator_logs(self._record_shapes)
         _C.trace_start(self._record_shapes, EVENTS_PER_THREAD)
         self._started = time.monotonic_ns()
         self._step_started = _C.trace_begin()
@@ -154,6 +167,9 @@ class Profiler:
             for tid, events, lost in _C.trace_read()
         ]
         _C.trace_clear()
+        logs, self._logs = self._logs, []
+        for log in logs:
+            threads = merge(threads, log.stop())
         self._record = Record(self._main, self._started, ended, threads, self._kept_steps)
         self.ranks = {self.process.rank: divide(self._record)}
         if ready and self._on_trace_ready is not None:
@@ -199,3 +215,12 @@ class Profiler:
     def export_chrome_trace(self, path: str | os.PathLike[str]) -> None:
         """Write this rank's events for Perfetto (ui.perfetto.dev) or chrome://tracing."""
         write_trace(os.fspath(path), events_text(self.record, self.process))
+
+
+def _operator_logs(shapes: bool) -> list[OperatorLog]:
+    from ..engines import loaded_engines
+
+    logs = [log for engine in loaded_engines() if (log := engine.operator_log(shapes))]
+    for log in logs:
+        log.start()
+    return logs

@@ -13,6 +13,7 @@ import torch
 from . import exchange
 from .loaders import TorchData
 from .models import TorchModels
+from .operators import TorchOperators
 from .randomness import TorchRandomness
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ class TorchEngine(TorchModels, TorchData, TorchRandomness):
 
     def to_float(self, tensor: Any) -> Any:
         return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+    def operator_log(self, shapes: bool) -> TorchOperators:
+        return TorchOperators(shapes)
 
     # --- tensors --------------------------------------------------------------------------------
 
