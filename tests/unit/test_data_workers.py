@@ -215,6 +215,20 @@ def test_the_ring_of_segments_stays_small() -> None:
     del x, kept
 
 
+def test_epochs_that_are_left_early_give_their_segments_back() -> None:
+    loader = DataLoader(
+        Noisy(40), batch_size=2, num_workers=1, prefetch_factor=4, persistent_workers=True
+    )
+    for _ in range(15):
+        iterator = iter(loader)
+        next(iterator)
+        time.sleep(0.02)  # batches come that nobody will take
+        next(iterator)
+    del iterator
+    assert Path("/proc/self/maps").read_text().count("paceline-batches") <= 8
+    del loader
+
+
 def test_batches_outlive_their_loader() -> None:
     batches = list(DataLoader(Noisy(4), batch_size=2, num_workers=1))
     gc.collect()

@@ -67,6 +67,8 @@ class ParallelIterator:
 
     def next_epoch(self, loader: Any, first_batch: int, base_seed: int) -> None:
         """Begin anew, with the workers that are there."""
+        for event in self._ready.values():
+            self._pool.discard(event)
         self._pool.next_epoch(base_seed)
         self._begin(loader, first_batch)
 
