@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import socket
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -32,6 +31,8 @@ def say_process(rank: int, world: int, device: object) -> None:
     """Tell which process this is, where ``ACCELERATE_LOG_LEVEL`` asks for such messages."""
     level = logging.getLevelName((read_log_level() or "warning").upper())
     if isinstance(level, int) and level <= logging.INFO:
+        import socket  # 10 ms that nobody else needs
+
         host, pid = socket.gethostname(), os.getpid()
         say(f"rank {rank} of {world} on {host}, pid {pid}, device {device}")
 

@@ -117,7 +117,7 @@ class PartialState:
                 else:
                     distributed.init_process_group(timeout=timeout)
             self.group = distributed.default_group()
-            self.backend = "shm"
+            self.backend = distributed.get_backend()
             self.distributed_type = DistributedType.MULTI_CPU
         say_process(self.process_index, self.num_processes, self.device)
 
