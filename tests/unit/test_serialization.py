@@ -229,7 +229,7 @@ EIGHT = b"\0" * 8
 LIES = {
     "empty": (b"", "too short"),
     "short": (b"\1\2\3", "too short"),
-    "pickle": (b"PK\3\4" + b"\0" * 40, "pickle"),
+    "archive": (b"PK\3\4" + b"\0" * 40, "archive is damaged"),
     "old pickle": (b"\x80\2" + b"\0" * 40, "pickle"),
     "length too large": (_file({}, length=2**40), "header: got a length"),
     "length past the end": (_file({}, length=99), "ends early"),

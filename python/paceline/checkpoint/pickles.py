@@ -41,7 +41,10 @@ class Stateful:
 
 
 def read_pickle(
-    file: IO[bytes], builders: Mapping[str, Builder], persistent: Callable[[Any], Any] | None = None
+    file: IO[bytes],
+    builders: Mapping[str, Builder],
+    persistent: Callable[[Any], Any] | None = None,
+    constants: Mapping[str, Any] | None = None,
 ) -> Any:
     """Read one pickle; the file then stands behind it.
 
@@ -54,6 +57,8 @@ def read_pickle(
         that takes its arguments instead.
     persistent : callable, optional
         Gives what a persistent id stands for.
+    constants : mapping, optional
+        What a global stands for by itself.
 
     Raises
     ------
@@ -61,7 +66,7 @@ def read_pickle(
         If the pickle is damaged, or holds anything but plain containers and what the table builds;
         the text names the global.
     """
-    machine = _Machine({**BUILDERS, **builders}, persistent)
+    machine = _Machine({**BUILDERS, **builders}, persistent, constants or {})
     try:
         return machine.run(file)
     except FormatError:
@@ -117,6 +122,7 @@ BUILDERS: dict[str, Builder] = {
     "builtins.bytearray": lambda data=b"", *encoding: bytearray(
         _encode(data, *encoding) if isinstance(data, str) else bytes(_bytes(data))
     ),
+    "builtins.bytes": lambda data=b"": _bytes(data),
     "builtins.complex": lambda real, imag: complex(float(real), float(imag)),
     "_codecs.encode": _encode,
 }
@@ -132,9 +138,13 @@ class _Machine:
     """One run: a stack, the marks on it, and the memo."""
 
     def __init__(
-        self, builders: Mapping[str, Builder], persistent: Callable[[Any], Any] | None
+        self,
+        builders: Mapping[str, Builder],
+        persistent: Callable[[Any], Any] | None,
+        constants: Mapping[str, Any],
     ) -> None:
         self._builders = builders
+        self._constants = constants
         self._persistent = persistent
         self._stack: list[Any] = []
         self._marks: list[int] = []
@@ -158,10 +168,8 @@ class _Machine:
                 action(value)
         if len(self._stack) != 1 or self._marks:
             raise FormatError("[load] pickle is damaged: it does not end with one value")
-        found = self._stack[0]
-        if isinstance(found, Name):
-            raise _refuse(found)
-        return found
+        _check_names(self._stack[0])
+        return self._stack[0]
 
     def _pop(self) -> Any:
         if self._marks and len(self._stack) <= self._marks[-1]:
@@ -273,7 +281,8 @@ class _Machine:
 
     def _name(self, module: str, name: str) -> None:
         module = "builtins" if module == "__builtin__" else module
-        self._stack.append(Name(f"{module}.{name}"))
+        text = f"{module}.{name}"
+        self._stack.append(self._constants[text] if text in self._constants else Name(text))
 
     def _do_reduce(self, value: Any) -> None:
         args, function = self._pop(), self._pop()
@@ -305,6 +314,19 @@ class _Machine:
         if self._persistent is None:
             raise FormatError("[load] pickle: refers to data that is not in it")
         self._stack.append(self._persistent(self._pop()))
+
+
+def _check_names(found: Any) -> None:
+    """Refuse a value that a global of the file is part of: it stands for nothing here."""
+    seen: set[int] = set()
+    left = [found]
+    while left:
+        one = left.pop()
+        if isinstance(one, (Name, Stateful)):
+            raise _refuse(one)
+        if isinstance(one, (dict, list, tuple)) and id(one) not in seen:
+            seen.add(id(one))
+            left.extend(one.values() if isinstance(one, dict) else one)
 
 
 def _kind(target: Any) -> str:

@@ -351,6 +351,7 @@ def _check_weights(what: str, model: Any, state: Any, strict: bool) -> None:
     own = known_engine(model).state_dict(model)
     if not isinstance(state, dict):
         raise CheckpointError(f"[load_state] {what}: got no state dict")
+    _fill_tied(own, state)
     missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own]
     if strict and (missing or unexpected):
@@ -367,6 +368,22 @@ def _check_weights(what: str, model: Any, state: Any, strict: bool) -> None:
                     f"[load_state] {what}: {name} has shape {list(got)} in the checkpoint, "
                     f"expected {list(value.shape)}"
                 )
+
+
+def _fill_tied(own: Mapping[str, Any], state: dict[str, Any]) -> None:
+    """Weights that are one tensor under two names are often saved under one of them."""
+    if all(name in state for name in own):
+        return
+    held: dict[tuple[Any, ...], str] = {}
+    for name, value in own.items():
+        core = _to_core(value)
+        if core is not None and name in state:
+            held.setdefault((core._data_ptr, tuple(core.shape)), name)
+    for name, value in own.items():
+        core = _to_core(value)
+        twin = None if core is None else held.get((core._data_ptr, tuple(core.shape)))
+        if name not in state and twin is not None:
+            state[name] = state[twin]
 
 
 def _check_groups(what: str, optimizer: Any, state: Any) -> None:

@@ -37,6 +37,7 @@ _STORAGES = {
     "Float": "float32",
     "Double": "float64",
 }
+_DTYPES = {f"torch.{name}": kind for name, kind in BY_NAME.items()}
 _CODES = {f"torch.{kind}Storage": BY_NAME[name].code for kind, name in _STORAGES.items()}
 
 
@@ -75,6 +76,12 @@ class _Storages:
 
     def persistent(self, pid: Any) -> Any:
         """Give the storage that a persistent id stands for."""
+        if isinstance(pid, tuple) and len(pid) > 1 and pid[0] == "module":
+            got = pid[1].text if isinstance(pid[1], Name) else pid[1]
+            raise FormatError(
+                f"[load] the file asks for {got!s:.100}, which is refused: expected a state_dict, "
+                "not a whole model"
+            )
         if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
             raise FormatError(f"[load] storage: got {pid!r:.200}, expected a description")
         kind, key, n = pid[1], pid[2], pid[4]
@@ -216,7 +223,7 @@ def _load_zip(file: IO[bytes], size: int) -> Any:
         if info.file_size > _PICKLE_LIMIT:
             raise FormatError(f"[load] data.pkl: got {info.file_size} bytes")
         with archive.open(info) as record:
-            return read_pickle(record, _TENSORS, storages.persistent)
+            return read_pickle(record, _TENSORS, storages.persistent, _DTYPES)
 
 
 def _records(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
@@ -274,7 +281,7 @@ def _load_pickles(file: IO[bytes], size: int) -> Any:
         wanted[key] = (code, n)
 
     # The data stands behind the pickle, so a first reading only finds out what there is.
-    read_pickle(file, _TENSORS, _Storages(note).persistent)
+    read_pickle(file, _TENSORS, _Storages(note).persistent, _DTYPES)
     keys = read_pickle(file, {})
     if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(wanted):
         raise FormatError("[load] file: its list of storages is not that of its tensors")
@@ -289,4 +296,5 @@ def _load_pickles(file: IO[bytes], size: int) -> Any:
     if file.read(1):
         raise FormatError("[load] file has bytes after its storages")
     file.seek(start)
-    return read_pickle(file, _TENSORS, _Storages(lambda key, code, n: filled[key]).persistent)
+    storages = _Storages(lambda key, code, n: filled[key])
+    return read_pickle(file, _TENSORS, storages.persistent, _DTYPES)
