@@ -187,7 +187,10 @@ def test_first_script(n: int) -> None:
     ranks = _run(n, FIRST)
     for rank in ranks:
         assert rank.stdout.splitlines()[0] == f"cpu {rank.rank} {n} no 1"
-        assert rank.stderr == ""
+        said = rank.stderr.splitlines()  # the line of prepare, and nothing else
+        assert [line.partition(";")[0] for line in said] == (
+            [f"paceline: {n} process{'es' * (n > 1)} on cpu, precision no"] * (rank.rank == 0)
+        )
     assert ranks[0].stdout.splitlines()[1:] == ["Epoch 0 completed", "Epoch 1 completed"]
     assert all(len(rank.stdout.splitlines()) == 1 for rank in ranks[1:])
 
