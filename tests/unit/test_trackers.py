@@ -21,6 +21,7 @@ from paceline.tracking import (
     GeneralTracker,
     JSONLTracker,
     TensorBoardTracker,
+    WandBTracker,
     filter_trackers,
     get_available_trackers,
     on_main_process,
@@ -136,9 +137,12 @@ def test_an_unknown_tracker_is_refused_with_those_there() -> None:
 def test_a_tracker_whose_package_is_missing_warns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(TensorBoardTracker, "is_available", staticmethod(lambda: False))
+    for cls in (TensorBoardTracker, WandBTracker):
+        monkeypatch.setattr(cls, "is_available", staticmethod(lambda: False))
     with pytest.warns(UserWarning, match=r"nothing will be recorded: pip install 'paceline\[ten"):
         assert filter_trackers("tensorboard", tmp_path) == []
+    with pytest.warns(UserWarning, match="nothing will be recorded: pip install wandb"):
+        assert filter_trackers("wandb") == []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert "tensorboard" not in filter_trackers("all", tmp_path)
@@ -368,6 +372,31 @@ def test_tensorboard_writes_scalars_text_groups_images_and_hyperparameters(tmp_p
     }  # fmt: skip
     with pytest.raises(TypeError, match="cannot record 'a'"):
         tracker.log({"a": paceline.zeros(2)})
+
+
+def test_wandb_offline(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")  # large, and in no extra: this runs where somebody has it
+    script = f"""
+import json, paceline
+from paceline.tracking import WandBTracker
+tracker = WandBTracker("project", dir={str(tmp_path)!r}, mode="offline")
+tracker.start()
+tracker.store_init_configuration({{"lr": 0.1}})
+tracker.log({{"loss": paceline.tensor(0.5), "both": {{"train": paceline.tensor(1.0)}}}}, step=3)
+tracker.log_table("table", columns=["a", "b"], data=[[1, 2]], step=3)
+run = tracker.tracker
+told = [run.project, dict(run.config), run.summary["loss"], run.summary["both"]["train"], run.step]
+tracker.finish()
+print("TOLD " + json.dumps(told))
+"""
+    env = {**os.environ, "WANDB_SILENT": "true"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=100, env=env
+    )
+    assert done.returncode == 0, done.stderr
+    (told,) = (line for line in done.stdout.splitlines() if line.startswith("TOLD "))
+    assert json.loads(told[5:]) == ["project", {"lr": 0.1}, 0.5, 1.0, 3]
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
 
 
 def test_without_a_writer_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,12 +10,14 @@ from .base import GeneralTracker, on_main_process
 from .files import CSVTracker, JSONLTracker
 from .registry import filter_trackers, get_available_trackers, register_tracker_class
 from .tensorboard import TensorBoardTracker
+from .wandb_tracker import WandBTracker
 
 __all__ = [
     "CSVTracker",
     "GeneralTracker",
     "JSONLTracker",
     "TensorBoardTracker",
+    "WandBTracker",
     "filter_trackers",
     "get_available_trackers",
     "on_main_process",

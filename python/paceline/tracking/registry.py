@@ -12,6 +12,7 @@ from ..utils.dataclasses import LoggerType
 from .base import GeneralTracker
 from .files import CSVTracker, JSONLTracker
 from .tensorboard import TensorBoardTracker
+from .wandb_tracker import WandBTracker
 
 __all__ = ["Chosen", "filter_trackers", "get_available_trackers", "register_tracker_class"]
 
@@ -22,9 +23,10 @@ _BUILT_IN: Mapping[str, type[GeneralTracker]] = {
     "tensorboard": TensorBoardTracker,
     "csv": CSVTracker,
     "jsonl": JSONLTracker,
+    "wandb": WandBTracker,
 }
 _classes: dict[str, type[GeneralTracker]] = dict(_BUILT_IN)
-_INSTALL = {"tensorboard": "pip install 'paceline[tensorboard]'"}
+_INSTALL = {"tensorboard": "pip install 'paceline[tensorboard]'", "wandb": "pip install wandb"}
 
 
 def register_tracker_class(tracker_class: type[GeneralTracker]) -> None:
