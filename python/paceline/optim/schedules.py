@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -55,6 +56,11 @@ def _polynomial(
 
 def _after_warmup(warmup: int, rest: Factor) -> Factor:
     return lambda step: step / max(1, warmup) if step < warmup else rest(step)
+
+
+def _of_length(factor: Factor, step: int, num_training_steps: int) -> float:
+    # The length is a keyword, as in transformers, so that it can be read off the schedule.
+    return factor(step)
 
 
 _NEEDS_TOTAL = {
@@ -110,4 +116,5 @@ def get_scheduler(
         extra["top"] = optimizer.defaults["lr"]
     make: Callable[..., Factor] = _NEEDS_TOTAL[name]  # type: ignore[assignment]
     rest = make(num_warmup_steps, num_training_steps, **extra)
-    return LambdaLR(optimizer, _after_warmup(num_warmup_steps, rest))
+    factor = functools.partial(_of_length, _after_warmup(num_warmup_steps, rest))
+    return LambdaLR(optimizer, functools.partial(factor, num_training_steps=num_training_steps))
