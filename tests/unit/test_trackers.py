@@ -383,7 +383,7 @@ tracker = WandBTracker("project", dir={str(tmp_path)!r}, mode="offline")
 tracker.start()
 tracker.store_init_configuration({{"lr": 0.1}})
 tracker.log({{"loss": paceline.tensor(0.5), "both": {{"train": paceline.tensor(1.0)}}}}, step=3)
-tracker.log_table("table", columns=["a", "b"], data=[[1, 2]], step=3)
+tracker.log_table("table", columns=["a", "b"], data=[[1, 2]], step=4)
 run = tracker.tracker
 told = [run.project, dict(run.config), run.summary["loss"], run.summary["both"]["train"], run.step]
 tracker.finish()
@@ -395,7 +395,7 @@ print("TOLD " + json.dumps(told))
     )
     assert done.returncode == 0, done.stderr
     (told,) = (line for line in done.stdout.splitlines() if line.startswith("TOLD "))
-    assert json.loads(told[5:]) == ["project", {"lr": 0.1}, 0.5, 1.0, 3]
+    assert json.loads(told[5:]) == ["project", {"lr": 0.1}, 0.5, 1.0, 4]
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
 
 
