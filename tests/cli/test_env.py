@@ -44,3 +44,8 @@ def test_a_named_file_stands_alone_and_a_wrong_one_is_said_so(tmp_path: Path) ->
     assert "Settings of a launch: NOT USABLE: mine.yaml:1:1: unknown key 'processes'" in run.stdout
     run = command(tmp_path, "env")
     assert "Settings of a launch, and where each comes from:" in run.stdout
+
+
+def test_the_short_name_of_the_precision_is_named(tmp_path: Path) -> None:
+    run = command(tmp_path, "env", env={"MIXED_PRECISION": "bf16"})
+    assert _rows(run.stdout)["mixed_precision = bf16"] == "environment, MIXED_PRECISION"

@@ -7,6 +7,7 @@ Whatever cannot be done is refused here, before anything is started.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from typing import Any
 
 from ..environment import truth
 from .answers import gpu_ids
-from .config_file import ConfigFile, ConfigFileError, find, load
+from .config_file import ConfigFile, ConfigFileError, default_path, find, load
 from .cores import available_cores
 from .devices import Demand, DeviceError, plan
 from .job import PRECISIONS, Settings, choose_port
+from .machines import Machines, MachinesError, choose
 
 __all__ = ["UsageError", "explain", "resolve"]
 
@@ -26,9 +28,9 @@ class UsageError(Exception):
     """What was asked for cannot be done; the text is shown and the exit code is 2."""
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    """Read the settings that people put into the environment, under Accelerate's names."""
-    found: dict[str, Any] = {}
+def _from_environment(environ: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
+    """Read the settings that people put into the environment: value and name of the variable."""
+    found: dict[str, tuple[Any, str]] = {}
     # The short name too: people set it in front of every launcher.
     name = "ACCELERATE_MIXED_PRECISION"
     name = name if environ.get(name, "").strip() else "MIXED_PRECISION"
@@ -38,13 +40,13 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             raise UsageError(
                 f"{name} is wrong: got {precision!r}, expected one of {', '.join(PRECISIONS)}"
             )
-        found["mixed_precision"] = precision
+        found["mixed_precision"] = precision, name
     for name in ("cpu", "debug"):
         variable = {"cpu": "ACCELERATE_USE_CPU", "debug": "ACCELERATE_DEBUG_MODE"}[name]
         text = environ.get(variable, "").strip().lower()
         if text:
-            found[name] = truth(text)
-            if found[name] is None:
+            found[name] = truth(text), variable
+            if found[name][0] is None:
                 raise UsageError(f"{variable} is wrong: got {text!r}, expected true or false")
     for name, variable in (
         ("gradient_accumulation_steps", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"),
@@ -55,7 +57,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         if text:
             if not text.isdigit() or int(text) < 1:
                 raise UsageError(f"{variable} is wrong: got {text!r}, expected an integer from 1")
-            found[name] = int(text)
+            found[name] = int(text), variable
     return found
 
 
@@ -70,6 +72,9 @@ class _Files:
 
     def get(self, key: str) -> Any:
         return next((v for file in self.files if (v := file.get(key)) is not None), None)
+
+    def paths(self) -> list[str]:
+        return [file.path for file in self.files]
 
     def where(self, key: str) -> str:
         return next((f.where(key) for f in self.files if f.get(key) is not None), "no file")
@@ -100,7 +105,7 @@ _VARIABLES = {
 class _Picker:
     """Takes a setting from the first place that says something, and notes which it was."""
 
-    def __init__(self, file: _Files, env: Mapping[str, Any]) -> None:
+    def __init__(self, file: _Files, env: Mapping[str, tuple[Any, str]]) -> None:
         self._file = file
         self._env = env
         self.sources: dict[str, str] = {}
@@ -113,8 +118,9 @@ class _Picker:
             self.sources[variable] = "command line"
             return given
         if name in self._env:
-            self.sources[variable] = f"environment, {variable}"
-            return self._env[name]
+            value, said = self._env[name]
+            self.sources[variable] = f"environment, {said}"
+            return value
         value = self._file.get(key)
         self.sources[variable] = "default" if value is None else self._file.where(key)
         return default if value is None else value
@@ -169,16 +175,11 @@ def resolve(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
     for flag in ("multi_gpu", "gpu_ids"):
         if args.cpu and getattr(args, flag):
             raise UsageError(f"--cpu and --{flag} contradict each other")
-    machines = pick("num_machines", args.num_machines, 1)
-    if machines != 1:
-        by = "--num_machines" if args.num_machines else file.where("num_machines") if file else ""
-        raise UsageError(
-            f"{by} is wrong: got {machines}, expected 1: several machines come in a later version"
-        )
     cpu = bool(pick("cpu", args.cpu, False, "use_cpu"))
     by = _gpus_demanded_by(args, file)
+    machines = _machines(args, pick, file, environ)
     demand = Demand(
-        pick("num_processes", _processes(args)),
+        _here(args, pick("num_processes", args.num_processes), machines.count),
         cpu,
         by,
         args.gpu_ids or (_file_gpu_ids(file) if by else None),
@@ -191,12 +192,13 @@ def resolve(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
     threads = args.num_cpu_threads_per_process
     return Settings(
         num_processes=devices.num_processes,
+        machines=machines,
         gpu_ids=devices.visible,
         max_restarts=args.max_restarts,
         mixed_precision=pick("mixed_precision", args.mixed_precision, "no"),
         cpu=cpu,
         threads=pick("threads", threads, None, "num_cpu_threads_per_process"),
-        port=_port(args, pick("main_process_port", args.main_process_port, 0)),
+        port=machines.port if machines.count > 1 else _port(args, machines.port),
         gradient_accumulation_steps=pick(
             "gradient_accumulation_steps", args.gradient_accumulation_steps
         ),
@@ -205,14 +207,34 @@ def resolve(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
     )
 
 
-def _processes(args: argparse.Namespace) -> int | None:
-    """Give the number of processes that the command line says, in either spelling."""
+def _machines(
+    args: argparse.Namespace, pick: _Picker, file: _Files, environ: Mapping[str, str]
+) -> Machines:
+    names = ("num_machines", "machine_rank", "main_process_ip", "main_process_port")
+    folders = [os.path.dirname(path) for path in (*file.paths(), default_path(environ))]
+    try:
+        return choose(pick, {name: getattr(args, name) for name in names}, folders, environ)
+    except MachinesError as error:
+        raise UsageError(str(error)) from None
+
+
+def _here(args: argparse.Namespace, everywhere: int | None, machines: int) -> int | None:
+    """Give the number of processes of this machine, from either way to say it."""
     each = args.nproc_per_node
-    if each is None or each in ("auto", "gpu"):
-        return int(args.num_processes) if args.num_processes else None
-    if args.num_processes is not None:
+    if each is not None and args.num_processes is not None:
         raise UsageError("--num_processes and --nproc_per_node contradict each other: give one")
-    return len(available_cores()) if each == "cpu" else int(each)
+    if each == "cpu":
+        return len(available_cores())
+    if isinstance(each, int):
+        return each
+    if everywhere is None or each is not None:
+        return None
+    if everywhere % machines:
+        raise UsageError(
+            f"num_processes is wrong: got {everywhere} over {machines} machines, expected a "
+            "multiple of their number (it counts all machines together)"
+        )
+    return everywhere // machines
 
 
 def _gpus_demanded_by(args: argparse.Namespace, file: _Files) -> str:
