@@ -163,9 +163,13 @@ def _odd_batches() -> None:
     signal.alarm(20)  # the others must not wait for ever
     loader = accelerator.prepare(data.DataLoader(range(9), batch_size=1, collate_fn=broken))
     seen = []
-    with pytest.raises(KeyError if RANK == 0 else RemoteError, match="no sample 3"):
+
+    def follow():
         for batch in loader:
-            seen += batch.tolist()
+            seen.extend(batch.tolist())
+
+    with pytest.raises(KeyError if RANK == 0 else RemoteError, match="no sample 3"):
+        follow()
     out(seen)
     accelerator.wait_for_everyone()  # the group is whole
     plain = Accelerator(device_placement=False)

@@ -86,8 +86,6 @@ class NativeData:
         if batch_size is None and batch_sampler is not None:
             batch_size = getattr(batch_sampler, "batch_size", None)
         stream = batch_sampler is None and loader.drop_last
-        in_stream = getattr(loader.dataset, "generator", None)
-        generators = [in_sampler, loader.generator, in_stream]
         return LoaderParts(
             dataset=loader.dataset,
             sampler=sampler,
@@ -97,7 +95,7 @@ class NativeData:
             order="custom" if own_batches else _order(loader.dataset, sampler),
             own_batches=own_batches,
             seed=None if generator is None else generator.initial_seed(),
-            generators=tuple(g for g in generators if isinstance(g, _C.Generator)),
+            generators=tuple(g for g in (in_sampler, loader.generator) if g is not None),
             plain=type(sampler) is DistributedSampler,
         )
 

@@ -147,11 +147,13 @@ def uses_workers(loader: Any) -> bool:
 
 
 class Generators:
-    """The random generators that loader and sampler were given: part of a place."""
+    """The random generators that loader, sampler and data set were given: part of a place."""
 
     def __init__(self, engine: Engine, parts: LoaderParts) -> None:
         self._engine = engine
-        unique = {id(generator): generator for generator in parts.generators}
+        in_data = getattr(parts.dataset, "generator", None)
+        own = [in_data] if hasattr(in_data, "get_state") else []
+        unique = {id(generator): generator for generator in [*parts.generators, *own]}
         self._all = list(unique.values())
 
     def states(self) -> list[list[int]]:
