@@ -118,6 +118,7 @@ class Ranks:
     env: Mapping[str, str] = field(default_factory=dict)
     args: Mapping[str, Any] = field(default_factory=dict)
     env_of: Callable[[int], Mapping[str, str]] = lambda rank: {}
+    prefix_of: Callable[[int], Sequence[str]] = lambda rank: ()
     tag: str = field(default_factory=lambda: uuid.uuid4().hex)
     ranks: list[Rank] = field(default_factory=list)
 
@@ -159,7 +160,7 @@ class Ranks:
         out, err = here / f"{rank}.out", here / f"{rank}.err"
         with out.open("wb") as stdout, err.open("wb") as stderr:
             process = subprocess.Popen(
-                [sys.executable, "-X", "faulthandler", str(script)],
+                [*self.prefix_of(rank), sys.executable, "-X", "faulthandler", str(script)],
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,

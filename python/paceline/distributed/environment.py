@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who this process is in its job, read from the environment in this one place.
 
-The variables are torchrun's (RANK, WORLD_SIZE, ...), so every launcher that sets those works. The
-environment is only read here, never written.
+The variables are torchrun's (RANK, WORLD_SIZE, ...), so every launcher that sets those works;
+srun's and mpirun's are understood where they are absent. The environment is only read here, never written.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from paceline.distributed.schedulers import with_scheduler
 from paceline.errors import ConfigError
 
 _HINT = "start the script with `paceline launch` or torchrun, which set it"
@@ -96,7 +97,7 @@ def read_job(
     ConfigError
         A variable is missing, is not a number or contradicts another one.
     """
-    env = os.environ if environ is None else environ
+    env = with_scheduler(os.environ if environ is None else environ)
     if world is None:
         world = _integer(env, "WORLD_SIZE", 1, 1)
     elif str(world) != env.get("WORLD_SIZE"):

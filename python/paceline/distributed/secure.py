@@ -286,21 +286,26 @@ class Gate:
             self._drop(caller)
         elif len(caller.data) == wanted:
             data, caller.data = caller.data, b""
-            try:
-                self._prove(caller, data)
-            except OSError:
+            if caller.hello:
+                self._let_in(caller, data)
+            elif not self._answer(caller, data):
                 self._drop(caller)
 
-    def _prove(self, caller: _Caller, data: bytes) -> None:
-        if not caller.hello:
-            magic, purpose, _, _ = _HELLO.unpack(data)
-            if magic != _MAGIC or purpose != self._purpose:
-                self._drop(caller)
-                return
-            caller.hello, caller.nonce = data, secrets.token_bytes(32)
-            tag = _mac(self._secret, b"server", data, caller.nonce, self._job)
+    def _answer(self, caller: _Caller, data: bytes) -> bool:
+        """Prove ourselves to one who says hello; whether that could be done."""
+        magic, purpose, _, _ = _HELLO.unpack(data)
+        if magic != _MAGIC or purpose != self._purpose:
+            return False
+        caller.hello, caller.nonce = data, secrets.token_bytes(32)
+        tag = _mac(self._secret, b"server", data, caller.nonce, self._job)
+        try:
             caller.sock.send(_ANSWER.pack(caller.nonce, self._job, tag))
-            return
+        except OSError:
+            return False
+        return True
+
+    def _let_in(self, caller: _Caller, data: bytes) -> None:
+        """Hand over one whose proof holds."""
         parts = (caller.hello, caller.nonce, self._job)
         if not hmac.compare_digest(data, _mac(self._secret, b"client", *parts)):
             self._drop(caller)
