@@ -108,6 +108,14 @@ def write(
 # -- reading ----------------------------------------------------------------------------------
 
 
+def is_pickle(lead: bytes) -> bool:
+    """Tell whether a file that begins so may be one of PyTorch's: an archive or a pickle."""
+    # A header's length may begin with the same bytes; then its upper half is zero and JSON follows,
+    # which no archive and no pickle looks like.
+    is_header = lead[4:8] == bytes(4) and lead[8:9] in (b"{", b"")
+    return (lead[:2] == b"PK" or lead[:1] == b"\x80") and not is_header
+
+
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in pairs:
@@ -133,7 +141,7 @@ def read_header(file: IO[bytes], watch: Watch | None = None) -> tuple[list[Entry
         If anything in it does not hold together.
     """
     lead = file.read(8)
-    if lead[:2] == b"PK" or lead[:1] == b"\x80":
+    if is_pickle(lead):
         raise FormatError(
             "[load] this is a pickle of PyTorch's: expected safetensors, as paceline.save writes"
         )

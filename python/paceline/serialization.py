@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from paceline import _C, _device
 from paceline.dtypes import BY_NAME, dtype
-from paceline.safetensors_format import FormatError, read, write
+from paceline.safetensors_format import FormatError, is_pickle, read, write
 
 if TYPE_CHECKING:
     from paceline._tensor import Tensor
@@ -370,13 +370,13 @@ def load(f: File, map_location: Any = None, weights_only: bool = True) -> Any:
 
 
 def _load(file: IO[bytes]) -> Any:
-    from .checkpoint import torch_file
-
     if file.seekable():
         here = file.tell()
-        lead = file.read(2)
+        lead = file.read(9)
         file.seek(here)
-        if torch_file.is_pickle(lead):
+        if is_pickle(lead):
+            from .checkpoint import torch_file
+
             return torch_file.load(file)
     tensors, metadata = read(file, _end_of(file))
     return put_together(tensors, metadata)

@@ -329,3 +329,11 @@ def test_map_location() -> None:
         file.seek(0)
         with pytest.raises(error):
             paceline.load(file, map_location=where)
+
+
+def test_a_header_whose_length_looks_like_a_pickle(tmp_path: Path) -> None:
+    text = json.dumps({"a": {"dtype": "U8", "shape": [3], "data_offsets": [0, 3]}})
+    for length in (0x80, 0x0280, 0x4B50):  # the first bytes of pickles, and of an archive
+        path = tmp_path / str(length)
+        path.write_bytes(length.to_bytes(8, "little") + text.ljust(length).encode() + b"\1\2\3")
+        assert paceline.load(path)["a"].tolist() == [1, 2, 3]

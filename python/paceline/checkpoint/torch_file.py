@@ -22,7 +22,7 @@ from ..safetensors_format import FormatError
 from .numpy_pickles import NUMPY
 from .pickles import Builder, Name, read_pickle
 
-__all__ = ["is_pickle", "load"]
+__all__ = ["load"]
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of an old file
 _PICKLE_LIMIT = 1 << 30
@@ -39,11 +39,6 @@ _STORAGES = {
 }
 _DTYPES = {f"torch.{name}": kind for name, kind in BY_NAME.items()}
 _CODES = {f"torch.{kind}Storage": BY_NAME[name].code for kind, name in _STORAGES.items()}
-
-
-def is_pickle(lead: bytes) -> bool:
-    """Tell whether a file that begins so may be one of ``torch.save``."""
-    return lead[:2] == b"PK" or lead[:1] == b"\x80"
 
 
 def load(file: IO[bytes]) -> Any:
