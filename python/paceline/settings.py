@@ -194,6 +194,8 @@ def resolve(env: Environment, given: Arguments) -> Settings:
             not_yet(f"Accelerator({name}=...)", instead)
     handlers = _by_class(given.kwargs_handlers or ())
     sources = _Sources()
+    if env.world_size > 1 or "WORLD_SIZE" in env.origins:
+        sources["num_processes"] = env.source("WORLD_SIZE")
     for name in ("device_placement", "step_scheduler_with_optimizer"):
         if not getattr(given, name):
             sources[name] = "argument"

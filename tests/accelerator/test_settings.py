@@ -222,6 +222,7 @@ def test_pain_6_one_precedence_and_each_value_tells_its_source(tmp_path: Path) -
     assert got[precision] == ("fp16", f"{user}:2")
     assert got["split_batches"] == ("True", "argument")
     assert got["cpu"] == ("False", "default")
+    assert got["num_processes"] == ("2", f"{user}:1")
 
     (tmp_path / "paceline.yaml").write_text("mixed_precision: bf16\n")
     got = _described(tmp_path)
@@ -232,6 +233,7 @@ def test_pain_6_one_precedence_and_each_value_tells_its_source(tmp_path: Path) -
     assert got[precision] == ("no", "environment, ACCELERATE_MIXED_PRECISION")
     got = _described(tmp_path, "--mixed_precision", "bf16", ACCELERATE_MIXED_PRECISION="no")
     assert got[precision] == ("bf16", "command line")
+    assert _described(tmp_path, "-n3")["num_processes"] == ("3", "command line")
 
     (tmp_path / "mine.yaml").write_text("use_cpu: true\n")
     got = _described(tmp_path, "--config_file", "mine.yaml")

@@ -99,6 +99,7 @@ _VARIABLES = {
     "debug": "ACCELERATE_DEBUG_MODE",
     "gradient_accumulation_steps": "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
     "threads": "OMP_NUM_THREADS",
+    "num_processes": "WORLD_SIZE",
 }
 
 

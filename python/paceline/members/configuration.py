@@ -135,7 +135,8 @@ class ConfigurationMembers(Members):
         str
             Lines ``name = value  (source)``.
         """
-        rows = self._settings.rows()
+        many = self._settings.sources.get("num_processes", "default")
+        rows = [("num_processes", self._partial.num_processes, many), *self._settings.rows()]
         widths = [min(32, max(len(str(row[at])) for row in rows)) for at in (0, 1)]
         return "\n".join(
             f"{name:<{widths[0]}} = {value!s:<{widths[1]}}  ({source})"
