@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from benchmarks.processes import Ranks, summary
 COLUMNS = 784
 BATCH = 256
 SIZES = {"1 M rows": 1_000_000, "60 k rows": 60_000}
-BATCHES = 200  # in one turn
+BATCHES = 100  # in one turn
 KINDS = ["paceline", "paceline 2 workers", "numpy"]
 PEERS = ["torch", "torch 2 workers"]
 
@@ -37,9 +38,11 @@ def run(rounds: int) -> list[dict[str, Any]]:
             workers = {kind: Ranks("benchmarks.loader_worker", [kind, str(rows), order], threads=2)
                        for kind in kinds}  # fmt: skip
             try:
-                for worker in workers.values():
+                for kind, worker in workers.items():
+                    print(f"loader, {title}, {order}: starts {kind}", file=sys.stderr)
                     worker.start()
-                for _ in range(rounds):
+                for turn in range(rounds):
+                    print(f"loader, {title}, {order}: round {turn + 1}", file=sys.stderr)
                     for kind, worker in workers.items():
                         seconds[kind].append(float(json.loads(worker.ask(f"go {BATCHES}")[0])))
             finally:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import paceline
 from paceline.utils.data import (
@@ -133,3 +135,63 @@ def test_loader_refuses() -> None:
             DataLoader(x, **options)
     with pytest.raises(IndexError):
         list(DataLoader(x, sampler=[9]))
+
+
+ARGUMENTS = [
+    {"batch_size": st.sampled_from([1, 3, None, 0, -1, True, 2.5])},
+    {"shuffle": st.sampled_from([None, False, True])},
+    {"sampler": st.sampled_from([None, [2, 0]])},
+    {"batch_sampler": st.sampled_from([None, [[1], [0, 2]]])},
+    {"drop_last": st.booleans()},
+    {"num_workers": st.sampled_from([0, 1, -1])},
+    {"prefetch_factor": st.sampled_from([None, 2, -1])},
+    {"persistent_workers": st.booleans()},
+    {"timeout": st.sampled_from([0, 5, -1])},
+]
+ATTRIBUTES = (
+    "batch_size num_workers prefetch_factor timeout drop_last persistent_workers in_order "
+    "pin_memory worker_init_fn generator multiprocessing_context pin_memory_device"
+).split()
+
+
+class Counted(IterableDataset):
+    def __iter__(self):
+        return iter(range(3))
+
+
+def _outcome(make, dataset, options):
+    """What comes of making a loader: the error, or the attributes and the length."""
+    try:
+        loader = make(dataset, **options)
+        length = len(loader) if isinstance(dataset, list) else None
+    except Exception as error:
+        return type(error).__name__
+    return {name: getattr(loader, name) for name in ATTRIBUTES}, length
+
+
+@settings(max_examples=400)
+@given(st.data(), st.booleans())
+def test_arguments_are_refused_and_kept_as_pytorch_does(data, stream: bool) -> None:
+    torch = pytest.importorskip("torch").utils.data
+    chosen = data.draw(st.lists(st.sampled_from(ARGUMENTS), max_size=4))
+    options = {name: data.draw(values) for one in chosen for name, values in one.items()}
+
+    class Theirs(torch.IterableDataset):
+        def __iter__(self):
+            return iter(range(3))
+
+    theirs = _outcome(torch.DataLoader, Theirs() if stream else [5, 6, 7], options)
+    own = _outcome(DataLoader, Counted() if stream else [5, 6, 7], options)
+    assert own == theirs
+
+
+def test_many_workers_are_no_news_among_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A launcher gives each rank some processors; PyTorch's rule is about the machine.
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0})
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    with pytest.warns(UserWarning, match="is 1, which is smaller"):
+        DataLoader([1], num_workers=3)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    DataLoader([1], num_workers=4)
+    with pytest.warns(UserWarning, match="is 4, which is smaller"):
+        DataLoader([1], num_workers=5)
