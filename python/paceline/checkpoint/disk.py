@@ -16,7 +16,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import CheckpointError
 
@@ -36,6 +36,7 @@ __all__ = [
     "write_error",
 ]
 
+T = TypeVar("T")
 _CHUNK = 8 << 20  # bytes per write or read: large enough to be cheap, small enough to stay in cache
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -89,7 +90,7 @@ class Writer:
             lambda: os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         )
 
-    def _do(self, call: Callable[[], int]) -> int:
+    def _do(self, call: Callable[[], T]) -> T:
         try:
             return call()
         except OSError as error:
@@ -108,9 +109,9 @@ class Writer:
 
     def close(self) -> None:
         """Wait until the disk has it."""
-        self._do(lambda: os.fsync(self._fd) or 0)
+        self._do(lambda: os.fsync(self._fd))
         fd, self._fd = self._fd, -1
-        self._do(lambda: os.close(fd) or 0)
+        self._do(lambda: os.close(fd))
 
     def __enter__(self) -> Writer:
         return self

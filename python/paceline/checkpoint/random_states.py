@@ -65,7 +65,8 @@ def restore(saved: Any, engines: Sequence[Engine], derive: bool = False) -> None
             import numpy
 
             kind, keys, *rest = saved["numpy"]
-            numpy.random.set_state((kind, numpy.asarray(keys, numpy.uint32), *rest))
+            state = (kind, numpy.asarray(keys, numpy.uint32), *rest)
+            numpy.random.set_state(state)  # noqa: NPY002 (the generator that scripts seed)
         for engine in engines:
             if engine.name in states:
                 engine.set_rng_state(states[engine.name])

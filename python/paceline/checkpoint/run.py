@@ -235,8 +235,10 @@ class Run:
         if own is None:
             return
         self._apply_window(loaded, own)
-        if own.get("loaders") is not None:
-            self._apply_loaders(own["loaders"])
+        # Where the rest of an epoch is shared out anew, all ranks must go on from one place.
+        loaders = (own if loaded.world == self.world else loaded.ranks.get(0, own)).get("loaders")
+        if loaders is not None:
+            self._apply_loaders(loaders)
         self._apply_random(loaded)
 
     def _own_buffers(self, loaded: Loaded, model: Any) -> Mapping[str, Any]:

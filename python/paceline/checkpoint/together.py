@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from .._call_site import frames_of_ours
 from ..errors import CheckpointError, CollectiveMismatchError, PeerLostError
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["meet", "together"]
 
-T = TypeVar("T")
 _FIELDS = ("errno", "path", "needed", "free")
 
 
@@ -53,7 +52,7 @@ def _advice(op: str) -> str:
     )
 
 
-def together(group: ProcessGroup | None, op: str, work: Callable[[], T]) -> list[T]:
+def together(group: ProcessGroup | None, op: str, work: Callable[[], Any]) -> list[Any]:
     """Run ``work`` on every rank; gives all ranks' results, or raises on all of them.
 
     Raises

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Callable
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from .. import _C
 from .._device import device
@@ -146,7 +146,8 @@ def _copied(
     if n > max(storage._numel(), _EXPANDED_LIMIT):
         raise FormatError(f"[load] tensor of size {size} repeats its elements too often")
     made = _C.empty(size, storage._dtype)
-    word = {1: "B", 2: "H", 4: "I", 8: "Q"}[ALL[storage._dtype].itemsize]
+    words: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
+    word = words[ALL[storage._dtype].itemsize]
     source, target = raw_memory(storage).cast(word), raw_memory(made).cast(word)
     row, step = size[-1], stride[-1]
     starts = [offset]
