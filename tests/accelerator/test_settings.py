@@ -110,6 +110,8 @@ def test_what_changes_in_a_run_is_the_accelerators_own() -> None:
     assert accelerator.project_configuration.iteration == 5
     with pytest.raises(dataclasses.FrozenInstanceError):
         accelerator.project_configuration.iteration = 9  # type: ignore[misc]
+    with pytest.raises(dataclasses.FrozenInstanceError, match=r"use the copy that in_directory"):
+        config.set_directories("other")
     with pytest.raises(ValueError, match="save_iteration"):
         accelerator.save_iteration = -1
 

@@ -10,7 +10,7 @@ import enum
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, FrozenInstanceError, dataclass, fields, replace
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -272,6 +272,13 @@ class ProfileKwargs(KwargsHandler):
             if getattr(self, name):
                 not_yet(f"ProfileKwargs({name}=True)", "leave it out")
 
+    def build(self) -> Any:
+        """Make the profiler that these options ask for, a context; see ``paceline.profiler``."""
+        from ..profiler.ranks import build
+        from ..state import PartialState
+
+        return build(self, PartialState().process_index if PartialState.is_initialized() else 0)
+
 
 # Options of ProfileKwargs that the profiler cannot honour yet.
 _PROFILE_LATER = ("profile_memory", "with_stack", "with_flops", "with_modules")
@@ -423,6 +430,13 @@ class ProjectConfiguration:
             "an integer of at least 1",
         )
         _check(self, "iteration", type(at) is int and at >= 0, "an integer of at least 0")
+
+    def set_directories(self, project_dir: object = None) -> NoReturn:
+        """Refuse: configurations are frozen; see ``in_directory``."""
+        raise FrozenInstanceError(
+            "[ProjectConfiguration] set_directories: configurations are frozen; give project_dir "
+            "to Accelerator(), or use the copy that in_directory(project_dir) returns"
+        )
 
     def in_directory(self, project_dir: str | os.PathLike[str] | None) -> ProjectConfiguration:
         """Give this configuration for another folder, that of the logs included if it has none."""
