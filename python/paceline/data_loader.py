@@ -69,7 +69,8 @@ class DataLoaderShard(_Facade):
         Real samples at the head of the batch given last; what follows them repeats others. None:
         all of it is real.
     rows : int or None
-        Samples of the batch given last, repeated ones too; None where it has no tensor or list.
+        Samples of the batch given last, repeated ones too; None where ``valid`` is, or where the
+        batch has no tensor or list.
     iteration : int
         Number of the epoch that the next iteration reads.
     device : object
@@ -187,7 +188,8 @@ class DataLoaderShard(_Facade):
             for batch in each(self._source.open(epoch, place), Kind.DATA, "next batch"):
                 self._given += 1
                 self.end_of_dataloader = batch.last
-                self.valid, self.rows = batch.valid, rows_of(batch.data)
+                self.valid = batch.valid
+                self.rows = None if batch.valid is None else rows_of(batch.data)
                 yield self._to_device(batch.data)
             self._running = False
         finally:
@@ -395,9 +397,10 @@ def skip_first_batches(dataloader: Any, num_batches: int = 0) -> Any:
     from .engines import known_engine
 
     engine = known_engine(dataloader)
-    batches = engine.loader_parts(dataloader).batch_sampler
-    if batches is not None:
-        return engine.with_batches(dataloader, _SkippedBatches(batches, num_batches))
+    parts = engine.loader_parts(dataloader)
+    if parts.batch_sampler is not None and parts.order != "stream":
+        rest = _SkippedBatches(parts.batch_sampler, num_batches)
+        return engine.with_batches(dataloader, rest)
     alone = prepare_data_loader(
         dataloader, engine, None, DataLoaderConfiguration(use_seedable_sampler=False)
     )

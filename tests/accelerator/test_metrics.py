@@ -42,7 +42,7 @@ def _tail() -> None:
                 kept["nested"] += nested["a"][0].tolist()
                 texts = [str(int(i)) for i in x.tolist()]
                 kept["objects"] += accelerator.gather_for_metrics(texts)
-                valid = loader.rows if loader.valid is None else loader.valid
+                valid = len(batch) if loader.valid is None else loader.valid
                 both = torch.tensor([x[:valid].sum().item() if valid else 0.0, float(valid)])
                 if valid:
                     assert loader.valid is None or loader.valid < len(batch)

@@ -47,7 +47,7 @@ def _skipped() -> None:
             torch.manual_seed(2)
             one = accelerator.prepare(make())
             whole = [follow(accelerator, one) for _ in range(3)]
-            for k in range(len(whole[0]) + 1):
+            for k in sorted({0, 1, len(whole[0]) - 1, len(whole[0])}):
                 torch.manual_seed(2)
                 loader = accelerator.prepare(make())
                 first = follow(accelerator, loader)
