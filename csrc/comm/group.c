@@ -17,7 +17,7 @@
 
 #include "comm/internal.h"
 
-#define LINGER_NS INT64_C(1000000000)
+#define LINGER_NS INT64_C(5000000000)
 
 size_t pl_group_control_bytes(int world, int local) {
     if (world < 1 || world > PL_MAX_RANKS || local < 1 || local > world) return 0;

@@ -56,6 +56,18 @@ for size in (1, 1000, 300_001):
     assert np.array_equal(own, parts[left])
 works = [dist.all_reduce(parts[RANK], async_op=True) for _ in range(4)]
 assert all(work.wait() for work in works)
+box = [None] * WORLD
+dist.all_gather_object(box, {"rank": RANK, "array": parts[RANK][:3]})
+assert [b["rank"] for b in box] == list(range(WORLD))
+class Own: pass
+if len(dist.default_group().machines) > 1:
+    try:
+        dist.all_gather_object(box, Own() if RANK == 0 else 1)
+    except Exception as error:
+        assert type(error).__name__ == ("RemoteError" if RANK else "TypeError"), error
+        assert "PACELINE_ALLOW_PICKLE" in str(error), error
+    else:
+        raise AssertionError("an object of any type passed")
 odd = dist.new_group(range(1, WORLD))  # its lowest rank may be on any machine
 if RANK:
     x = np.array([float(RANK)])

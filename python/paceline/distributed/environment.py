@@ -2,7 +2,8 @@
 """Who this process is in its job, read from the environment in this one place.
 
 The variables are torchrun's (RANK, WORLD_SIZE, ...), so every launcher that sets those works;
-srun's and mpirun's are understood where they are absent. The environment is only read here, never written.
+srun's and mpirun's are understood where they are absent. The environment is only read here, never
+written.
 """
 
 from __future__ import annotations

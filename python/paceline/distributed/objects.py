@@ -2,17 +2,17 @@
 """Collectives of Python objects, over the same data plane as tensors.
 
 Objects are pickled. That is safe only between processes that may do the same things anyway: the
-ranks are of one user on one machine, as the rendezvous checked by SO_PEERCRED. Lengths are
-exchanged first. A rank whose object cannot be pickled sends the reason in its place, so that the
-others raise instead of waiting for it.
+ranks of one user on one machine, as the rendezvous checked by SO_PEERCRED. Between machines only
+plain values pass, see ``closed_pickle.py``. Lengths are exchanged first. A rank whose object cannot
+be pickled sends the reason in its place, so that the others raise instead of waiting for it.
 """
 
 from __future__ import annotations
 
-import pickle
 from array import array
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from paceline.distributed import closed_pickle
 from paceline.distributed.kinds import Kind
 from paceline.errors import RemoteError
 
@@ -23,14 +23,22 @@ _TAG = -7  # users' tags are 0 and above
 _MAX_OBJECT = 1 << 40  # longer than memory: a length from a peer that is not one of ours
 
 
-def _pack(obj: Any) -> tuple[bytearray, int, BaseException | None]:
+def _is_closed(group: ProcessGroup) -> bool:
+    return len(group.machines) > 1 and not closed_pickle.is_open()
+
+
+def _pack(group: ProcessGroup, obj: Any) -> tuple[bytearray, int, BaseException | None]:
     """Pickle `obj`: bytes, their length (below 0 where they are an error's text), the error."""
     try:
-        data = bytearray(pickle.dumps(obj, protocol=pickle.HIGHEST_PROTOCOL))
+        data = bytearray(closed_pickle.dumps(obj, _is_closed(group)))
         return data, len(data), None
     except Exception as error:
         text = bytearray(f"{type(error).__name__}\n{error}".encode()[:4000])
         return text, -len(text), error
+
+
+def _unpack(group: ProcessGroup, data: bytearray | memoryview) -> Any:
+    return closed_pickle.loads(data, _is_closed(group))
 
 
 def _remote(op: str, rank: int, text: bytes | bytearray) -> RemoteError:
@@ -69,7 +77,7 @@ def _raise_for_all(
 
 def all_gather(group: ProcessGroup, obj: Any, depth: int) -> list[Any]:
     """See ``ProcessGroup.all_gather_object``."""
-    data, length, error = _pack(obj)
+    data, length, error = _pack(group, obj)
     lengths = _lengths(group, length, depth + 1)
     if min(lengths) < 0:
         _raise_for_all("all_gather_object", group, data, lengths, error, depth + 1)
@@ -77,12 +85,12 @@ def all_gather(group: ProcessGroup, obj: Any, depth: int) -> list[Any]:
     received = bytearray(width * group.world_size)
     group.run(Kind.ALL_GATHER, data.ljust(width, b"\0"), received, depth=depth + 1)
     view = memoryview(received)
-    return [pickle.loads(view[r * width : r * width + n]) for r, n in enumerate(lengths)]
+    return [_unpack(group, view[r * width : r * width + n]) for r, n in enumerate(lengths)]
 
 
 def gather(group: ProcessGroup, obj: Any, root: int, depth: int) -> list[Any] | None:
     """See ``ProcessGroup.gather_object``."""
-    data, length, error = _pack(obj)
+    data, length, error = _pack(group, obj)
     lengths = _lengths(group, length, depth + 1)
     if min(lengths) < 0:
         _raise_for_all("gather_object", group, data, lengths, error, depth + 1)
@@ -94,13 +102,15 @@ def gather(group: ProcessGroup, obj: Any, root: int, depth: int) -> list[Any] | 
         part = data if rank == root else bytearray(n)
         if rank != root:
             group.native.recv(part, rank, _TAG, depth + 1)
-        gathered.append(pickle.loads(part))
+        gathered.append(_unpack(group, part))
     return gathered
 
 
 def broadcast_list(group: ProcessGroup, object_list: list[Any], root: int, depth: int) -> None:
     """See ``ProcessGroup.broadcast_object_list``."""
-    data, length, error = _pack(list(object_list)) if group.rank == root else (bytearray(), 0, None)
+    data, length, error = (
+        _pack(group, list(object_list)) if group.rank == root else (bytearray(), 0, None)
+    )
     # All ranks take part in the lengths: the number of items is compared too.
     header = array("q", [length, len(object_list)])
     headers = array("q", [0, 0] * group.world_size)
@@ -121,7 +131,7 @@ def broadcast_list(group: ProcessGroup, object_list: list[Any], root: int, depth
     if length < 0:
         raise _remote("broadcast_object_list", group.ranks[root], bytes(data))
     if group.rank != root:
-        object_list[:] = pickle.loads(data)
+        object_list[:] = _unpack(group, data)
 
 
 def scatter_list(group: ProcessGroup, object_list: list[Any] | None, root: int, depth: int) -> Any:
@@ -131,7 +141,7 @@ def scatter_list(group: ProcessGroup, object_list: list[Any] | None, root: int, 
     sizes = array("q", [0] * world)
     if is_root:
         for rank, obj in enumerate(object_list or ()):
-            parts[rank], sizes[rank], error = _pack(obj)
+            parts[rank], sizes[rank], error = _pack(group, obj)
             if error is not None:
                 sizes = array("q", [sizes[rank]] * world)
                 parts = [parts[rank]] * world
@@ -148,4 +158,4 @@ def scatter_list(group: ProcessGroup, object_list: list[Any] | None, root: int, 
     length = sizes[group.rank]
     if length < 0:
         raise _remote("scatter_object_list", group.ranks[root], mine[:-length])
-    return pickle.loads(memoryview(mine)[:length])
+    return _unpack(group, memoryview(mine)[:length])
