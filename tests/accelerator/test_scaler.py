@@ -4,25 +4,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from paceline import Accelerator, PartialState
+from paceline import Accelerator
 from paceline.amp import GradScaler
 from paceline.utils import GradScalerKwargs
 from ways import run_ways
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    PartialState._reset_state()
-    yield
-    PartialState._reset_state()
 
 
 def _weight(torch: ModuleType, value: float = 1.0) -> tuple[Any, Any]:

@@ -3,26 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from paceline import Accelerator, PartialState
+from paceline import Accelerator
 from paceline.schedule_length import ScheduleLength, length_of
 from paceline.scheduler import AcceleratedScheduler
 from paceline.utils import GradientAccumulationPlugin
 from ways import run_ways
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    PartialState._reset_state()
-    yield
-    PartialState._reset_state()
 
 
 def _how_far() -> None:

@@ -4,24 +4,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
 
-from paceline import Accelerator, PartialState
+from paceline import Accelerator
 from paceline.local_sgd import LocalSGD
 from paceline.utils.memory import find_executable_batch_size, should_reduce_batch_size
 from ways import run_ways
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    PartialState._reset_state()
-    yield
-    PartialState._reset_state()
 
 
 def _triggers() -> None:

@@ -116,22 +116,6 @@ TEST(first_adam_step) {
 // One bad element of each kind, at the first, a middle and the last place.
 static const double bad_values[] = {INFINITY, -INFINITY, NAN};
 
-static void put(pl_tensor *t, int64_t at, double v) {
-    switch (t->dtype) {
-        case PL_F16:
-            ((pl_f16 *)t->data)[at] = pl_f32_to_f16((float)v);
-            break;
-        case PL_BF16:
-            ((pl_bf16 *)t->data)[at] = pl_f32_to_bf16((float)v);
-            break;
-        case PL_F32:
-            ((float *)t->data)[at] = (float)v;
-            break;
-        default:
-            ((double *)t->data)[at] = v;
-    }
-}
-
 TEST(unscale) {
     static const double factors[] = {1.0, 1.0 / 65536, 3.0};
     for (int i = 0; i < 5; i++) {
@@ -161,7 +145,7 @@ TEST(unscale_finds_what_is_not_finite) {
             for (int f = 0; f < 2; f++) {
                 int64_t n = 40000, at = k < 3 ? 0 : k < 6 ? n / 2 + 1 : n - 1;
                 pl_tensor *t = make_case(dt, (shape){1, {n}}, DENSE, MODERATE);
-                put(t, at, bad_values[k % 3]);
+                ref_set(t, at, bad_values[k % 3]);
                 int bad_cpu = 0, bad_ref = 0;
                 double factor = f ? 0.5 : 1.0;
                 CHECK_OK(pl_kernels_cpu()->unscale(dt, n, t->data, factor, &bad_cpu));
@@ -195,7 +179,7 @@ TEST(steps_tell_of_bad_gradients) {
             pl_tensor *a[STATES], *b[STATES];
             make_states(dt, n, a, b);
             int adam = 0, sgd = 0, plain = 0, ref = 0, expected = k < 9;
-            if (expected) put(a[1], k < 3 ? 0 : k < 6 ? n / 2 + 1 : n - 1, bad_values[k % 3]);
+            if (expected) ref_set(a[1], k < 3 ? 0 : k < 6 ? n / 2 + 1 : n - 1, bad_values[k % 3]);
             pl_adam_args aa = {.lr = 0.01,
                                .beta1 = 0.9,
                                .beta2 = 0.99,
