@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from .utils.dataclasses import GradientAccumulationPlugin, PrecisionType
 
@@ -40,6 +40,16 @@ class _OneEach:
     def _reset_state(cls) -> None:
         """Forget the states made so far (for tests)."""
         cls._alive.clear()
+
+    def __copy__(self) -> Self:
+        # What holds a state and is copied, such as an optimizer, stays with its Accelerator.
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()  # another process has its own
 
     @property
     def initialized(self) -> bool:

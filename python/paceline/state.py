@@ -121,6 +121,15 @@ class PartialState:
             self.distributed_type = DistributedType.MULTI_CPU
         say_process(self.process_index, self.num_processes, self.device)
 
+    def __copy__(self) -> PartialState:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PartialState:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PartialState, ()  # another process has its own
+
     @classmethod
     def is_initialized(cls) -> bool:
         """Tell whether the default state exists."""

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import weakref
 from datetime import timedelta
 from types import ModuleType
@@ -215,6 +217,21 @@ def test_cpu_comes_too_late_on_another_device(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(PartialState(), "device", "cuda:0")
     with pytest.raises(ValueError, match="cpu=True comes too late: .* on cuda:0"):
         Accelerator(cpu=True)
+
+
+def test_a_copy_stays_with_its_accelerator(torch: ModuleType) -> None:
+    AcceleratorState._reset_state()
+    GradientState._reset_state()
+    first = Accelerator(gradient_accumulation_steps=2)
+    second = Accelerator(gradient_accumulation_steps=3)
+    optimizer = torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), lr=0.1)
+    copied = copy.deepcopy(second.prepare(optimizer))
+    assert first.gradient_accumulation_steps == 2
+    assert copied.gradient_state is second.gradient_state
+    for state in (second.state, second.gradient_state, PartialState()):
+        assert copy.copy(state) is copy.deepcopy(state) is state
+    for state in (first.state, first.gradient_state, PartialState()):
+        assert pickle.loads(pickle.dumps(state)) is state, "each process has its own"
 
 
 # --- memory ---------------------------------------------------------------------------------------
