@@ -11,11 +11,10 @@ from typing import Any
 
 from .config_file import ConfigFileError, default_path, dump, load
 from .job import PRECISIONS
+from .machines import SECRET
 from .questions import basic, questionnaire
 
 __all__ = ["main"]
-
-_SECRET = "paceline.secret"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,7 +65,7 @@ def write_secret(folder: str) -> str:
     """
     import secrets
 
-    path = os.path.join(folder, _SECRET)
+    path = os.path.join(folder, SECRET)
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:

@@ -87,24 +87,24 @@ class FunctionJob:
             source.write(payload)
             source.flush()
             results = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(world)]
-            run_id = os.urandom(16).hex()
-            commands = self._commands(run_id, source.fileno(), [f.fileno() for f in results])
+            launch_id = os.urandom(16).hex()
+            commands = self._commands(launch_id, source.fileno(), [f.fileno() for f in results])
             sys.stdout.flush()
             sys.stderr.flush()
             sinks = (TextSink(sys.stdout), TextSink(sys.stderr))
             policy = Policy(own_process=False, stdin=False, timeout_s=self.timeout_s)
-            outcome = Supervisor(commands, run_id, sinks, policy).run()
+            outcome = Supervisor(commands, launch_id, sinks, policy).run()
             return outcome, [os.pread(f.fileno(), os.fstat(f.fileno()).st_size, 0) for f in results]
 
     def _commands(
-        self, run_id: str, source_fd: int, result_fds: Sequence[int]
+        self, launch_id: str, source_fd: int, result_fds: Sequence[int]
     ) -> list[RankCommand]:
         threads = os.environ.get("OMP_NUM_THREADS", "")
         world = self.settings.num_processes
         shares = share_out(world, int(threads) if threads.isdigit() else None)
         commands = []
         for rank, share in enumerate(shares):
-            env = rank_environment(self.settings, rank, run_id, os.environ) | dict(self.extra)
+            env = rank_environment(self.settings, rank, launch_id, os.environ) | dict(self.extra)
             env["OMP_NUM_THREADS"] = str(share.threads)
             cpus = ",".join(str(cpu) for cpu in sorted(share.cpus))
             fds = (source_fd, result_fds[rank])

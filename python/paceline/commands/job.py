@@ -11,6 +11,8 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .machines import Machines, shared_run_id
+
 __all__ = ["PRECISIONS", "Settings", "choose_port", "rank_environment"]
 
 PRECISIONS = ("no", "fp16", "bf16")
@@ -23,7 +25,7 @@ class Settings:
     Attributes
     ----------
     num_processes : int
-        Ranks, all on this machine.
+        Ranks of this machine.
     mixed_precision : str
         ``"no"``, ``"fp16"`` or ``"bf16"``.
     cpu : bool
@@ -36,6 +38,8 @@ class Settings:
         For the environment of the ranks, None if not said.
     debug : bool
         For the environment of the ranks.
+    machines : Machines
+        How many machines there are, and which of them this is.
     gpu_ids : str or None
         CUDA_VISIBLE_DEVICES for the ranks, None leaves it.
     max_restarts, restart : int
@@ -51,6 +55,7 @@ class Settings:
     port: int = 0
     gradient_accumulation_steps: int | None = None
     debug: bool = False
+    machines: Machines = field(default_factory=Machines)
     gpu_ids: str | None = None
     max_restarts: int = 0
     restart: int = 0
@@ -74,7 +79,7 @@ def choose_port(asked: int) -> int:
 
 
 def rank_environment(
-    settings: Settings, rank: int, run_id: str, base: Mapping[str, str]
+    settings: Settings, local_rank: int, launch_id: str, base: Mapping[str, str]
 ) -> dict[str, str]:
     """Make the environment of one rank: torchrun's variables, Accelerate's, and the run id.
 
@@ -82,10 +87,10 @@ def rank_environment(
     ----------
     settings : Settings
         What to start.
-    rank : int
-        Which rank.
-    run_id : str
-        Name of the job.
+    local_rank : int
+        Which rank of this machine.
+    launch_id : str
+        Name of this machine's part of the job: of the whole job where there is one machine.
     base : mapping
         The environment to begin with.
 
@@ -94,25 +99,29 @@ def rank_environment(
     dict
         Without OMP_NUM_THREADS, which depends on the cores.
     """
-    world = str(settings.num_processes)
+    machines, here = settings.machines, settings.num_processes
+    rank, world = str(machines.rank * here + local_rank), str(machines.count * here)
     env = dict(base)
     env |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
+        "RANK": rank,
+        "LOCAL_RANK": str(local_rank),
         "WORLD_SIZE": world,
-        "LOCAL_WORLD_SIZE": world,
-        "GROUP_RANK": "0",
-        "GROUP_WORLD_SIZE": "1",
-        "ROLE_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": str(here),
+        "GROUP_RANK": str(machines.rank),
+        "GROUP_WORLD_SIZE": str(machines.count),
+        "ROLE_RANK": rank,
         "ROLE_WORLD_SIZE": world,
         "ROLE_NAME": "default",
-        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_ADDR": machines.address,
         "MASTER_PORT": str(settings.port),
         "TORCHELASTIC_RESTART_COUNT": str(settings.restart),
         "TORCHELASTIC_MAX_RESTARTS": str(settings.max_restarts),
-        "PACELINE_RUN_ID": run_id,
+        "PACELINE_LAUNCH_ID": launch_id,
+        "PACELINE_RUN_ID": launch_id if machines.count == 1 else shared_run_id(machines),
         "ACCELERATE_MIXED_PRECISION": settings.mixed_precision,
     }
+    if machines.secret_file:
+        env["PACELINE_SECRET_FILE"] = machines.secret_file
     if settings.cpu:
         env["ACCELERATE_USE_CPU"] = "true"
     if settings.gpu_ids is not None:

@@ -55,7 +55,7 @@ def _check_script(args: argparse.Namespace) -> None:
 
 
 def _commands(
-    args: argparse.Namespace, settings: Settings, run_id: str, logs: LogFolder | None
+    args: argparse.Namespace, settings: Settings, launch_id: str, logs: LogFolder | None
 ) -> list[RankCommand]:
     if args.no_python:
         argv = [args.script, *args.script_args]
@@ -65,14 +65,14 @@ def _commands(
     pin = os.environ.get("PACELINE_PIN", "1").strip().lower() not in ("0", "false", "no", "off")
     commands = []
     for rank, share in enumerate(share_out(settings.num_processes, settings.threads, pin)):
-        env = rank_environment(settings, rank, run_id, os.environ)
+        env = rank_environment(settings, rank, launch_id, os.environ)
         env["OMP_NUM_THREADS"] = str(share.threads)
         copies = (-1, -1) if logs is None else logs.descriptors(settings.restart, rank)
         commands.append(RankCommand(argv, env, share.cpus, copy_fds=copies))
     return commands
 
 
-def _logs(args: argparse.Namespace, run_id: str) -> LogFolder | None:
+def _logs(args: argparse.Namespace, launch_id: str) -> LogFolder | None:
     if args.log_dir is None and args.tee is None:
         return None
     folder = args.log_dir
@@ -81,16 +81,16 @@ def _logs(args: argparse.Namespace, run_id: str) -> LogFolder | None:
 
         folder = tempfile.mkdtemp(prefix="paceline-logs-")
         print(f"paceline launch: --tee without --log_dir: logs go to {folder}", file=sys.stderr)
-    return LogFolder(os.path.join(folder, run_id), args.tee or {-1: 3})
+    return LogFolder(os.path.join(folder, launch_id), args.tee or {-1: 3})
 
 
 def _run(args: argparse.Namespace, settings: Settings) -> int:
     """Run the job, again after a failure as often as it may be."""
-    run_id = os.urandom(16).hex()
-    logs = _logs(args, run_id)
+    launch_id = os.urandom(16).hex()
+    logs = _logs(args, launch_id)
     while True:
         try:
-            outcome = _attempt(args, settings, run_id, logs)
+            outcome = _attempt(args, settings, launch_id, logs)
         finally:
             if logs is not None:
                 logs.close()
@@ -106,7 +106,7 @@ def _run(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _attempt(
-    args: argparse.Namespace, settings: Settings, run_id: str, logs: LogFolder | None
+    args: argparse.Namespace, settings: Settings, launch_id: str, logs: LogFolder | None
 ) -> Outcome:
     from . import terminal
 
@@ -118,10 +118,10 @@ def _attempt(
         sinks = terminal.sinks(lambda: supervisor.stopping())
     try:
         supervisor = Supervisor(
-            _commands(args, settings, run_id, logs),
-            run_id,
+            _commands(args, settings, launch_id, logs),
+            launch_id,
             sinks,
-            Policy(grace_s=grace_s),
+            Policy(grace_s=grace_s, first_rank=settings.machines.rank * settings.num_processes),
             terminal.open_stream,
         )
         return supervisor.run()

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ends every process of a job whose launcher was killed.
 
-Also run by its path as ``python -I -S reaper.py RUN_ID LAUNCHER_PID``, beside each job, so it
+Also run by its path as ``python -I -S reaper.py LAUNCH_ID LAUNCHER_PID``, beside each job, so it
 imports the standard library only. The kernel ends the ranks when their launcher dies
 (PR_SET_PDEATHSIG), but not what the ranks started (data workers, helpers): forked children lose
-that setting. Here they are found by the session of their rank, or by PACELINE_RUN_ID in the
+that setting. Here they are found by the session of their rank, or by PACELINE_LAUNCH_ID in the
 environment that all descendants inherit.
 """
 
@@ -39,22 +39,22 @@ def _has_tag(pid: str, tag: bytes) -> bool:
         return False
 
 
-def find(sessions: Collection[int], run_id: str | None = None) -> list[int]:
+def find(sessions: Collection[int], launch_id: str | None = None) -> list[int]:
     """Find the living processes of a job, other than the caller.
 
     Parameters
     ----------
     sessions : collection of int
         Sessions of the ranks; each rank leads one.
-    run_id : str, optional
-        Also find processes in other sessions with this PACELINE_RUN_ID in their environment.
+    launch_id : str, optional
+        Also find processes in other sessions with this PACELINE_LAUNCH_ID in their environment.
 
     Returns
     -------
     list of int
         Process ids.
     """
-    tag = f"PACELINE_RUN_ID={run_id}".encode()
+    tag = f"PACELINE_LAUNCH_ID={launch_id}".encode()
     own = str(os.getpid())
     found = []
     try:
@@ -65,12 +65,12 @@ def find(sessions: Collection[int], run_id: str | None = None) -> list[int]:
         session = _session(pid)
         if session < 0:
             continue
-        if session in sessions or (run_id is not None and _has_tag(pid, tag)):
+        if session in sessions or (launch_id is not None and _has_tag(pid, tag)):
             found.append(int(pid))
     return found
 
 
-def kill_all(sessions: Collection[int], run_id: str | None, timeout_s: float) -> bool:
+def kill_all(sessions: Collection[int], launch_id: str | None, timeout_s: float) -> bool:
     """Send SIGKILL to all processes of a job until none is left.
 
     Returns
@@ -80,7 +80,7 @@ def kill_all(sessions: Collection[int], run_id: str | None, timeout_s: float) ->
     """
     deadline = time.monotonic() + timeout_s
     while True:
-        left = find(sessions, run_id)
+        left = find(sessions, launch_id)
         if not left:
             return True
         if time.monotonic() > deadline:
@@ -126,13 +126,13 @@ def _read_all(fd: int) -> bytes | None:
 
 def main() -> None:
     """Wait until the launcher dies, then end what it left."""
-    run_id, launcher = sys.argv[1], int(sys.argv[2])
+    launch_id, launcher = sys.argv[1], int(sys.argv[2])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     sessions = _wait_for_death(launcher)
     # A rank may be in the middle of a fork: look again until nothing new appears.
     for _ in range(3):
-        kill_all(sessions, run_id, timeout_s=2.0)
+        kill_all(sessions, launch_id, timeout_s=2.0)
         time.sleep(0.02)
 
 

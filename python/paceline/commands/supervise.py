@@ -72,6 +72,8 @@ class Policy:
         fork and exec, which is safe without threads alone.
     stdin : bool
         Whether rank 0 reads this process's standard input.
+    first_rank : int
+        Rank of the first command: above 0 on other machines than the first.
     timeout_s : float, optional
         After this long the ranks get SIGABRT, at which they show where they are.
     """
@@ -81,6 +83,7 @@ class Policy:
     failure_grace_s: float = 0.4
     own_process: bool = True
     stdin: bool = True
+    first_rank: int = 0
     timeout_s: float | None = None
 
 
@@ -154,8 +157,8 @@ class Supervisor:
     ----------
     commands : sequence of RankCommand
         One per rank.
-    run_id : str
-        The PACELINE_RUN_ID in their environment.
+    launch_id : str
+        The PACELINE_LAUNCH_ID in their environment.
     sinks : tuple of Sink, optional
         Where stdout and stderr of the ranks go; None lets them write to those of this process.
     policy : Policy
@@ -167,13 +170,13 @@ class Supervisor:
     def __init__(
         self,
         commands: Sequence[RankCommand],
-        run_id: str,
+        launch_id: str,
         sinks: tuple[Sink, Sink] | None,
         policy: Policy,
         open_stream: Callable[[int], tuple[int, int]] | None = None,
     ) -> None:
         self._commands = commands
-        self._run_id = run_id
+        self._launch_id = launch_id
         self._sinks = sinks
         self._policy = policy
         self._open_stream = open_stream or (lambda _: os.pipe())
@@ -203,7 +206,7 @@ class Supervisor:
                 self._take_signals()
             self._start_reaper()
             for number, command in enumerate(self._commands):
-                self._start(number, command)
+                self._start(self._policy.first_rank + number, command)
             if self._policy.timeout_s is not None:
                 self._deadline = time.monotonic() + self._policy.timeout_s
             while any(rank.ending is None for rank in self._ranks):
@@ -222,7 +225,7 @@ class Supervisor:
     def _start_reaper(self) -> None:
         if sys.platform != "linux":
             return
-        argv = [sys.executable, "-I", "-S", reaper.__file__, self._run_id, str(os.getpid())]
+        argv = [sys.executable, "-I", "-S", reaper.__file__, self._launch_id, str(os.getpid())]
         self._reaper = subprocess.Popen(
             argv,
             stdin=subprocess.PIPE,
@@ -471,17 +474,17 @@ class Supervisor:
         root = root_cause(endings)
         clean = root is None and not self._signal
         # On a clean end a process that made a session of its own was meant to stay.
-        self._sweep(None if clean else self._run_id)
+        self._sweep(None if clean else self._launch_id)
         return Outcome(endings, root, self._signal)
 
-    def _sweep(self, run_id: str | None) -> None:
+    def _sweep(self, launch_id: str | None) -> None:
         """End what the ranks have left behind, after a moment for their own clean-up."""
         sessions = {rank.process.pid for rank in self._ranks}
         deadline = time.monotonic() + _LEAVE_S
-        while reaper.find(sessions, run_id):
+        while reaper.find(sessions, launch_id):
             own_clean_up_over = time.monotonic() > deadline
             if own_clean_up_over:
-                reaper.kill_all(sessions, run_id, timeout_s=1.0)
+                reaper.kill_all(sessions, launch_id, timeout_s=1.0)
                 return
             time.sleep(0.01)
 
@@ -491,7 +494,7 @@ class Supervisor:
                 rank.process.kill()
                 rank.process.wait()
         if any(rank.ending is None for rank in self._ranks):
-            self._sweep(self._run_id)
+            self._sweep(self._launch_id)
         for rank in self._ranks:
             for stream in rank.streams:
                 if stream.fd >= 0:
