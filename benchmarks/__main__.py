@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m benchmarks [train] [allreduce] [ops] [loader] [--rounds N] [--json FILE]``."""
+"""``python -m benchmarks [train] [allreduce] [ops] [loader] [bridge] [checkpoint]``.
+
+Further arguments: ``[--rounds N] [--json FILE]``.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import allreduce, loader, ops, train
+from benchmarks import allreduce, bridge, checkpoint, loader, ops, train
 from benchmarks.processes import cpu_name
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", default=["train", "allreduce"],
-                        choices=["train", "allreduce", "ops", "loader"])  # fmt: skip
+                        choices=["train", "allreduce", "ops", "loader", "bridge",
+                                 "checkpoint"])  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--models", nargs="+", default=["gpt", "mlp"], choices=list(train.STEPS))
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
@@ -37,6 +41,15 @@ def main() -> None:
     if "loader" in args.parts:
         results["loader"] = loader.run(args.rounds)
         loader.report(results["loader"])
+    if "bridge" in args.parts:
+        results["bridge"] = [bridge.run(m, "fp32", args.rounds) for m in bridge.STEPS]
+        for table in results["bridge"]:
+            bridge.report(table)
+        results["startup"] = bridge.startup(args.rounds)
+        bridge.report_startup(results["startup"])
+    if "checkpoint" in args.parts:
+        results["checkpoint"] = checkpoint.run(args.rounds)
+        checkpoint.report(results["checkpoint"])
     if args.json:
         args.json.write_text(json.dumps(results, indent=1))
 

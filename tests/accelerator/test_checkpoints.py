@@ -114,7 +114,7 @@ def _everything() -> None:
 
     train()
     box.value = {"tensor": torch.ones(2), "list": [1, None, "x"]}
-    before, path = all_of_it(), accelerator.save_state()
+    before, path = all_of_it(), str(accelerator.save_state())
     assert path == os.path.join(ARGS["dir"], "checkpoints", "checkpoint_0"), path
     assert accelerator.save_iteration == 1
     drawn = draw()

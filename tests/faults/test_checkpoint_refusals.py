@@ -87,6 +87,23 @@ def test_a_refusal_at_every_call_leaves_the_old_one(
     tiny.step()  # training goes on
 
 
+def _interrupt(name: str, real: Callable[..., object], args: tuple, kwargs: dict) -> None:
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_at_every_call_leaves_a_whole_one(tmp_path: Path, probe: Tiny, tiny: Tiny) -> None:
+    place = tmp_path / "place" / "c"
+    tiny.save(place)
+    calls = saving.count(tiny, place)
+    assert calls.count("write") > 10
+    for at in range(1, len(calls)):
+        with injected(Calls(at, _interrupt)), pytest.raises(KeyboardInterrupt):
+            tiny.save(place)
+        assert probe.loaded(place) == tiny.digest()
+        tiny.save(place)
+        assert os.listdir(place.parent) == ["c"]
+
+
 def test_short_writes_are_completed(tmp_path: Path, probe: Tiny, tiny: Tiny) -> None:
     class Short(Calls):
         def __getattr__(self, name: str) -> object:

@@ -16,7 +16,7 @@ from ..errors import CheckpointError
 if TYPE_CHECKING:
     from ..engines import Engine
 
-__all__ = ["capture", "restore", "restore_elsewhere"]
+__all__ = ["capture", "names", "restore", "restore_elsewhere"]
 
 
 def capture(engines: Sequence[Engine]) -> dict[str, Any]:
@@ -33,6 +33,12 @@ def capture(engines: Sequence[Engine]) -> dict[str, Any]:
 def _numpy() -> Any:
     # Only what the program has imported already: a state that nothing draws from is none.
     return sys.modules.get("numpy.random")
+
+
+def names(saved: Any) -> list[str]:
+    """Give the names of the engines whose states were saved."""
+    states = saved.get("engines") if isinstance(saved, dict) else None
+    return list(states) if isinstance(states, dict) else []
 
 
 def restore(saved: Any, engines: Sequence[Engine], derive: bool = False) -> None:

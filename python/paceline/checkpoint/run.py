@@ -272,12 +272,13 @@ class Run:
             loader.load_state_dict(state)
 
     def _apply_random(self, loaded: Loaded) -> None:
-        engines = loaded_engines()
+        saved = [loaded.ranks[at].get("random") for at in sorted(loaded.ranks)]
+        # Of a library that is merely imported now there need not be a state.
+        used = {default_engine().name, self.engine.name, *random_states.names(saved[0])}
+        engines = [engine for engine in loaded_engines() if engine.name in used]
         if loaded.world == self.world:
-            own = loaded.ranks[self.rank]["random"]
-            random_states.restore(own, engines, loaded.foreign)
+            random_states.restore(saved[0], engines, loaded.foreign)
             return
-        saved = [loaded.ranks[at]["random"] for at in range(loaded.world)]
         random_states.restore_elsewhere(saved, self.rank, engines, loaded.foreign)
         loaded.notices.append(
             f"the checkpoint is of {loaded.world} processes, this run has {self.world}: weights "

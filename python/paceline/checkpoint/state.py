@@ -42,6 +42,7 @@ def save_state(
     if path is None:
         path = naming.path_of(project.project_dir, project.iteration)
     path = meet(group, "save_state", os.fspath(path))[0]
+    logger.info("saving state to %s", path)
     place: list[Place] = []  # on rank 0, while it holds the folder
 
     def begin() -> str:

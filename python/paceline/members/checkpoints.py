@@ -13,6 +13,8 @@ from ..logging import get_logger
 from .base import Members
 
 if TYPE_CHECKING:
+    import pathlib
+
     from ..accumulation import Accumulation
     from ..checkpoint.run import Run
     from ..nn.module import RemovableHandle
@@ -173,7 +175,7 @@ class CheckpointMembers(Members):
 
     def save_state(
         self, output_dir: Path | None = None, safe_serialization: bool = True, **save_kwargs: Any
-    ) -> str:
+    ) -> pathlib.Path:
         """Write everything that this run is, so that it can go on bit for bit.
 
         Call it on all ranks. There is a whole checkpoint at any moment: what was there before
@@ -192,7 +194,7 @@ class CheckpointMembers(Members):
 
         Returns
         -------
-        str
+        pathlib.Path
             The folder.
 
         Raises
@@ -204,6 +206,8 @@ class CheckpointMembers(Members):
         TypeError
             For an unknown argument.
         """
+        import pathlib
+
         from ..checkpoint.state import save_state
 
         _refuse_unknown("save_state", save_kwargs)
@@ -222,7 +226,7 @@ class CheckpointMembers(Members):
             list(self._registered.save_hooks.values()),
         )
         self._save_iteration += 1
-        return path
+        return pathlib.Path(path)
 
     def load_state(
         self,
