@@ -195,3 +195,46 @@ def test_many_workers_are_no_news_among_ranks(monkeypatch: pytest.MonkeyPatch) -
     DataLoader([1], num_workers=4)
     with pytest.warns(UserWarning, match="is 4, which is smaller"):
         DataLoader([1], num_workers=5)
+
+
+class Spoilt(Dataset):
+    """One sample cannot be read."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, i: int) -> int:
+        if i == 1:
+            raise OSError("spoilt")
+        return i
+
+
+class SpoiltStream(IterableDataset):
+    def __iter__(self):
+        return map(Spoilt().__getitem__, range(4))
+
+
+def _all_of(loader) -> list[object]:
+    got, iterator = [], iter(loader)
+    while True:
+        try:
+            got.append(next(iterator).tolist())
+        except StopIteration:
+            return got
+        except (OSError, IndexError) as error:
+            got.append(type(error).__name__)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_one_can_go_on_after_an_error(workers: int) -> None:
+    assert _all_of(DataLoader(Spoilt(), num_workers=workers)) == [[0], "OSError", [2], [3]]
+    torch = pytest.importorskip("torch").utils.data
+    assert _all_of(torch.DataLoader(Spoilt(), 2)) == _all_of(DataLoader(Spoilt(), 2))
+    if workers == 0:
+        assert _all_of(DataLoader(SpoiltStream()))[:2] == [[0], "OSError"]
+    wide = paceline.arange(3.0).view(3, 1).repeat(1, 20_000)
+    for data in (wide, wide[:, :1].contiguous()):
+        assert [
+            b if isinstance(b, str) else b[0][0]
+            for b in _all_of(DataLoader(data, sampler=[0, 7, 2], num_workers=workers))
+        ] == [0, "IndexError", 2]

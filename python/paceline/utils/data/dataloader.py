@@ -16,7 +16,7 @@ from paceline.utils.data.checks import (
 )
 from paceline.utils.data.collate import Collate, default_collate, default_convert
 from paceline.utils.data.dataset import IterableDataset
-from paceline.utils.data.fetch import StreamReader, sample_reader
+from paceline.utils.data.fetch import StreamReader, reader, sample_reader
 from paceline.utils.data.rows import Rows, rows_of
 from paceline.utils.data.sampler import BatchSampler, RandomSampler, SequentialSampler
 from paceline.utils.data.seeding import draw_base_seed
@@ -187,25 +187,24 @@ class DataLoader:
             batches = self._iter_here(rows)
         else:
             batches = self._workers(first, base_seed)
-        return self._counted(batches) if self._told_length is not None else batches
+        told = self._told_length
+        return batches if told is None else _Counted(batches, self.dataset, told)
 
     def _is_quicker_here(self, rows: Rows | None) -> bool:
         """Whether the data are arrays in memory, of which nothing is to be done in a worker."""
         return rows is not None and rows.in_memory and self.worker_init_fn is None
 
     def _iter_here(self, rows: Rows | None) -> Iterator[Any]:
+        # Iterators and no generators: as in PyTorch, one can go on after an exception.
         if self._is_stream:
-            return iter(self._iter_stream())
+            size, drop_last = self.batch_size, self.drop_last
+            return iter(StreamReader(self.dataset, self.collate_fn, size, drop_last))
         if self.batch_sampler is None:
-            return (self.collate_fn(self.dataset[index]) for index in self.sampler)
+            return map(reader(self.dataset, self.collate_fn, False), self.sampler)
         batches, order_is_fixed = self._index_batches()
-        if rows is not None and order_is_fixed:
-            return rows.read_all(batches)
-        read = sample_reader(self.dataset, self.collate_fn) if rows is None else rows.read
-        return (read(indices) for indices in batches)
-
-    def _iter_stream(self) -> Iterator[Any]:
-        yield from StreamReader(self.dataset, self.collate_fn, self.batch_size, self.drop_last)
+        if rows is None:
+            return map(sample_reader(self.dataset, self.collate_fn), batches)
+        return rows.read_all(batches) if order_is_fixed else map(rows.read, batches)
 
     def _index_batches(self) -> tuple[Iterable[Any], bool]:
         """Give the indices of the batches, and whether nothing can change them once begun."""
@@ -236,19 +235,6 @@ class DataLoader:
         chosen = multiprocessing.get_start_method(allow_none=True)
         return multiprocessing.get_context(chosen or "fork")
 
-    def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """Warn where a stream gives more than its length said, as PyTorch does."""
-        for number, batch in enumerate(batches, 1):
-            if self._told_length is not None and number == self._told_length + 1:
-                warnings.warn(
-                    f"Length of IterableDataset {self.dataset} was reported to be "
-                    f"{self._told_length} (when accessing len(dataloader)), but {number} samples "
-                    "have been fetched. For multiprocessing data-loading, this could be caused by "
-                    "not properly configuring the IterableDataset replica at each worker.",
-                    stacklevel=2,
-                )
-            yield batch
-
     def __len__(self) -> int:
         if not self._is_stream:
             return len(self._index_sampler)
@@ -257,3 +243,27 @@ class DataLoader:
             n = n // self.batch_size if self.drop_last else -(-n // self.batch_size)
         self._told_length = n
         return n
+
+
+class _Counted:
+    """Warns where a stream gives more than its length said, as PyTorch does."""
+
+    def __init__(self, batches: Iterator[Any], dataset: Any, told: int) -> None:
+        self._batches, self._dataset, self._told = batches, dataset, told
+        self._given = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        batch = next(self._batches)
+        self._given += 1
+        if self._given == self._told + 1:
+            warnings.warn(
+                f"Length of IterableDataset {self._dataset} was reported to be {self._told} (when "
+                f"accessing len(dataloader)), but {self._given} samples have been fetched. For "
+                "multiprocessing data-loading, this could be caused by not properly configuring "
+                "the IterableDataset replica at each worker.",
+                stacklevel=2,
+            )
+        return batch

@@ -13,6 +13,7 @@ count, so only those that are read-only are read ahead. A write to a tensor's me
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections import deque
@@ -70,7 +71,10 @@ class Rows:
 
     def read(self, indices: Any) -> Any:
         """Gather a batch now; `indices` is a list or an int64 tensor."""
-        index = self._index(indices)
+        return self.read_again(self._index(indices))
+
+    def read_again(self, index: _C.Tensor) -> Any:
+        """Gather the batch of an index that `ask` gave."""
         if self._gather is None:
             return self._batch([_C.index_select(t, 0, index) for t in self._tensors])
         return self._batch(self._gather.gather(index))
@@ -81,49 +85,74 @@ class Rows:
             return False
         return len(batch) * gather.row_bytes >= _WORTH_IT
 
-    def _versions(self) -> list[int]:
-        return [t._version for t in self._tensors]
-
     def read_all(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """Gather batches ahead of their turn where that pays; their order must be fixed."""
-        waiting: deque[Any] = deque()
+        """Gather batches, ahead of their turn where that pays; their order must be fixed."""
         rest = iter(batches)
         first = next(rest, None)
         if first is None:
-            return
+            return iter(())
+        all_of_them = itertools.chain([first], rest)
         if not self._worth_it(first):
-            yield self.read(first)
-            yield from map(self.read, rest)
-            return
-        self._ask(first, waiting)
-        for batch in rest:
-            self._ask(batch, waiting)
-            if len(waiting) > _AHEAD:
-                yield self._take(waiting)
-        while waiting:
-            yield self._take(waiting)
+            return map(self.read, all_of_them)
+        return _Ahead(self, all_of_them)
 
-    def _ask(self, batch: Any, waiting: deque[Any]) -> None:
-        assert self._gather is not None
-        versions = self._versions()
-        try:
-            index = self._index(batch)
-            self._gather.ask(index)
-        except Exception as error:  # it is raised when its batch has its turn
-            waiting.append(error)
-        else:
-            waiting.append((index, versions))
+    def versions(self) -> list[int]:
+        """Give what changes when a tensor does."""
+        return [t._version for t in self._tensors]
 
-    def _take(self, waiting: deque[Any]) -> Any:
+    def ask(self, indices: Any) -> _C.Tensor:
+        """Have a batch gathered; gives its index."""
         assert self._gather is not None
-        head = waiting.popleft()
+        index = self._index(indices)
+        self._gather.ask(index)
+        return index
+
+    def take(self) -> Any:
+        """Give the oldest batch asked for."""
+        assert self._gather is not None
+        return self._batch(self._gather.take())
+
+
+class _Ahead:
+    """The batches of an epoch, gathered ahead; an iterator that goes on after an error."""
+
+    def __init__(self, rows: Rows, batches: Iterator[Any]) -> None:
+        self._rows = rows
+        self._batches = batches
+        # Asked for and not given yet: (index, versions when asked), or the error of asking.
+        self._waiting: deque[tuple[_C.Tensor, list[int]] | Exception] = deque()
+        self._asked_all = False
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        while len(self._waiting) <= _AHEAD and not self._asked_all:
+            self._ask_next()
+        if not self._waiting:
+            raise StopIteration
+        head = self._waiting.popleft()
         if isinstance(head, Exception):
             raise head
         index, versions = head
-        columns = self._gather.take()
-        if versions != self._versions():
-            columns = self._gather.gather(index)
-        return self._batch(columns)
+        batch = self._rows.take()
+        return batch if versions == self._rows.versions() else self._rows.read_again(index)
+
+    def _ask_next(self) -> None:
+        versions = self._rows.versions()
+        try:
+            batch = next(self._batches)
+        except StopIteration:
+            self._asked_all = True
+            return
+        except Exception as error:  # it is raised when its batch has its turn
+            self._asked_all = True
+            self._waiting.append(error)
+            return
+        try:
+            self._waiting.append((self._rows.ask(batch), versions))
+        except Exception as error:
+            self._waiting.append(error)
 
 
 def rows_of(dataset: Any, collate: Collate) -> Rows | None:
