@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import struct
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from paceline.commands.plot import main
 from paceline.plotting import PlotError, choose_panels, find_runs
+from paceline.plotting.thinning import every, extremes, running_mean
 from paceline.tracking import CSVTracker, JSONLTracker, TensorBoardTracker
 
 pytest.importorskip("matplotlib")
@@ -109,6 +111,35 @@ def test_a_line_of_many_points_is_averaged_and_says_so(tmp_path: Path) -> None:
     assert "bold: mean of 8 points" in texts(out.read_text())
     assert main([str(run), "--smooth", "1", "-o", str(out)]) == 0
     assert not any("mean of" in text for text in texts(out.read_text()))
+
+
+def test_a_running_mean_leaves_out_what_is_not_finite_and_keeps_the_ends() -> None:
+    assert running_mean([4, 2, 0, 2, 4], 1) == [4, 2, 4 / 3, 2, 4]
+    assert running_mean([1, math.nan, 3], 1) == [1, 2, 3]
+    assert math.isnan(running_mean([math.nan], 3)[0])
+    assert running_mean(list(range(100)), 10) == pytest.approx(list(range(100)))
+
+
+def test_a_long_line_keeps_its_ends_and_its_peaks() -> None:
+    y = [1.0] * 100_000
+    y[54_321], y[77_777], y[5] = 9.0, -9.0, math.inf
+    x = list(range(len(y)))
+    thin_x, thin_y = extremes(x, y, 2000)
+    assert len(thin_x) <= 2100
+    assert (thin_x[thin_y.index(9.0)], thin_x[thin_y.index(-9.0)]) == (54_321, 77_777)
+    assert thin_x == sorted(thin_x)
+    thin_x, _ = every(x, y, 2000)
+    assert (thin_x[0], thin_x[-1]) == (0, 99_999)
+    assert len(thin_x) <= 2001
+    assert extremes([1, 2], [3, 4], 2000) == ([1, 2], [3, 4])
+
+
+def test_a_picture_of_a_long_run_stays_small(tmp_path: Path) -> None:
+    rows = (f'{{"_step": {i}, "_time": {i}, "loss": {1 + i % 7}}}\n' for i in range(50_000))
+    (tmp_path / "metrics.jsonl").write_text("".join(rows))
+    out = tmp_path / "x.svg"
+    assert main([str(tmp_path), "-o", str(out)]) == 0
+    assert out.stat().st_size < 400_000
 
 
 @pytest.mark.parametrize("kind", [CSVTracker, JSONLTracker, TensorBoardTracker])

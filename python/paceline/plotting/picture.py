@@ -18,6 +18,7 @@ from typing import Any
 from .errors import PlotError
 from .metrics import Line, Panel
 from .runs import Run
+from .thinning import every, extremes, running_mean
 
 __all__ = ["Style", "draw", "summary"]
 
@@ -27,6 +28,7 @@ _MARKS_UP_TO = 30  # points; above, a line alone is clearer
 _SMOOTH_FROM = 200  # points
 _HEIGHTS = {"loss": 3.4, "rate": 1.9, "speed": 1.9, "other": 2.6}
 _FORMATS = (".png", ".svg", ".html", ".pdf")
+_MOST = 2000  # points of a line: more than there are dots across a picture
 _LOG_FROM = 50  # ratio of largest to smallest loss from which the axis is logarithmic
 
 
@@ -213,8 +215,10 @@ def _draw_line(ax: Any, x: list[float], line: Line, look: _Look) -> None:
     if len(y) <= _MARKS_UP_TO:
         how |= {"marker": "o", "markersize": 3.5}
     if look.window > 1:
-        ax.plot(x, y, color=look.colour, alpha=0.25, linewidth=0.8)
-        y = _running_mean(y, look.window // 2)
+        ax.plot(*extremes(x, y, _MOST), color=look.colour, alpha=0.25, linewidth=0.8)
+        x, y = every(x, running_mean(y, look.window // 2), _MOST)
+    else:
+        x, y = extremes(x, y, _MOST)
     ax.plot(x, y, label=look.label, linewidth=1.6, **how)
 
 
@@ -224,15 +228,6 @@ def _window(panel: Panel, line: Line, style: Style) -> int:
     if panel.kind == "rate":
         return 1
     return style.smooth or (n // 50 if n >= _SMOOTH_FROM else 1)
-
-
-def _running_mean(values: list[float], reach: int) -> list[float]:
-    """Give the mean of the numbers up to `reach` before and after each, but those not finite."""
-    means: list[float] = []
-    for at in range(len(values)):
-        window = [v for v in values[max(0, at - reach) : at + reach + 1] if math.isfinite(v)]
-        means.append(sum(window) / len(window) if window else math.nan)
-    return means
 
 
 def _wide(panel: Panel) -> bool:

@@ -245,22 +245,35 @@ def _number(value: Any) -> float | None:
         return None
 
 
+def _lines(path: Path) -> Iterator[str]:
+    """Give the lines of a file; shows how far it is after a second."""
+    from tqdm import tqdm
+
+    look = {"unit": "B", "unit_scale": True, "delay": 1, "mininterval": 0.5, "leave": False}
+    size = path.stat().st_size
+    with (
+        path.open(encoding="utf-8", errors="replace", newline="") as file,
+        tqdm(total=size, desc=f"reading {path.name}", **look) as bar,
+    ):
+        for line in file:
+            bar.update(len(line))
+            yield line
+
+
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        for row in csv.DictReader(file):
-            row.pop(None, None)  # more cells than columns
-            yield row
+    for row in csv.DictReader(_lines(path)):
+        row.pop(None, None)  # more cells than columns
+        yield row
 
 
 def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except ValueError as error:
-            if number == len(lines):  # still being written
+            if not line.endswith("\n"):  # still being written
                 return
             raise PlotError(f"{path}:{number} is not JSON: {error}") from error
         if isinstance(row, dict):
