@@ -155,6 +155,25 @@ def _odd_batches() -> None:
     out([batch.tolist() for batch in loader])
     assert WORLD == 1 or calls[0] == (2 * RANK, 2 * RANK + 2, RANK, WORLD)
 
+    class Whole:  # neither tensors nor a list of samples
+        pass
+
+    globals()["Whole"] = Whole
+    Whole.__qualname__ = "Whole"
+    split = Accelerator(
+        dataloader_config=DataLoaderConfiguration(dispatch_batches=True, split_batches=True)
+    )
+    whole = data.DataLoader(range(WORLD), batch_size=WORLD, collate_fn=lambda samples: Whole())
+    cases = [
+        (split.prepare(whole), "split_batches cannot divide a Whole"),
+        (accelerator.prepare_data_loader(whole, slice_fn_for_dispatch=cut), "needs batches with"),
+    ]
+    for loader, text in cases if WORLD > 1 else []:
+        with pytest.raises(ValueError if RANK == 0 else RemoteError, match=text):
+            next(iter(loader))
+    if WORLD > 1:  # but whole batches go out as they are
+        assert [type(batch) for batch in accelerator.prepare(whole)] == [Whole]
+
     def broken(samples):
         if 3 in samples:
             raise KeyError("no sample 3")

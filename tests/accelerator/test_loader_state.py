@@ -263,3 +263,75 @@ def test_trap_8_the_epoch_is_part_of_the_place(torch) -> None:
     next(iter(again))
     again.set_epoch(1)
     assert (again.state_dict()["epoch"], again.state_dict()["batches"]) == (1, 0)
+
+
+def _refused() -> None:
+    import pytest
+
+    from paceline import Accelerator, DataLoaderConfiguration
+    from rankside import ARGS, RANK, WORLD, out
+    from ways import torch
+
+    data = torch.utils.data
+    config = DataLoaderConfiguration(dispatch_batches=False)
+    accelerator = Accelerator(dataloader_config=config)
+
+    class Divides(data.IterableDataset):
+        num_shards = 4
+
+        def __init__(self, items):
+            self.items = items
+
+        def __iter__(self):
+            return iter(self.items)
+
+        def shard(self, num_shards, index):
+            return Divides(self.items[index::num_shards])
+
+    class Endless:
+        def __iter__(self):
+            return iter(range(8))
+
+    class Own(data.DistributedSampler):
+        pass
+
+    items = torch.arange(8)
+    makes = {
+        "divided itself": data.DataLoader(Divides(list(range(8))), batch_size=1),
+        "shares out itself": data.DataLoader(items, sampler=Own(items, WORLD, RANK)),
+    }
+    if WORLD == 1:
+        makes["has no length"] = data.DataLoader(items, sampler=Endless())
+    states = {}
+    for text, loader in makes.items():
+        loader = accelerator.prepare(loader)
+        state = (ARGS["states"] or {}).get(text)
+        if state is not None:
+
+            def go_on(loader, state):
+                loader.load_state_dict(state)
+                next(iter(loader))
+
+            with pytest.raises(ValueError, match=text):
+                go_on(loader, state)
+        next(iter(loader))
+        state = loader.state_dict()
+        order = state["order"] or {}
+        for name, value in order.items():
+            order[name] = value.tolist() if hasattr(value, "tolist") else value
+        states[text] = state
+    # Another batch size is another way to share out: what cannot be cut anew says so.
+    if WORLD == 1:
+        larger = accelerator.prepare(data.DataLoader(items, batch_size=2, sampler=Endless()))
+        larger.load_state_dict(states["has no length"])
+        with pytest.raises(ValueError, match="the sampler has no length"):
+            next(iter(larger))
+    out(states)
+
+
+def test_a_place_that_other_ranks_cannot_take_up_is_refused(way: str) -> None:
+    (first, _) = run_ways(way, 2, _refused, args={"states": None})
+    states = first.outs[0]
+    three = run_ways(way, 3, _refused, args={"states": states})
+    assert all(rank.returncode == 0 for rank in three)
+    run_ways(way, 1, _refused, args={"states": None})
