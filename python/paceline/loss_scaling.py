@@ -63,6 +63,10 @@ class LossScaling:
             self._update()
         return result, skipped
 
+    def forget(self) -> None:
+        """End the iteration, for the optimizers will be gone."""
+        self._update()
+
     def _update(self) -> None:
         if self._stepped:
             self._stepped.clear()

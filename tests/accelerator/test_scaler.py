@@ -203,6 +203,15 @@ def test_trap_5_fp16_computes_in_fp16_and_scales(torch: ModuleType) -> None:
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is torch.float16
 
 
+def test_products_of_fp16_are_summed_in_fp32(torch: ModuleType) -> None:
+    autocast = torch.autocast("cpu", dtype=torch.float16)
+    with autocast:  # fp16 cannot hold 2049, so that a sum of ones in fp16 ends at 2048
+        product = torch.ones(1, 4096) @ torch.ones(4096, 1)
+        linear = torch.nn.functional.linear(torch.ones(1, 4096), torch.ones(1, 4096))
+    assert product.dtype is linear.dtype is torch.float16
+    assert product.item() == linear.item() == 4096.0
+
+
 def test_fp16_trains_as_fp32_does(torch: ModuleType) -> None:
     # A factor at which no step overflows: each one left out would be one behind.
     handlers = [GradScalerKwargs(init_scale=1024.0)]

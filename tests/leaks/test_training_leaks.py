@@ -10,6 +10,7 @@ from pathlib import Path
 import paceline
 import paceline.nn.functional as F
 from paceline import _C, nn, optim
+from paceline.amp import GradScaler
 
 
 def resident_kib() -> int:
@@ -63,4 +64,30 @@ def test_a_thousand_steps() -> None:
     grown = resident_kib() - memory
     # A leak of one 176-byte tensor per step would be 172 KiB; the allocator's own slack is less
     # than its 1 MiB promise.
+    assert grown < 1024, f"resident memory grew by {grown} KiB over 1,000 steps"
+
+
+def test_a_thousand_scaled_steps() -> None:
+    paceline.manual_seed(0)
+    model = nn.Linear(64, 8)
+    optimizer = optim.SGD(model.parameters(), lr=1e-3)
+    scaler = GradScaler(init_scale=1024.0, growth_interval=5)
+    x = paceline.randn(4, 64)
+
+    def steps(count: int) -> None:
+        for k in range(count):
+            with paceline.autocast("cpu", paceline.float16):
+                loss = model(x).float().mean()
+            scaler.scale(loss * (float("inf") if k % 7 == 0 else 1.0)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+
+    steps(100)
+    gc.collect()
+    live, memory = _C.live_objects(), resident_kib()
+    steps(1000)
+    gc.collect()
+    assert _C.live_objects() == live
+    grown = resident_kib() - memory
     assert grown < 1024, f"resident memory grew by {grown} KiB over 1,000 steps"

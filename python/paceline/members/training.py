@@ -42,7 +42,7 @@ class TrainingMembers(Members):
         if self.mixed_precision == "fp16" and options.enabled:
             from ..grad_scaler import GradScaler
 
-            scaler = GradScaler(self.device, **options.to_kwargs())
+            scaler = GradScaler(str(self.device), **options.to_kwargs())
             self._scaling = LossScaling(scaler, self._optimizers)
         self._guard = NonFiniteGuard(self._settings.nonfinite, lambda: self._group, self._models)
 
@@ -295,6 +295,8 @@ class TrainingMembers(Members):
     def _forget_training(self) -> None:
         """Forget what was prepared, and the windows that are open."""
         self._models.close()
+        if self._scaling is not None:
+            self._scaling.forget()
         self._optimizers.clear()
         self._schedulers.clear()
         self._accumulation.reset()
