@@ -261,3 +261,19 @@ def test_without_a_number_one_process_and_a_hint(tmp_path: Path) -> None:
     assert len(seen(run)) == 1
     n = len(cores.available_cores())
     assert (f"--num_processes {n} starts one per core" in run.stderr) == (n > 1)
+
+
+def test_a_script_that_imports_accelerate_gets_paceline(tmp_path: Path) -> None:
+    text = (
+        "import sys, json\nfrom accelerate import Accelerator\n"
+        "from accelerate.utils import gather_object\naccelerator = Accelerator()\n"
+        "accelerator.print(type(accelerator).__module__, gather_object([sys.argv[1]]))\n"
+    )
+    run = launch(tmp_path, text, "--as-accelerate", args=("a",))
+    assert run.code == 0, run.stderr
+    assert run.stdout == "paceline.accelerator ['a', 'a']\n"
+    (tmp_path / "inner.py").write_text(text)
+    run = command(tmp_path, "launch", "-n", "1", "--as_accelerate", "-m", "inner", "b")
+    assert run.stdout == "paceline.accelerator ['b']\n", run.stderr
+    run = command(tmp_path, "launch", "--as_accelerate", "--no_python", "true")
+    assert "--as_accelerate and --no_python contradict" in run.stderr

@@ -27,8 +27,9 @@ __all__ = ["main"]
 
 
 def _check_script(args: argparse.Namespace) -> None:
-    if args.module and args.no_python:
-        raise UsageError("-m and --no_python contradict each other")
+    if args.no_python and (args.module or args.as_accelerate):
+        flag = "-m" if args.module else "--as_accelerate"
+        raise UsageError(f"{flag} and --no_python contradict each other")
     if args.module or args.no_python:
         return
     path = args.script
@@ -61,7 +62,8 @@ def _commands(
         argv = [args.script, *args.script_args]
     else:
         module = ["-m"] if args.module else []
-        argv = [sys.executable, "-u", *module, args.script, *args.script_args]
+        compat = ["-m", "paceline.compat"] if args.as_accelerate else []
+        argv = [sys.executable, "-u", *compat, *module, args.script, *args.script_args]
     pin = os.environ.get("PACELINE_PIN", "1").strip().lower() not in ("0", "false", "no", "off")
     commands = []
     for rank, share in enumerate(share_out(settings.num_processes, settings.threads, pin)):

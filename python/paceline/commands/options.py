@@ -114,6 +114,8 @@ def _what(parser: argparse.ArgumentParser) -> None:
     group.add_argument("script", help="a script, or with -m a module")
     group.add_argument("script_args", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     _flag(group, "module", "-m", action="store_true", help="run a module, as `python -m` does")
+    help_ = "`import accelerate` in the script gives paceline (paceline.compat)"
+    _flag(group, "as_accelerate", action="store_true", help=help_)
     help_ = "run a program that is not a Python script"
     _flag(group, "no_python", action="store_true", help=help_)
 
