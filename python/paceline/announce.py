@@ -95,7 +95,7 @@ def files_not_applied(env: Environment, used: dict[str, tuple[object, bool]]) ->
     """
     from .commands.config_file import ConfigFileError, find, load
 
-    if env.launched:
+    if env.launched or env.rank != 0:
         return None
     told: list[str] = []
     settled = {key for key, (_, chosen) in used.items() if chosen}
