@@ -16,6 +16,7 @@ import pytest
 
 from paceline.commands.plot import main
 from paceline.plotting import PlotError, choose_panels, find_runs
+from paceline.plotting.picture import short
 from paceline.plotting.thinning import every, extremes, running_mean
 from paceline.tracking import CSVTracker, JSONLTracker, TensorBoardTracker
 
@@ -117,7 +118,9 @@ def test_a_running_mean_leaves_out_what_is_not_finite_and_keeps_the_ends() -> No
     assert running_mean([4, 2, 0, 2, 4], 1) == [4, 2, 4 / 3, 2, 4]
     assert running_mean([1, math.nan, 3], 1) == [1, 2, 3]
     assert math.isnan(running_mean([math.nan], 3)[0])
-    assert running_mean(list(range(100)), 10) == pytest.approx(list(range(100)))
+    means = running_mean(list(range(100)), 8)
+    assert means[2:-2] == pytest.approx(list(range(2, 98)))
+    assert (means[0], means[-1]) == (1, 98)
 
 
 def test_a_long_line_keeps_its_ends_and_its_peaks() -> None:
@@ -132,6 +135,12 @@ def test_a_long_line_keeps_its_ends_and_its_peaks() -> None:
     assert (thin_x[0], thin_x[-1]) == (0, 99_999)
     assert len(thin_x) <= 2001
     assert extremes([1, 2], [3, 4], 2000) == ([1, 2], [3, 4])
+
+
+def test_steps_are_written_short() -> None:
+    assert [short(x, None) for x in (0, 50, 9999, 20_000, 12_500, 1_500_000)] == [
+        "0", "50", "9999", "20k", "12.5k", "1.5M",
+    ]  # fmt: skip
 
 
 def test_a_picture_of_a_long_run_stays_small(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from .metrics import Line, Panel
 from .runs import Run
 from .thinning import every, extremes, running_mean
 
-__all__ = ["Style", "draw", "summary"]
+__all__ = ["Style", "draw", "short", "summary"]
 
 #: Colours that people with any colour vision tell apart (Okabe and Ito, "Color Universal Design").
 _COLOURS = "#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #000000 #8B5A2B".split()
@@ -128,9 +128,18 @@ def _figure(panels: Sequence[Panel], style: Style) -> Any:
         _draw_panel(ax, panel, colours, style, unit)
     _place_legends(list(axes[:, 0]), panels, many)
     axes[-1, 0].set_xlabel("step" if unit is None else f"time since the start ({unit[0]})")
+    axes[-1, 0].xaxis.set_major_formatter(short)
     axes[0, 0].margins(x=0.02)
     figure.suptitle(style.title or _title(panels), fontsize=11.5)
     return figure
+
+
+def short(x: float, _: object) -> str:
+    """Write a number of the horizontal axis: 9999, 20k, 1.5M."""
+    for size, letter in ((1e6, "M"), (1e4, "k")):
+        if abs(x) >= size:
+            return f"{x / (1e3 if letter == 'k' else size):g}{letter}"
+    return f"{x:g}"
 
 
 def _title(panels: Sequence[Panel]) -> str:

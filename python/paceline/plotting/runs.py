@@ -249,7 +249,13 @@ def _lines(path: Path) -> Iterator[str]:
     """Give the lines of a file; shows how far it is after a second."""
     from tqdm import tqdm
 
-    look = {"unit": "B", "unit_scale": True, "delay": 1, "mininterval": 0.5, "leave": False}
+    look: dict[str, Any] = {
+        "unit": "B",
+        "unit_scale": True,
+        "delay": 1,
+        "mininterval": 0.5,
+        "leave": False,
+    }
     size = path.stat().st_size
     with (
         path.open(encoding="utf-8", errors="replace", newline="") as file,

@@ -18,16 +18,17 @@ def running_mean(values: Sequence[float], reach: int) -> list[float]:
     values : sequence of float
         The numbers.
     reach : int
-        How far to look on each side; towards the ends, as far as there is something on both.
+        How far to look on each side; less far towards the ends, down to a quarter.
     """
     finite = [math.isfinite(value) for value in values]
     sums = [0.0, *accumulate(v if ok else 0.0 for v, ok in zip(values, finite, strict=True))]
     counts = [0, *accumulate(map(int, finite))]
     means = []
     for at in range(len(values)):
-        # Alike on both sides, so that the ends of a falling line are not pulled to its middle.
-        own = min(reach, at, len(values) - 1 - at)
-        low, high = at - own, at + own + 1
+        # Alike on both sides, so that the ends of a falling line are not pulled to its middle; but
+        # never so few that a single number stands for the rest.
+        own = max(min(reach, at, len(values) - 1 - at), reach // 4)
+        low, high = max(0, at - own), min(len(values), at + own + 1)
         count = counts[high] - counts[low]
         means.append((sums[high] - sums[low]) / count if count else math.nan)
     return means
