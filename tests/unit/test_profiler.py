@@ -13,7 +13,8 @@ import pytest
 import paceline
 from paceline import _C
 from paceline._trace import Kind, each, span
-from paceline.profiler import Averages, Event, Profiler, Record, schedule, session
+from paceline.profiler import Averages, Event, Profiler, Record, ranks, schedule, session
+from paceline.profiler.chrome import Process, events_text
 from paceline.profiler.record import Breakdown, Thread, divide, merge, self_times
 from paceline.profiler.table import averages, breakdown_table
 
@@ -234,6 +235,30 @@ def test_an_error_inside_ends_the_profile_and_passes() -> None:
         raise KeyError("x")
     assert ready == []
     assert _C.trace_begin() == 0
+
+
+class TwoMachines:
+    """The group of rank 1, whose machine's clock is `ahead` ns ahead of rank 0's."""
+
+    world_size = 2
+
+    def __init__(self, boot: str, ahead: int) -> None:
+        self.boot, self.ahead = boot, ahead
+
+    def barrier(self, *, depth: int) -> None:
+        pass
+
+    def all_gather_object(self, mine: tuple[str, int], *, depth: int) -> list[tuple[str, int]]:
+        return [(self.boot or mine[0], mine[1] - self.ahead), mine]
+
+
+@pytest.mark.parametrize(("boot", "shift"), [("another boot", -5_000), ("", 0)])
+def test_clocks_of_two_machines_are_brought_together(boot: str, shift: int) -> None:
+    group: Any = TwoMachines(boot, 5_000)
+    assert ranks._shift(group) == shift
+    process = Process(1, "host", 7, shift)
+    (line,) = (t for t in events_text(record([event("data", 8_000, 9_000)]), process) if '"X"' in t)
+    assert json.loads(line)["ts"] == (8_000 + shift) / 1000
 
 
 def test_profiles_again_and_again_take_no_more_memory() -> None:
