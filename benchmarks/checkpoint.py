@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,30 +80,27 @@ class Raw:
 
     def __init__(self, place: Path) -> None:
         self.place = place
-        self.memory = memoryview(bytearray(os.urandom(PIECE)) * (3 * PARAMETERS * 4 // PIECE))
+        self.piece = os.urandom(PIECE)
+        self.pieces = 3 * PARAMETERS * 4 // PIECE
 
     def _save(self) -> None:
         fd = os.open(self.place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        for piece in self._pieces(self.memory):
-            os.write(fd, piece)
+        for _ in range(self.pieces):
+            os.write(fd, self.piece)
         os.fsync(fd)
         os.close(fd)
 
     def _load(self) -> None:
-        memory = memoryview(bytearray(len(self.memory)))
+        memory = memoryview(bytearray(PIECE * self.pieces))
         with self.place.open("rb", buffering=0) as file:
-            for piece in self._pieces(memory):
-                file.readinto(piece)
+            for at in range(0, len(memory), PIECE):
+                file.readinto(memory[at : at + PIECE])
 
     def _checksum(self) -> None:
         import xxhash
 
-        for piece in self._pieces(self.memory):
-            xxhash.xxh3_128_hexdigest(piece)
-
-    @staticmethod
-    def _pieces(memory: memoryview) -> Iterator[memoryview]:
-        return (memory[at : at + PIECE] for at in range(0, len(memory), PIECE))
+        for _ in range(self.pieces):
+            xxhash.xxh3_128_hexdigest(self.piece)
 
     def ask(self, what: str) -> float:
         """Seconds of one turn."""
@@ -114,33 +111,27 @@ class Raw:
         work()
         return time.perf_counter() - begin
 
-    def stop(self) -> None:
-        self.memory.release()
-
 
 def run(rounds: int) -> dict[str, Any]:
-    """Seconds by what is done and by whom, in turns."""
-    place = Path(tempfile.mkdtemp(prefix="benchmark-", dir=Path.cwd()))
-    ways = [kind for kind in KINDS[1:] if importlib.util.find_spec(kind)]
-    actors: dict[str, Any] = {}
+    """Seconds by what is done and by whom; each library takes turns with the floor."""
     seconds: dict[str, dict[str, list[float]]] = {}
-    try:
-        actors["raw"] = Raw(place / "raw")
-        for way in ways:
-            print(f"checkpoint: starts {way}", file=sys.stderr)
-            actors[way] = Worker(way, place / way)
-        for turn in range(rounds):
-            print(f"checkpoint: round {turn + 1}", file=sys.stderr)
-            for what in ("save_state", "load_state", "checksums"):
-                for kind, actor in actors.items():
-                    if what != "checksums" or kind == "raw":
-                        times = seconds.setdefault(what, {}).setdefault(kind, [])
-                        times.append(actor.ask(what))
-    finally:
-        for actor in actors.values():
-            actor.stop()
-        shutil.rmtree(place)
-    return {"bytes": 3 * PARAMETERS * 4, "seconds": seconds}
+    for way in filter(importlib.util.find_spec, KINDS[1:]):
+        place = Path(tempfile.mkdtemp(prefix="benchmark-", dir=Path.cwd()))
+        print(f"checkpoint: starts {way}", file=sys.stderr)
+        worker = Worker(way, place / "run")
+        try:
+            actors: dict[str, Any] = {"raw": Raw(place / "raw"), way: worker}
+            for turn in range(rounds):
+                print(f"checkpoint: {way}, round {turn + 1}", file=sys.stderr)
+                for what in ("save_state", "load_state", "checksums"):
+                    for kind, actor in actors.items():
+                        if what != "checksums" or kind == "raw":
+                            times = seconds.setdefault(what, {}).setdefault(kind, [])
+                            times.append(actor.ask(what))
+        finally:
+            worker.stop()
+            shutil.rmtree(place)
+    return {"bytes": PIECE * (3 * PARAMETERS * 4 // PIECE), "seconds": seconds}
 
 
 def report(result: dict[str, Any]) -> None:

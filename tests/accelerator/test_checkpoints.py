@@ -388,13 +388,16 @@ def test_bad_items_are_listed() -> None:
 def test_what_does_not_fit_is_named_and_nothing_is_changed(
     torch: ModuleType, tmp_path: Path
 ) -> None:
-    def run(sizes: list[int], boxes: int = 0, optimizers: int = 0) -> Accelerator:
+    def run(sizes: list[int], boxes: int = 0, optimizers: int = 0, loaders: int = 0) -> Accelerator:
         accelerator = Accelerator()
         models = [torch.nn.Linear(size, 2) for size in sizes]
         for model in models:
             accelerator.prepare(model)
         for model in models[:optimizers]:
             accelerator.prepare(torch.optim.SGD(model.parameters(), lr=0.1))
+        data = torch.utils.data.TensorDataset(torch.arange(4))
+        for _ in range(loaders):
+            accelerator.prepare(torch.utils.data.DataLoader(data))
         accelerator.register_for_checkpointing(*(Box(at) for at in range(boxes)))
         return accelerator
 
@@ -403,6 +406,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_changed(
         (run([3], 1, 1), "number of models differs: the checkpoint has 2, this run has 1"),
         (run([3, 4], 2, 1), "number of custom checkpoints differs"),
         (run([3, 4], 1, 2), "number of optimizers differs"),
+        (run([3, 4], 1, 1, loaders=1), "number of data loaders differs: the checkpoint has 0"),
         (run([3, 5], 1, 1), r"model 1 \(Linear\): weight has shape \[2, 4\]"),
     ):
         before = [p.tolist() for model in other._models for p in model.parameters()]

@@ -128,7 +128,7 @@ def _case(seed: int) -> dict[str, Any]:
         "seed": seed,
         "world": 1 + seed % 2,
         "accumulation": (3, 1)[seed // 2 % 4 == 3],
-        "precision": ("no", "bf16")[seed // 2 % 2],
+        "precision": ("no", "bf16", "no", "fp16")[seed // 2 % 4],
         "workers": (0, 2)[seed // 4 % 2],
         "shuffle": seed % 5 != 4,
         "noise": seed % 3 != 2,

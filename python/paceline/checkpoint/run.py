@@ -65,6 +65,11 @@ class Loaded:
     notices: list[str] = field(default_factory=list)
     foreign: bool = False
 
+    def own(self, rank: int) -> Mapping[str, Any]:
+        """Give what a rank wrote for itself, or rank 0 where there was no such rank."""
+        found: Mapping[str, Any] = self.ranks[rank if rank in self.ranks else 0]
+        return found
+
 
 @dataclass
 class Run:
@@ -201,6 +206,9 @@ class Run:
             "custom checkpoints": (len(loaded.custom), len(self.custom), "registered objects"),
             "scalers": (int(loaded.scaler is not None), int(self.scaler is not None), "scalers"),
         }
+        states = loaded.own(self.rank).get("loaders")
+        if states is not None:
+            found["data loaders"] = (len(states), len(self.loaders), "prepared data loaders")
         for what, (saved, here, name) in found.items():
             if saved != here:
                 raise CheckpointError(
@@ -231,9 +239,7 @@ class Run:
             thing.load_state_dict(_converted(state, known_engine(thing).from_core))
         for obj, state in zip(self.custom, loaded.custom, strict=True):
             obj.load_state_dict(_converted(state, from_core))
-        own = loaded.ranks.get(self.rank, loaded.ranks.get(0))
-        if own is None:
-            return
+        own = loaded.own(self.rank)
         self._apply_window(loaded, own)
         # Where the rest of an epoch is shared out anew, all ranks must go on from one place.
         loaders = (own if loaded.world == self.world else loaded.ranks.get(0, own)).get("loaders")
@@ -263,11 +269,6 @@ class Run:
                 engine.set_gradients(model, _converted(mean, engine.from_core))
 
     def _apply_loaders(self, states: Sequence[Any]) -> None:
-        if len(states) != len(self.loaders):
-            raise CheckpointError(
-                f"[load_state] number of data loaders differs: the checkpoint has {len(states)}, "
-                f"this run has {len(self.loaders)}; prepare the same ones before load_state"
-            )
         for loader, state in zip(self.loaders, states, strict=True):
             loader.load_state_dict(state)
 
