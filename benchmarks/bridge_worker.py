@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One rank of a row of ``benchmarks/bridge.py``: ``go N`` runs N steps, ``memory`` tells the peak.
+
+The same PyTorch model, data and loop in each library; only the Accelerator differs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import models
+
+
+def accelerator_of(library: str, precision: str) -> Any:
+    """Give the Accelerator of a library; None where ranks do not meet."""
+    mixed = "no" if precision == "fp32" else precision
+    if library == "paceline":
+        from paceline import Accelerator
+
+        return Accelerator(cpu=True, mixed_precision=mixed)
+    if library == "accelerate":
+        from accelerate import Accelerator as Theirs
+
+        return Theirs(cpu=True, mixed_precision=mixed)
+    return None
+
+
+def make_step(library: str, model_name: str, precision: str) -> Callable[[], None]:
+    torch.set_num_threads(1)
+    accelerator = accelerator_of(library, precision)
+    model, x, y = models.make(torch, model_name)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
+    if accelerator is not None:
+        model, optimizer = accelerator.prepare(model, optimizer)
+    cast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+
+    def step() -> None:
+        if accelerator is None:
+            with cast:
+                logits = model(x).float()
+        else:
+            logits = model(x)
+        loss = torch.nn.functional.cross_entropy(logits.view(-1, logits.shape[-1]), y)
+        if accelerator is None:
+            loss.backward()
+        else:
+            accelerator.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def peak_mib() -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError("[benchmarks] /proc/self/status has no VmHWM")
+
+
+def main() -> None:
+    step = make_step(*sys.argv[1:4])
+    for _ in range(3):
+        step()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        if line.startswith("memory"):
+            print(peak_mib(), flush=True)
+            continue
+        times = []
+        for _ in range(int(line.split()[1])):
+            start = time.perf_counter()
+            step()
+            times.append(time.perf_counter() - start)
+        print(json.dumps(times), flush=True)
+
+
+if __name__ == "__main__":
+    main()
