@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m benchmarks [train] [allreduce] [ops] [loader] [bridge] [checkpoint]``.
-
-Further arguments: ``[--rounds N] [--json FILE]``.
-"""
+"""``python -m benchmarks [PART ...] [--rounds N] [--json FILE]``: what is timed beside others."""
 
 from __future__ import annotations
 
