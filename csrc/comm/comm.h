@@ -56,7 +56,8 @@ size_t pl_group_control_bytes(int world, int local);
 // control_fd stays the caller's and may be closed afterwards.
 pl_status pl_group_new(const pl_group_options *opt, pl_group **out) PL_MUST_USE;
 // Joins its threads; never blocks on peers, but for the lowest rank of one of several machines,
-// which receives for the others: it waits for them to leave too, five seconds at most. NULL is legal.
+// which receives for the others: it waits for them to leave too, five seconds at most. NULL is
+// legal.
 void pl_group_free(pl_group *g);
 int pl_group_rank(const pl_group *g);
 int pl_group_world(const pl_group *g);

@@ -166,6 +166,8 @@ pl_status pl__wait_word(pl_group *g, pl__call *call, int peer, const _Atomic uin
 // state, the deadline, Ctrl-C. PL_OK: go on waiting. `word` may be NULL.
 pl_status pl__look_around(pl_group *g, pl__call *call, int peer, const _Atomic uint32_t *word,
                           uint32_t value, int64_t deadline) PL_MUST_USE;
+// The same among the ranks of this machine only; the others see it with the next step of all.
+pl_status pl__step_here(pl_group *g, pl__call *call) PL_MUST_USE;
 pl_status pl__step(pl_group *g, pl__call *call) PL_MUST_USE;  // post the next step, wait for all
 void pl__wake_all(pl_group *g);                               // everyone who sleeps on any slot
 // A word of this process only: returns when it differs from `seen`, or after the slice.

@@ -164,6 +164,14 @@ pl_status pl__net_step(pl_group *g, struct pl__call *call) {
     return send_all(g, call, &f, &(body){{NULL, NULL}, {0, 0}});
 }
 
+pl_status pl__net_area_to(pl_group *g, struct pl__call *call, int machine, int which, size_t skip,
+                          size_t n) {
+    if (n == 0 || machine == g->net->machine) return PL_OK;
+    const char *from = pl__area(g, g->rank, which) + skip;
+    pl__frame f = {.kind = PL__FRAME_AREA, .at = (uint64_t)(from - pl__area(g, g->rank, 0))};
+    return send_frame(g, call, machine, &f, &(body){{from, NULL}, {n, 0}});
+}
+
 pl_status pl__net_area(pl_group *g, struct pl__call *call, int which, size_t skip, size_t n) {
     if (!g->net || n == 0) return PL_OK;
     const char *from = pl__area(g, g->rank, which) + skip;
@@ -173,11 +181,8 @@ pl_status pl__net_area(pl_group *g, struct pl__call *call, int which, size_t ski
 
 pl_status pl__net_rows(pl_group *g, struct pl__call *call, int which, size_t n) {
     for (int m = 0; g->net && n && m < g->net->n_machines; m++) {
-        if (m == g->net->machine) continue;
-        int rows = lowest(g, m + 1) - lowest(g, m);
-        const char *from = pl__area(g, g->rank, which) + (size_t)lowest(g, m) * n;
-        pl__frame f = {.kind = PL__FRAME_AREA, .at = (uint64_t)(from - pl__area(g, g->rank, 0))};
-        PL_TRY(send_frame(g, call, m, &f, &(body){{from, NULL}, {(size_t)rows * n, 0}}));
+        size_t rows = (size_t)(lowest(g, m + 1) - lowest(g, m));
+        PL_TRY(pl__net_area_to(g, call, m, which, (size_t)lowest(g, m) * n, rows * n));
     }
     return PL_OK;
 }
@@ -287,6 +292,10 @@ pl_status pl__net_start(pl_group *g, const pl_group_options *opt) {
         if (net->links[m].fd >= 0) set_up_socket(net->links[m].fd);
     }
     net->first[net->n_machines] = g->world;
+    int width = net->first[1];
+    bool even = width > 1 && (width & (width - 1)) == 0;
+    for (int m = 0; m < net->n_machines; m++) even = even && net->first[m + 1] == (m + 1) * width;
+    net->width = even ? width : 0;
     return g->rank == g->first ? pl__inbox_start(g, opt->inbox_fds) : PL_OK;
 }
 

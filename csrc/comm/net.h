@@ -78,7 +78,8 @@ typedef struct pl__net {
     int n_machines, machine;      // how many, and this one
     int first[PL_MAX_RANKS + 1];  // lowest rank of each; world after the last
     pl__link *links;              // [n_machines]
-    pl__inbox *inbox;             // of the machine's lowest rank, else NULL
+    int width;         // ranks of each machine where that is one power of two above 1, else 0
+    pl__inbox *inbox;  // of the machine's lowest rank, else NULL
 } pl__net;
 
 pl_status pl__net_start(pl_group *g, const pl_group_options *opt) PL_MUST_USE;
@@ -91,7 +92,10 @@ int pl__machine_of(const pl_group *g, int rank);
 pl_status pl__net_call(pl_group *g, struct pl__call *call, const pl__fingerprint *fp,
                        const void *payload, size_t nbytes) PL_MUST_USE;
 pl_status pl__net_step(pl_group *g, struct pl__call *call) PL_MUST_USE;
-// [skip, skip + n) of staging area `which`; or, of rows of n bytes, each machine's own rows.
+// [skip, skip + n) of staging area `which`, to one machine or to all; or, of rows of n bytes, each
+// machine's own rows.
+pl_status pl__net_area_to(pl_group *g, struct pl__call *call, int machine, int which, size_t skip,
+                          size_t n) PL_MUST_USE;
 pl_status pl__net_area(pl_group *g, struct pl__call *call, int which, size_t skip,
                        size_t n) PL_MUST_USE;
 pl_status pl__net_rows(pl_group *g, struct pl__call *call, int which, size_t n) PL_MUST_USE;

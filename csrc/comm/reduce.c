@@ -64,12 +64,13 @@ typedef struct job {
     const loops *l;
     const void *const *src;
     void *const *dst;
-    int world, n_dst;
-    pl_dtype dt, acc;  // of the vectors; of the accumulators
-    size_t size;
-    fold_fn merge, last;  // between; for the root of the tree (divides for MEAN)
+    int n_src, n_dst;
+    pl_dtype in, acc, out;  // of the sources; of the accumulators; of the destinations
+    fold_fn merge, last;    // between; for the root of the tree (divides for MEAN)
     double scale;
 } job;
+
+static size_t bytes_of(pl_dtype dt, int64_t n) { return (size_t)n * pl_dtype_size(dt); }
 
 // The workspace of one block: one accumulator per level of the stack.
 typedef struct work {
@@ -78,36 +79,38 @@ typedef struct work {
     _Alignas(64) unsigned char result[BLOCK_BYTES];
 } work;
 
-// Rank r's block as accumulators: in place where the type allows, else in `own`.
-static const void *push(const job *j, work *w, int r, size_t at, int64_t n, int64_t padded,
+// The r-th source's elements from i on as accumulators: in place where the type allows, else in
+// `own`.
+static const void *push(const job *j, work *w, int r, int64_t i, int64_t n, int64_t padded,
                         unsigned char *own) {
-    const char *p = (const char *)j->src[r] + at;
-    if (j->acc != j->dt) {
+    const char *p = (const char *)j->src[r] + bytes_of(j->in, i);
+    if (j->acc != j->in) {
         if (n != padded) {
-            memset(w->leaf, 0, (size_t)padded * j->size);
-            memcpy(w->leaf, p, (size_t)n * j->size);
+            memset(w->leaf, 0, bytes_of(j->in, padded));
+            memcpy(w->leaf, p, bytes_of(j->in, n));
             p = (const char *)w->leaf;
         }
-        j->l->load[j->dt](p, (float *)(void *)own, padded);
+        j->l->load[j->in](p, (float *)(void *)own, padded);
         return own;
     }
     if (n == padded) return p;
-    memset(own, 0, (size_t)padded * j->size);
-    memcpy(own, p, (size_t)n * j->size);
+    memset(own, 0, bytes_of(j->in, padded));
+    memcpy(own, p, bytes_of(j->in, n));
     return own;
 }
 
-// The tree over one block of n elements at byte `at`; padded is n rounded up to whole vectors.
-static void fold_block(const job *j, work *w, size_t at, int64_t n, int64_t padded) {
+// The tree over one block of n elements from i on; padded is n rounded up to whole vectors.
+static void fold_block(const job *j, work *w, int64_t i, int64_t n, int64_t padded) {
     const void *stack[LEVELS];
     int top = 0;  // entries
-    bool direct = j->acc == j->dt && n == padded;
+    bool direct = j->acc == j->out && n == padded;
+    size_t at = bytes_of(j->out, i);
     void *d0 = direct ? (char *)j->dst[0] + at : (void *)w->result;
     void *d1 = direct && j->n_dst > 1 ? (char *)j->dst[1] + at : NULL;
-    for (int r = 0; r < j->world; r++) {
-        stack[top] = push(j, w, r, at, n, padded, w->level[top]);
+    for (int r = 0; r < j->n_src; r++) {
+        stack[top] = push(j, w, r, i, n, padded, w->level[top]);
         top++;
-        bool end = r == j->world - 1;
+        bool end = r == j->n_src - 1;
         for (unsigned k = (unsigned)r + 1; top > 1 && (end || !(k & 1)); k >>= 1) {
             top--;
             if (end && top == 1) {
@@ -120,31 +123,34 @@ static void fold_block(const job *j, work *w, size_t at, int64_t n, int64_t padd
     }
     int done = direct ? (d1 ? 2 : 1) : 0;
     const void *result = d0;
-    if (j->acc != j->dt) {
-        j->l->store[j->dt]((const float *)(void *)w->result, w->leaf, padded);
+    if (j->acc != j->out) {
+        j->l->store[j->out]((const float *)(void *)w->result, w->leaf, padded);
         result = w->leaf;
     }
     for (int d = done; d < j->n_dst; d++) {
-        memcpy((char *)j->dst[d] + at, result, (size_t)n * j->size);
+        memcpy((char *)j->dst[d] + at, result, bytes_of(j->out, n));
     }
 }
 
 static void copy_all(const job *j, int64_t n) {
     for (int d = 0; d < j->n_dst; d++) {
-        if (j->dst[d] != j->src[0]) memmove(j->dst[d], j->src[0], (size_t)n * j->size);
+        if (j->dst[d] != j->src[0]) memmove(j->dst[d], j->src[0], bytes_of(j->in, n));
     }
 }
 
-static job plan(const void *const *src, int world, void *const *dst, int n_dst, pl_dtype dt,
-                pl_redop op) {
+pl_dtype pl__reduce_acc(pl_dtype dt) { return dt == PL_BF16 || dt == PL_F16 ? PL_F32 : dt; }
+
+// `world`: how many ranks the result is of, which is what MEAN divides by.
+static job plan(const void *const *src, int n_src, void *const *dst, int n_dst, pl_dtype dt,
+                pl_redop op, int world) {
     job j = {.l = pick_loops(),
              .src = src,
              .dst = dst,
-             .world = world,
+             .n_src = n_src,
              .n_dst = n_dst,
-             .dt = dt,
-             .acc = dt == PL_BF16 || dt == PL_F16 ? PL_F32 : dt,
-             .size = pl_dtype_size(dt)};
+             .in = dt,
+             .acc = pl__reduce_acc(dt),
+             .out = dt};
     const fold_fn *f = j.l->fold[j.acc];
     j.merge = f[op == PL_RED_MAX ? FOLD_MAX : op == PL_RED_MIN ? FOLD_MIN : FOLD_SUM];
     j.last = j.merge;
@@ -157,24 +163,42 @@ static job plan(const void *const *src, int world, void *const *dst, int n_dst, 
     return j;
 }
 
-void pl__reduce(const void *const *src, int world, void *const *dst, int n_dst, int64_t n,
-                pl_dtype dt, pl_redop op) {
-    job j = plan(src, world, dst, n_dst, dt, op);
-    if (world == 1) {
-        copy_all(&j, n);
-        return;
-    }
+static void run(const job *j, int64_t n) {
     work w;
-    int64_t lanes = 64 / (int64_t)(j.acc == j.dt ? j.size : sizeof(float));
+    // Whole vectors of accumulators and of what they are read from and written to.
+    bool same = j->acc == j->in && j->acc == j->out;
+    int64_t lanes = 64 / (int64_t)(same ? pl_dtype_size(j->acc) : sizeof(float));
     int64_t block = BLOCK_BYTES / 64 * lanes;
     for (int64_t i = 0; i < n; i += block) {
         int64_t m = n - i < block ? n - i : block;
         int64_t whole = m / lanes * lanes;
-        if (whole) fold_block(&j, &w, (size_t)i * j.size, whole, whole);
-        if (m > whole) {
-            fold_block(&j, &w, (size_t)(i + whole) * j.size, m - whole, lanes);
-        }
+        if (whole) fold_block(j, &w, i, whole, whole);
+        if (m > whole) fold_block(j, &w, i + whole, m - whole, lanes);
     }
+}
+
+void pl__reduce(const void *const *src, int world, void *const *dst, int n_dst, int64_t n,
+                pl_dtype dt, pl_redop op) {
+    job j = plan(src, world, dst, n_dst, dt, op, world);
+    if (world == 1) {
+        copy_all(&j, n);
+    } else {
+        run(&j, n);
+    }
+}
+
+void pl__reduce_block(const void *const *src, int n_src, void *dst, int64_t n, pl_dtype dt,
+                      pl_redop op) {
+    job j = plan(src, n_src, &dst, 1, dt, op == PL_RED_MEAN ? PL_RED_SUM : op, n_src);
+    j.out = j.acc;
+    run(&j, n);
+}
+
+void pl__reduce_blocks(const void *const *src, int n_src, void *dst, int64_t n, pl_dtype dt,
+                       pl_redop op, int world) {
+    job j = plan(src, n_src, &dst, 1, dt, op, world);
+    j.in = j.acc;
+    run(&j, n);
 }
 
 pl_status pl__reduce_check(const char *name, pl_dtype dt, pl_redop op) {

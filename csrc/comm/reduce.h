@@ -19,6 +19,14 @@
 // "or", MIN is "and".
 void pl__reduce(const void *const *src, int world, void *const *dst, int n_dst, int64_t n,
                 pl_dtype dt, pl_redop op);
+// The same in two halves, for a tree whose lower levels are folded elsewhere. A fold of a whole
+// block of 2^k ranks is a node of the tree: it stays in the accumulator's type (pl__reduce_acc) and
+// is neither divided nor rounded; the fold of all blocks then ends it, for `world` ranks in all.
+pl_dtype pl__reduce_acc(pl_dtype dt);
+void pl__reduce_block(const void *const *src, int n_src, void *dst, int64_t n, pl_dtype dt,
+                      pl_redop op);
+void pl__reduce_blocks(const void *const *src, int n_src, void *dst, int64_t n, pl_dtype dt,
+                       pl_redop op, int world);
 // Whether op has a meaning for dt: MEAN of integers and bool has none.
 pl_status pl__reduce_check(const char *name, pl_dtype dt, pl_redop op) PL_MUST_USE;
 

@@ -81,23 +81,89 @@ static pl_status reduce_of_two(pl_group *g, pl__call *call) {
     return PL_OK;
 }
 
+// The bytes of a piece of m elements that the ranks [from, to) own.
+typedef struct span {
+    int64_t begin, n;  // elements
+    size_t skip, bytes;
+} span;
+
+static span owned(const pl_group *g, int64_t m, size_t size, int from, int to) {
+    span s = {.begin = slice_begin(g, m, size, from)};
+    s.n = slice_begin(g, m, size, to) - s.begin;
+    s.skip = (size_t)s.begin * size;
+    s.bytes = (size_t)s.n * size;
+    return s;
+}
+
+// Area 2 of every owner holds its slice of the result: takes it home.
+static pl_status take_slices(pl_group *g, pl__call *call, char *user, int64_t m, size_t size) {
+    span mine = owned(g, m, size, g->rank, g->rank + 1);
+    PL_TRY(pl__show(g, call, 2, mine.skip, mine.bytes));
+    for (int r = 0; r < g->world && wants_result(g, call); r++) {
+        span s = owned(g, m, size, r, r + 1);
+        memcpy(user + s.skip, pl__area(g, r, 2) + s.skip, s.bytes);
+    }
+    return PL_OK;
+}
+
+// Own slices go through the areas of all ranks; to another machine goes what its ranks own.
+static pl_status fold_slices(pl_group *g, pl__call *call, int64_t m, size_t size) {
+    for (int k = 0; g->net && k < g->net->n_machines; k++) {
+        span theirs = owned(g, m, size, g->net->first[k], g->net->first[k + 1]);
+        PL_TRY(pl__net_area_to(g, call, k, 0, theirs.skip, theirs.bytes));
+    }
+    PL_TRY(pl__step(g, call));
+    span mine = owned(g, m, size, g->rank, g->rank + 1);
+    if (mine.n) fold(g, call, 0, mine.skip, mine.n, pl__area(g, g->rank, 2) + mine.skip);
+    return PL_OK;
+}
+
+// Note [two levels]: with one power of two of ranks on each machine, the tree over all ranks is the
+// tree over the machines of the trees inside them (Note [the tree], reduce.h). So the i-th rank of
+// a machine folds its own machine's part of every slice that an i-th rank owns, in the type of the
+// accumulator and unrounded, into area 1, one after another by machine; each goes to its owner's
+// machine; and the owner folds what the machines made. Between machines goes one part per machine
+// and not one per rank. The half types need twice the room there, and have it: a rank folds at
+// most half of the piece.
+static pl_status fold_two_levels(pl_group *g, pl__call *call, int64_t m, size_t size) {
+    int width = g->net->width, index = g->rank - g->first;
+    size_t acc = pl_dtype_size(pl__reduce_acc(call->dtype)), at = 0, mine_at = 0;
+    const void *src[PL_MAX_RANKS];
+    PL_TRY(pl__step_here(g, call));
+    for (int k = 0; k < g->net->n_machines; k++) {
+        int owner = g->net->first[k] + index;
+        span s = owned(g, m, size, owner, owner + 1);
+        for (int r = 0; r < width; r++) src[r] = pl__area(g, g->first + r, 0) + s.skip;
+        if (s.n) {
+            pl__reduce_block(src, width, pl__area(g, g->rank, 1) + at, s.n, call->dtype,
+                             call->redop);
+        }
+        PL_TRY(pl__net_area_to(g, call, k, 1, at, (size_t)s.n * acc));
+        if (owner == g->rank) mine_at = at;
+        at += (size_t)s.n * acc;
+    }
+    PL_TRY(pl__step(g, call));
+    span mine = owned(g, m, size, g->rank, g->rank + 1);
+    for (int k = 0; k < g->net->n_machines; k++) {
+        src[k] = pl__area(g, g->net->first[k] + index, 1) + mine_at;
+    }
+    if (mine.n) {
+        pl__reduce_blocks(src, g->net->n_machines, pl__area(g, g->rank, 2) + mine.skip, mine.n,
+                          call->dtype, call->redop, g->world);
+    }
+    return PL_OK;
+}
+
 static pl_status reduce_of_many(pl_group *g, pl__call *call) {
     size_t size = pl_dtype_size(call->dtype);
     int64_t piece = (int64_t)(AREA_BYTES / size);
+    bool two_levels = g->net && g->net->width;
     for (int64_t i = 0; i < call->count; i += piece) {
         int64_t m = call->count - i < piece ? call->count - i : piece;
         char *user = (char *)call->out + (size_t)i * size;
         memcpy(pl__area(g, g->rank, 0), user, (size_t)m * size);
-        PL_TRY(pl__show(g, call, 0, 0, (size_t)m * size));
-        int64_t b = slice_begin(g, m, size, g->rank), e = slice_begin(g, m, size, g->rank + 1);
-        size_t skip = (size_t)b * size;
-        if (e > b) fold(g, call, 0, skip, e - b, pl__area(g, g->rank, 2) + skip);
-        PL_TRY(pl__show(g, call, 2, skip, (size_t)(e - b) * size));
-        for (int r = 0; r < g->world && wants_result(g, call); r++) {
-            b = slice_begin(g, m, size, r), e = slice_begin(g, m, size, r + 1);
-            skip = (size_t)b * size;
-            memcpy(user + skip, pl__area(g, r, 2) + skip, (size_t)(e - b) * size);
-        }
+        PL_TRY(two_levels ? fold_two_levels(g, call, m, size) : fold_slices(g, call, m, size));
+        PL_TRY(take_slices(g, call, user, m, size));
     }
     return PL_OK;
 }

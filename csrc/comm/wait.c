@@ -117,15 +117,25 @@ pl_status pl__wait_word(pl_group *g, pl__call *call, int peer, const _Atomic uin
     return st;
 }
 
-pl_status pl__step(pl_group *g, pl__call *call) {
-    pl__post(g, &g->me->step, ++g->step);
-    PL_TRY(pl__net_step(g, call));
-    for (int i = 1; i < g->world; i++) {
-        int peer = (g->rank + i) % g->world;  // not all at the same rank first
+static pl_status await_steps(pl_group *g, pl__call *call, int first, int end) {
+    int n = end - first;
+    for (int i = 1; i < n; i++) {
+        int peer = first + (g->rank - first + i) % n;  // not all at the same rank first
         pl__slot *s = &g->control->slots[peer];
         PL_TRY(pl__wait_word(g, call, peer, &s->step, &s->sleepers, g->step));
     }
     return PL_OK;
+}
+
+pl_status pl__step(pl_group *g, pl__call *call) {
+    pl__post(g, &g->me->step, ++g->step);
+    PL_TRY(pl__net_step(g, call));
+    return await_steps(g, call, 0, g->world);
+}
+
+pl_status pl__step_here(pl_group *g, pl__call *call) {
+    pl__post(g, &g->me->step, ++g->step);
+    return await_steps(g, call, g->first, g->end);
 }
 
 void pl__wake_all(pl_group *g) {
