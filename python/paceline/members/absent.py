@@ -27,7 +27,6 @@ class AbsentMembers(Members):
     is_composable_parallelism_enabled = False
     is_fsdp2 = False
     parallelism_config = None
-    should_save_model = True
     torch_device_mesh = None
 
     @property
