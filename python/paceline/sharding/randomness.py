@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..engines import Engine
+    from ..engines import Engine, LoaderParts
 
-__all__ = ["ReadingRandom"]
+__all__ = ["Generators", "ReadingRandom"]
 
 
 class ReadingRandom:
@@ -57,3 +57,21 @@ class ReadingRandom:
             if numpy is not None:
                 self._numpy = numpy.get_state()
                 numpy.set_state(outside_numpy)
+
+
+class Generators:
+    """The random generators that loader, sampler and data set were given: part of a place."""
+
+    def __init__(self, engine: Engine, parts: LoaderParts) -> None:
+        self._engine = engine
+        in_data = getattr(parts.dataset, "generator", None)
+        own = [in_data] if hasattr(in_data, "manual_seed") else []  # not one of NumPy
+        unique = {id(generator): generator for generator in [*parts.generators, *own]}
+        self._all = list(unique.values())
+
+    def states(self) -> list[list[int]]:
+        return [self._engine.generator_state(generator) for generator in self._all]
+
+    def restore(self, states: list[list[int]] | None) -> None:
+        for generator, state in zip(self._all, states or (), strict=False):
+            self._engine.set_generator_state(generator, state)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .plans import Plan, agree
-from .randomness import ReadingRandom
+from .randomness import Generators, ReadingRandom
 from .shards import Shards
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "Feed",
-    "Generators",
     "IndexSource",
     "Place",
     "Source",
@@ -143,24 +142,6 @@ def tell_epoch(epoch: int, *parts: Any) -> None:
 def uses_workers(loader: Any) -> bool:
     """Tell whether a loader reads in processes of its own."""
     return bool(getattr(loader, "num_workers", 0))
-
-
-class Generators:
-    """The random generators that loader, sampler and data set were given: part of a place."""
-
-    def __init__(self, engine: Engine, parts: LoaderParts) -> None:
-        self._engine = engine
-        in_data = getattr(parts.dataset, "generator", None)
-        own = [in_data] if hasattr(in_data, "get_state") else []
-        unique = {id(generator): generator for generator in [*parts.generators, *own]}
-        self._all = list(unique.values())
-
-    def states(self) -> list[list[int]]:
-        return [self._engine.generator_state(generator) for generator in self._all]
-
-    def restore(self, states: list[list[int]] | None) -> None:
-        for generator, state in zip(self._all, states or (), strict=False):
-            self._engine.set_generator_state(generator, state)
 
 
 class Feed:

@@ -14,9 +14,9 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from .plans import agree
-from .randomness import ReadingRandom
+from .randomness import Generators, ReadingRandom
 from .shards import Share
-from .sources import Batch, Generators, Place, tell_epoch, uses_workers
+from .sources import Batch, Place, tell_epoch, uses_workers
 
 if TYPE_CHECKING:
     from ..distributed import ProcessGroup

@@ -8,8 +8,10 @@ be joined is an error on all ranks, before anything moves.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from .._call_site import frames_of_ours
@@ -57,14 +59,27 @@ def gather_for_metrics_in(
         return _gather_objects(group, data, kept)
     specs: list[Spec] = []
     recursively_apply(lambda tensor: specs.append(_spec(tensor)), data)
-    told = group.all_gather_object((kept, specs), depth=frames_of_ours())
-    _check_structure([specs for _, specs in told])
-    plans = [
-        _Plan(at, [specs[at] for _, specs in told], [kept for kept, _ in told])
-        for at in range(len(specs))
-    ]
+    of_ranks, all_kept = _exchange(group, specs, kept)
+    _check_structure(of_ranks)
+    plans = [_Plan(at, [specs[at] for specs in of_ranks], all_kept) for at in range(len(specs))]
     each = iter(plans)
     return recursively_apply(lambda tensor: next(each).gather(group, tensor), data)
+
+
+def _exchange(
+    group: ProcessGroup, specs: list[Spec], kept: _Kept
+) -> tuple[list[list[Spec]], list[_Kept]]:
+    """Tell all ranks the shapes and what is real: three numbers, and more where shapes differ."""
+    digest = blake2b(repr(specs).encode(), digest_size=8).digest()
+    own = array("q", [*(-1 if n is None else n for n in (kept.valid, kept.rows)), 0])
+    own[2] = int.from_bytes(digest, "little", signed=True)
+    every = array("q", [0] * 3 * group.world_size)
+    group.all_gather(every, own, depth=frames_of_ours())
+    triples = [every[at : at + 3] for at in range(0, len(every), 3)]
+    all_kept = [_Kept(*(None if n < 0 else n for n in triple[:2])) for triple in triples]
+    if len({triple[2] for triple in triples}) == 1:
+        return [specs] * group.world_size, all_kept
+    return group.all_gather_object(specs, depth=frames_of_ours()), all_kept
 
 
 def _has_only_tensors(data: Any) -> bool:
