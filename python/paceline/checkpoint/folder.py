@@ -245,13 +245,17 @@ def read_whole(path: str, reader: Callable[[OpenFolder], T]) -> T:
         Reads from the open folder.
     """
     for attempt in range(_RETRIES):
-        with OpenFolder(require_folder(path)) as folder:
+        try:
+            held = OpenFolder(require_folder(path))
+        except FileNotFoundError:  # renamed between looking and opening
+            continue
+        with held as folder:
             try:
                 return reader(folder)
             except CheckpointError:
                 if attempt == _RETRIES - 1 or not folder.is_replaced():
                     raise
-    raise AssertionError  # the last attempt returned or raised
+    raise CheckpointError(f"[load_state] {path} is replaced too often to be read")
 
 
 def require_folder(path: str) -> str:
@@ -267,6 +271,8 @@ def require_folder(path: str) -> str:
     if os.path.exists(path):
         raise ValueError(f"[load_state] {path} is a file, expected a folder")
     kept = [old for old in _siblings(os.path.realpath(path), "old") if os.path.isdir(old)]
-    if not kept:
-        raise ValueError(f"Tried to find {path} but folder does not exist")
-    return kept[0]
+    if kept:
+        return kept[0]
+    if os.path.isdir(path):  # it got its name between the two looks
+        return path
+    raise ValueError(f"Tried to find {path} but folder does not exist")
