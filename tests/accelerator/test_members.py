@@ -67,7 +67,7 @@ def _prepared() -> None:
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_prepare_gives_back_what_is_documented_and_says_what_will_run(way: str, world: int) -> None:
-    results = run_ways(way, world, _prepared)
+    results = run_ways(way, world, _prepared, timeout=120)
     assert [rank.outs for rank in results] == [["ok"]] * world
     lines = [line for rank in results for line in rank.stderr.splitlines() if "global" in line]
     many = "1 process" if world == 1 else f"{world} processes"
@@ -218,4 +218,4 @@ def _reduce() -> None:
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_trap_13_and_18_reduce_and_gather_object_are_as_documented(way: str, world: int) -> None:
-    assert [rank.outs for rank in run_ways(way, world, _reduce)] == [["ok"]] * world
+    assert [rank.outs for rank in run_ways(way, world, _reduce, timeout=120)] == [["ok"]] * world

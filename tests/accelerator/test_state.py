@@ -50,7 +50,7 @@ def _who() -> None:
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_who_is_who(way: str, world: int) -> None:
-    results = run_ways(way, world, _who, env={"ACCELERATE_DEBUG_MODE": "1"})
+    results = run_ways(way, world, _who, timeout=120, env={"ACCELERATE_DEBUG_MODE": "1"})
     assert [rank.outs for rank in results] == [["ok"]] * world
 
 
@@ -97,7 +97,7 @@ def _turns() -> None:
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_who_goes_first_prints_and_runs(way: str, world: int) -> None:
-    results = run_ways(way, world, _turns)
+    results = run_ways(way, world, _turns, timeout=120)
     assert [rank.outs for rank in results] == [["ok"]] * world
     for name in ("main_process_first", "local_main_process_first"):
         ended = results[0].marks[f"{name} ends"]
@@ -149,7 +149,7 @@ def _shares() -> None:
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_split_between_processes(way: str, world: int) -> None:
-    assert [rank.outs for rank in run_ways(way, world, _shares)] == [["ok"]] * world
+    assert [rank.outs for rank in run_ways(way, world, _shares, timeout=120)] == [["ok"]] * world
 
 
 # --- one default state, and states of one's own -------------------------------------------------
