@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from faults.saving import Tiny
-from paceline import PartialState, _C
+from paceline import _C, PartialState
 from paceline.errors import CheckpointError
 
 
