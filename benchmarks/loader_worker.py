@@ -38,6 +38,10 @@ def numpy_batches(data: np.ndarray[Any, Any], order: str) -> Iterator[Any]:
         yield data[permutation[at : at + BATCH]]
 
 
+def nothing(worker: int) -> None:
+    """Stand for what a script does at the start of a worker."""
+
+
 def epochs(kind: str, rows: int, order: str) -> Iterator[Iterator[Any]]:
     """Yield the iterators of epoch after epoch."""
     if kind == "numpy":
@@ -49,7 +53,9 @@ def epochs(kind: str, rows: int, order: str) -> Iterator[Iterator[Any]]:
     utils = importlib.import_module(f"{library.__name__}.utils.data")
     tensor = library.empty((rows, COLUMNS))  # the library's own memory
     fill(tensor.numpy())
-    options = {"num_workers": 2} if kind.endswith("2 workers") else {}
+    options: dict[str, Any] = {"num_workers": 2} if kind.endswith("2 workers") else {}
+    if kind == "paceline 2 workers":
+        options["worker_init_fn"] = nothing  # without it there are none: see DataLoader
     loader = utils.DataLoader(tensor, batch_size=BATCH, shuffle=order == "shuffled", **options)
     while True:
         yield iter(loader)

@@ -73,13 +73,12 @@ class _Member:
 
 
 def _pidfd(process: Any) -> int | None:
+    """Open what tells of the worker's end: a pidfd, or on an old kernel what Python has."""
     from paceline.distributed.linux import pidfd_open
 
     try:
         return pidfd_open(process.pid)
-    except ProcessLookupError:  # gone already: its socket tells
-        return int(process.sentinel)
-    except OSError:  # an old kernel
+    except OSError:  # also where it is gone already
         return int(process.sentinel)
 
 
