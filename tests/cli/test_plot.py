@@ -226,10 +226,10 @@ def test_steps_per_second_come_from_the_times(tmp_path: Path) -> None:
 def test_a_missing_run_is_named_with_the_nearest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    log_run(tmp_path, "baseline")
-    text = said(capsys, tmp_path / "basline")
-    assert f"no run {tmp_path / 'basline'}: there is no such file or folder" in text
-    assert f"did you mean {tmp_path / 'baseline'}?" in text
+    log_run(tmp_path, "first_run")
+    text = said(capsys, tmp_path / "first_rum")
+    assert f"no run {tmp_path / 'first_rum'}: there is no such file or folder" in text
+    assert f"did you mean {tmp_path / 'first_run'}?" in text
 
 
 def test_a_folder_without_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
