@@ -41,6 +41,11 @@ typedef struct pl_group_options {
     const int *pids;      // [world]
     int64_t timeout_ms;   // of a collective; default 600000
     bool strict_sites;    // call sites that differ are an error, not a warning (B2)
+    // Called by the watch thread, at any time, with a text about ranks that keep others waiting;
+    // may be NULL. Of the times 0 means never: without progress until a report (and the next one),
+    // without a heartbeat until a line about it, and until it is an error.
+    void (*report)(const char *text);
+    int64_t report_ms, suspect_ms, frozen_ms;
     // Several machines (n_machines > 1): each has its own control block, and peer_fds, pidfds and
     // pids of ranks elsewhere are -1 and 0. The ranks of a machine follow one another; the lowest
     // receives for all of them.

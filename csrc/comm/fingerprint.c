@@ -144,6 +144,16 @@ static size_t table_row(const pl_group *g, const pl__call *call, int rank, int f
     return at;
 }
 
+static bool some_rank_trains(const pl_group *g, const pl__call *call) {
+    for (int r = 0; r < g->world; r++) {
+        pl__fingerprint fp;
+        if (!arrived(g, call, r)) continue;
+        pl__shared_get(&fp, g->control->slots[r].record[call->seq & 1].fingerprint, sizeof fp);
+        if (fp.op == PL__OP_BUCKET) return true;
+    }
+    return false;
+}
+
 static pl_status report_mismatch(pl_group *g, pl__call *call, int first) {
     // A moment for the others, so that the table is whole; whoever is quicker decides for all.
     for (int i = 0; i < TABLE_WAIT_MS; i++) {
@@ -164,6 +174,12 @@ static pl_status report_mismatch(pl_group *g, pl__call *call, int first) {
         }
         at += table_row(g, call, r, first, text + at, sizeof text - at);
         shown++;
+    }
+    if (first == F_OP && at < sizeof text && some_rank_trains(g, call)) {
+        (void)snprintf(
+            text + at, sizeof text - at,
+            "\n  some ranks are in a backward pass and others are not: every rank trains "
+            "its share, so take the training out of `if is_main_process:`");
     }
     (void)pl__propose(g, PL_EMISMATCH, NULL, text);
     return pl__fail_verdict(g, call);

@@ -179,6 +179,10 @@ static void initialise(pl_group *g, const pl_group_options *o) {
     g->world = o->world;
     place_on_machine(g, o);
     g->timeout_ns = o->timeout_ms * 1000000;
+    g->report = o->report;
+    g->report_ns = o->report_ms * 1000000;
+    g->suspect_ns = o->suspect_ms * 1000000;
+    g->frozen_ns = o->frozen_ms * 1000000;
     g->strict_sites = o->strict_sites;
     g->stop_fd = -1;
     snprintf(g->name, sizeof g->name, "%s", o->name ? o->name : "default");

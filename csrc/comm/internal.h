@@ -97,6 +97,8 @@ struct pl_group {
     int first, end;  // the ranks of this machine: first <= r < end
     pl__net *net;    // to the other machines; NULL where there is none
     int64_t timeout_ns;
+    void (*report)(const char *text);          // NULL: nobody wants to know
+    int64_t report_ns, suspect_ns, frozen_ns;  // 0: never
     bool strict_sites;
     bool oversubscribed;  // more ranks than processors: do not spin
     bool sites_warned;
@@ -200,6 +202,15 @@ pl_status pl__watch_start(pl_group *g) PL_MUST_USE;
 void pl__watch_stop(pl_group *g);
 bool pl__has_exited(int pidfd);  // false for -1
 pl_status pl__thread_start(pthread_t *t, void *(*main)(void *), void *arg) PL_MUST_USE;
+
+// report.c
+typedef struct pl__lookout {
+    int64_t tick_ns, awake_ns;  // of the last look; since when this process runs without a gap
+    int64_t reported_ns, since_ns[PL_MAX_RANKS];  // since when a rank stands where it stands
+    uint64_t progress[PL_MAX_RANKS];
+    bool suspected[PL_MAX_RANKS];
+} pl__lookout;
+void pl__look_out(pl_group *g, pl__lookout *o);  // by the watch thread, at every heartbeat
 
 // fingerprint.c
 // Publishes the call with nbytes (<= PL__SMALL_BYTES) of payload, waits for all, compares.

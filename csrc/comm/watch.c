@@ -79,6 +79,7 @@ void pl__blame_dead(pl_group *g) {
 static void *watch_main(void *arg) {
     pl_group *g = arg;
     struct pollfd fds[PL_MAX_RANKS + 1];
+    pl__lookout lookout = {.tick_ns = 0};
     for (int r = 0; r < g->world; r++) {
         fds[r] = (struct pollfd){.fd = r == g->rank ? -1 : g->pidfds[r], .events = POLLIN};
     }
@@ -87,6 +88,7 @@ static void *watch_main(void *arg) {
         // Relaxed: a date for messages, nothing is read because of it.
         atomic_store_explicit(&g->me->heartbeat_ns, (uint64_t)pl_now_ns(), memory_order_relaxed);
         pl__net_beat(g);
+        pl__look_out(g, &lookout);
         pl__settle(g, false);
         int n = poll(fds, (nfds_t)g->world + 1, HEARTBEAT_MS);
         if (n <= 0) continue;

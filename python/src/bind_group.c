@@ -8,8 +8,10 @@
 #include "bind.h"
 #include "comm/comm.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static PyTypeObject *group_type;
 
@@ -281,13 +283,23 @@ static int int_list(PyObject *seq, const char *what, int world, int *out) {
     return 0;
 }
 
+// On the watch thread, without the GIL: one system call, so that lines do not mix.
+static void report(const char *text) {
+    char line[4200];
+    int n = snprintf(line, sizeof line, "paceline: %s\n", text);
+    if (n >= (int)sizeof line) n = (int)sizeof line - 1;
+    ssize_t unused = n > 0 ? write(STDERR_FILENO, line, (size_t)n) : 0;
+    (void)unused;
+}
+
 static PyObject *group_new(PyObject *module, PyObject *const *args, Py_ssize_t n) {
     (void)module;
     int fds[PL_MAX_RANKS], pidfds[PL_MAX_RANKS], pids[PL_MAX_RANKS], a[3];
     int firsts[PL_MAX_RANKS], links[PL_MAX_RANKS], inboxes[PL_MAX_RANKS];
     int64_t timeout_ms;
+    int patience[3];
     pl_group *g = NULL;
-    if (pl_arg_count("group_new", n, 12) || pl_int_args("group_new", args + 1, 3, a)) return NULL;
+    if (pl_arg_count("group_new", n, 13) || pl_int_args("group_new", args + 1, 3, a)) return NULL;
     if (a[1] < 1 || a[1] > PL_MAX_RANKS) {
         PyErr_Format(PyExc_ValueError, "[group_new] wrong world size: got %d, expected 1 to %d",
                      a[1], PL_MAX_RANKS);
@@ -301,7 +313,8 @@ static PyObject *group_new(PyObject *module, PyObject *const *args, Py_ssize_t n
     if (machines < 1 || machines > a[1] ||
         int_list(args[9], "machine_first", (int)machines, firsts) ||
         int_list(args[10], "link_fds", (int)machines, links) ||
-        int_list(args[11], "inbox_fds", a[1], inboxes)) {
+        int_list(args[11], "inbox_fds", a[1], inboxes) ||
+        int_list(args[12], "patience", 3, patience)) {
         if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "[group_new] machine_first");
         return NULL;
     }
@@ -325,6 +338,10 @@ static PyObject *group_new(PyObject *module, PyObject *const *args, Py_ssize_t n
         .pids = pids,
         .timeout_ms = timeout_ms,
         .strict_sites = strict != 0,
+        .report = report,
+        .report_ms = patience[0],
+        .suspect_ms = patience[1],
+        .frozen_ms = patience[2],
         .n_machines = (int)machines,
         .machine_first = firsts,
         .link_fds = links,

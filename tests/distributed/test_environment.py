@@ -14,6 +14,7 @@ from paceline.distributed.environment import (
     Job,
     check_machines,
     init_timeout_s,
+    patience_ms,
     read_job,
 )
 from paceline.distributed.links import socket_name
@@ -73,6 +74,18 @@ def test_init_timeout() -> None:
     for bad in ("0", "-1", "x", "nan"):
         with pytest.raises(ConfigError, match="init_timeout"):
             init_timeout_s(None, {"PACELINE_INIT_TIMEOUT": bad})
+
+
+def test_patience() -> None:
+    assert patience_ms({}) == [30_000, 5_000, 30_000]
+    assert patience_ms({"PACELINE_REPORT_AFTER": "0", "PACELINE_FROZEN_AFTER": "1.5"}) == [
+        0,
+        5_000,
+        1_500,
+    ]
+    for bad in ("-1", "x", "nan", "1e9"):
+        with pytest.raises(ConfigError, match="PACELINE_SUSPECT_AFTER cannot be used"):
+            patience_ms({"PACELINE_SUSPECT_AFTER": bad})
 
 
 def test_several_machines() -> None:

@@ -156,6 +156,39 @@ def init_timeout_s(given: float | None, environ: Mapping[str, str] | None = None
     return value
 
 
+_PATIENCE = (
+    ("PACELINE_REPORT_AFTER", 30.0),
+    ("PACELINE_SUSPECT_AFTER", 5.0),
+    ("PACELINE_FROZEN_AFTER", 30.0),
+)
+
+
+def patience_ms(environ: Mapping[str, str] | None = None) -> list[int]:
+    """Read after how long waiting ranks are reported, and frozen ones suspected and given up.
+
+    Returns
+    -------
+    list of int
+        Milliseconds: PACELINE_REPORT_AFTER (30 s), PACELINE_SUSPECT_AFTER (5 s) and
+        PACELINE_FROZEN_AFTER (30 s); 0 is never.
+    """
+    env = os.environ if environ is None else environ
+    found = []
+    for name, default in _PATIENCE:
+        text = env.get(name, "").strip()
+        try:
+            value = float(text) if text else default
+        except ValueError:
+            value = -1.0
+        if not 0.0 <= value <= 1e6:
+            raise ConfigError(
+                f"[init_process_group] {name} cannot be used: got {text!r}, expected a number of "
+                "seconds, 0 for never"
+            )
+        found.append(round(value * 1000))
+    return found
+
+
 def check_machines(job: Job) -> None:
     """Refuse numbers that do not fit together, before anyone waits.
 

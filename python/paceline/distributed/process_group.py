@@ -21,7 +21,13 @@ from typing import Any
 from paceline import _C, _version
 from paceline.distributed import lifecycle, objects
 from paceline.distributed.buffers import Buffer, CopyBack, contiguous, split_rows
-from paceline.distributed.environment import Job, check_machines, init_timeout_s, read_job
+from paceline.distributed.environment import (
+    Job,
+    check_machines,
+    init_timeout_s,
+    patience_ms,
+    read_job,
+)
 from paceline.distributed.kinds import Kind, ReduceOp
 from paceline.distributed.rendezvous import Settings, rendezvous
 from paceline.errors import PeerLostError
@@ -149,6 +155,7 @@ class ProcessGroup:
                 links.machine_first,
                 links.link_fds,
                 links.inbox_fds or [-1] * job.world,
+                patience_ms(),
             )
         except PeerLostError as error:
             # There is no group to ask for details, but its text is the one verdict of all ranks.
