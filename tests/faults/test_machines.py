@@ -149,6 +149,42 @@ def test_a_frozen_rank_is_not_taken_for_dead() -> None:
     assert "missing ranks: 1" in error["text"]
 
 
+def test_an_interrupt_ends_a_wait_and_is_told_to_the_others() -> None:
+    body = LOOP.replace("with failing():", "if RANK == 1:\n    time.sleep(30)\nwith failing():")
+    with Net((1, 1)) as net, net.ranks(body) as ranks:
+        for rank in range(2):
+            ranks.await_mark(rank, "going")
+        time.sleep(0.2)
+        at = ranks.hit(0, signal.SIGINT)
+        ranks.wait(20, only=[0])
+        assert ranks.ranks[0].exception["type"] == "KeyboardInterrupt"
+        assert ranks.ranks[0].exception["at"] - at <= BOUND_S
+
+
+def test_groups_come_and_go_without_a_trace() -> None:
+    body = """
+import os
+import numpy as np
+import paceline.distributed as dist
+from rankside import RANK, out
+
+def held():
+    return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+
+seen = []
+for turn in range(8):
+    dist.init_process_group()
+    dist.all_reduce(np.ones(70_000))
+    dist.destroy_process_group()
+    seen.append(held())
+out(seen)
+"""
+    with Net((2, 1)) as net:
+        for result in net.run(body):
+            assert len({tuple(each) for each in result.outs[0][2:]}) == 1, result.outs
+            assert not result.stderr
+
+
 # -- coming together ----------------------------------------------------------------------------
 
 MEET = """

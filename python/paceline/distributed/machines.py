@@ -403,15 +403,15 @@ class Host(Leader):
     def run(self) -> Links:
         """Wait for every machine, then give them the table and the word to go."""
         job_id = secrets.token_bytes(16)
-        address = socket.getaddrinfo(self._job.master_addr, 0)[0][4][0]
-        self._listener = listen(str(address), 0, self._deadline)
+        address = str(socket.getaddrinfo(self._job.master_addr, 0)[0][4][0])
+        self._listener = listen(address, 0, self._deadline)
         own = hello(self._job, self._settings, self._listener)
         self._machines = [Machine(0, own["count"], own["address"], own["port"])]
         retry_until = min(self._deadline, time.monotonic() + _FRAME_S)
-        listener = listen(str(address), self._job.port, retry_until)
+        listener = listen(address, self._job.port, retry_until)
         gate = Gate(listener, self._secret, job_id, CONTROL, self._take)
         try:
-            self._gather(gate)
+            self._gather(gate, address)
         finally:
             gate.close()
         self._machines.sort(key=lambda machine: machine.first)
@@ -441,7 +441,7 @@ class Host(Leader):
     def _joined(self) -> list[int]:
         return sorted(rank for machine in self._machines for rank in machine.ranks)
 
-    def _gather(self, gate: Gate) -> None:
+    def _gather(self, gate: Gate, address: str) -> None:
         start = time.monotonic()
         report_at = start + _REPORT_S
         while missing := sorted(set(range(self._job.world)) - set(self._joined)):
@@ -449,7 +449,9 @@ class Host(Leader):
             self._check_members()
             self._check_others()
             now = time.monotonic()
-            where = f"{self._job.master_addr} port {self._job.port}"
+            where = f"{address} port {self._job.port}"
+            if address.startswith("127.") or address == "::1":
+                where += f" (MASTER_ADDR={self._job.master_addr}: no other machine reaches that)"
             if now > self._deadline:
                 raise failure(
                     f"[init_process_group] {len(self._joined)} of {self._job.world} ranks came "
