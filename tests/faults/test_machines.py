@@ -276,13 +276,23 @@ def test_a_machine_that_does_not_come_is_named() -> None:
     assert "10.77.0.99" in results[2].exception["text"]  # told by its machine's first
 
 
-def test_a_rank_that_dies_while_the_machines_meet() -> None:
-    body = """
-import os, signal
+@pytest.mark.parametrize(
+    ("broken", "text"),
+    [
+        ("machine_party.Member.open_links", "rank 3 died during the rendezvous"),
+        ("join.Joiner._collect", "the first of which is 2"),  # its machine had not even met
+    ],
+)
+def test_a_rank_that_dies_while_the_machines_meet(broken: str, text: str) -> None:
+    body = f"""
+import os, signal, time
 from rankside import RANK, failing, mark
-from paceline.distributed import machines
+from paceline.distributed import join, machine_party
+def dies(*_):
+    mark("dead")
+    os.kill(os.getpid(), signal.SIGKILL)
 if RANK == 3:
-    machines.Member.open_links = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    {broken} = dies
 import paceline.distributed as dist
 with failing():
     dist.init_process_group()
@@ -291,7 +301,8 @@ with failing():
         results = ends(ranks, r3=-9)
     for result in results[:3]:
         assert result.exception["dead_ranks"] == [3], result.exception
-        assert "rank 3 died during the rendezvous" in result.exception["text"]
+        assert text in result.exception["text"]
+        assert result.exception["at"] - results[3].marks["dead"] <= 2.0
 
 
 # -- strangers ----------------------------------------------------------------------------------

@@ -43,7 +43,10 @@ def rendezvous(job: Job, settings: Settings) -> Links:
     """
     if job.local_world == job.world:
         return _meet_here(job, settings)
-    from paceline.distributed.machines import meet_machines  # one machine needs none of it
+    from paceline.distributed.machines import (  # one machine needs none of it
+        meet_machines,
+        tell_rank_0,
+    )
     from paceline.distributed.secure import read_secret
 
     read_secret()  # what is missing is said before anyone waits
@@ -56,12 +59,15 @@ def rendezvous(job: Job, settings: Settings) -> Links:
     try:
         local = _meet_here(replace(job, rank=job.local_rank, world=job.local_world), here)
     except RendezvousError as error:
-        raise failure(
+        shifted = failure(
             f"{error} (numbers among the ranks of this machine, the first of which is {first})",
             dead=[rank + first for rank in error.dead_ranks],
             joined=[rank + first for rank in error.joined_ranks],
             missing=[rank + first for rank in error.missing_ranks],
-        ) from None
+        )
+        if job.local_rank == 0 and first > 0:
+            tell_rank_0(job, shifted)
+        raise shifted from None
     try:
         return meet_machines(job, settings, local)
     except BaseException:
