@@ -213,6 +213,20 @@ def ordinary_and_odd_passes() -> None:
         plain(x).sum().backward()
     check(model, plain, "after a failure")
 
+    # The memory under a gradient exchanged; a whole-model conversion that changes nothing.
+    model, plain = twin()
+    for _ in range(2):
+        x = data(3, 4)
+        accelerator.backward(model(x).sum())
+        plain(x).sum().backward()
+        for one in (model, plain):
+            for p in one.parameters():
+                p.grad.data = p.grad.data.clone() * 0
+            one.to(torch.float32)
+    accelerator.backward(model(x).sum())
+    plain(x).sum().backward()
+    check(model, plain, "grad.data exchanged")
+
     # Two models, one trained through the other.
     first, plain_first = twin()
     second, plain_second = prepared(lambda: nn.Linear(2, 1))
@@ -269,6 +283,11 @@ def refusals() -> None:
     embedding = accelerator.prepare(nn.Embedding(5, 2, sparse=True))
     with pytest.raises(NotImplementedError, match="the gradient of 'weight' is sparse.*sparse=Fal"):
         accelerator.backward(embedding(torch.tensor([1])).sum())
+    accelerator.free_memory()
+
+    converted = accelerator.prepare(nn.Linear(2, 2)).double()
+    with pytest.raises(RuntimeError, match="'bias'.*float64.*expected.*float32.*before prepare"):
+        accelerator.backward(converted(torch.ones(1, 2, dtype=torch.float64)).sum())
     accelerator.free_memory()
 
     meta = nn.Linear(2, 2, device="meta")

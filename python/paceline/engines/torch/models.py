@@ -58,9 +58,16 @@ class TorchModels:
         return any(buffer.is_floating_point() for buffer in model.buffers())
 
     def copy_buffers_from_rank_zero(self, model: Any, group: ProcessGroup) -> None:
+        # Together: a model has many small ones, and each collective costs as much as it moves.
+        by_dtype: dict[torch.dtype, list[torch.Tensor]] = {}
         for buffer in model.buffers():
             if buffer.is_floating_point():
-                exchange.overwrite(buffer, group)
+                by_dtype.setdefault(buffer.dtype, []).append(buffer.detach())
+        for buffers in by_dtype.values():
+            flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
+            exchange.overwrite(flat, group)
+            for buffer, part in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
+                buffer.copy_(part.view_as(buffer))
 
     # --- training -------------------------------------------------------------------------------
 
@@ -118,7 +125,10 @@ class TorchModels:
             return torch.zeros(())
         total = torch.linalg.vector_norm(torch.stack(norms), norm_type)
         if clip and bool(torch.isfinite(total)):
-            torch.nn.utils.clip_grad_norm_(params, max_norm, norm_type)
+            # As torch.nn.utils.clip_grad_norm_, which would compute the norm once more.
+            factor = max_norm / (total + 1e-6)
+            if bool(factor < 1):
+                torch._foreach_mul_(grads, factor)
         return total
 
     def clip_grad_value_(self, parameters: Any, clip_value: float) -> None:

@@ -12,6 +12,7 @@ Threads: torch runs CPU backward passes on the thread that called; a reducer bel
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,7 @@ class TorchGradientSync:
         self._views = [
             _like(parameter, self._reducer.grad(i)) for i, parameter in enumerate(self._params)
         ]
+        self._places = [view.data_ptr() for view in self._views]
         for i in range(len(self._params)):
             self._take(self._reducer, i)
         self._handles = [
@@ -84,38 +86,49 @@ class TorchGradientSync:
     # --- during a pass --------------------------------------------------------------------------
 
     def _hook(self, i: int) -> Callable[[torch.Tensor], None]:
-        reducer, view = self._reducer, self._views[i]
-        assert reducer is not None
-        ready = reducer.ready
+        # Weak: torch keeps hooks where Python's garbage collector does not look, so that a hook
+        # that held its parameter would never be freed.
+        place, find = self._places[i], weakref.ref(self)
 
         def complete(parameter: torch.Tensor) -> None:
-            if not self._on:
+            sync = find()
+            if sync is None or sync._reducer is None or not sync._on:
                 return
-            if parameter.grad is not view:
-                self._adopt(i, parameter)
-            if not ready(i):
+            # The address and not the object: a gradient's `.data` may have been exchanged.
+            grad = parameter.grad
+            if grad.layout is not torch.strided or grad.data_ptr() != place:
+                sync._adopt(sync._reducer, i)
+            if not sync._reducer.ready(i):
                 raise RuntimeError(
-                    f"[backward] parameter {self._names[i]!r} got another gradient after its first "
+                    f"[backward] parameter {sync._names[i]!r} got another gradient after its first "
                     "was sent to the other ranks: reentrant activation checkpointing does this; "
                     "use checkpoint(..., use_reentrant=False)"
                 )
-            self._open = True
-            if not self._ending:
-                self._plan_ending()
+            sync._open = True
+            if not sync._ending:
+                sync._plan_ending()
 
         return complete
 
-    def _adopt(self, i: int, parameter: torch.Tensor) -> None:
+    def _adopt(self, reducer: _C.Reducer, i: int) -> None:
         """Move a gradient into the bucket: torch made a new one, after set_to_none for instance."""
+        parameter, view = self._params[i], self._views[i]
         grad = parameter.grad
-        assert grad is not None
+        if view.data_ptr() != self._places[i]:
+            self._views[i] = view = _like(parameter, reducer.grad(i))
+        if (view.dtype, view.shape) != (parameter.dtype, parameter.shape):
+            raise RuntimeError(
+                f"[backward] parameter {self._names[i]!r}: got {tuple(parameter.shape)} of "
+                f"{parameter.dtype}, expected {tuple(view.shape)} of {view.dtype} as at prepare: "
+                "convert the model before prepare"
+            )
         if grad.layout is not torch.strided:
             raise NotImplementedError(
                 f"[backward] the gradient of {self._names[i]!r} is sparse, and gradients here are "
                 "dense: make the layer with sparse=False"
             )
-        self._views[i].copy_(grad.detach())
-        parameter.grad = self._views[i]
+        view.copy_(grad.detach())
+        parameter.grad = view
 
     def _plan_ending(self) -> None:
         self._ending = True
@@ -160,10 +173,11 @@ class TorchGradientSync:
 
     def _take(self, reducer: _C.Reducer, i: int) -> None:
         """Tell the reducer of a gradient from before this pass, or that there is none."""
-        parameter = self._params[i]
-        if parameter.grad is not None and parameter.grad is not self._views[i]:
-            self._adopt(i, parameter)
-        reducer.mark(i, parameter.grad is not None)
+        grad = self._params[i].grad
+        if grad is not None:
+            if grad.layout is not torch.strided or grad.data_ptr() != self._places[i]:
+                self._adopt(reducer, i)
+        reducer.mark(i, grad is not None)
 
     def give_up(self) -> None:
         """Note that the open pass failed half-way."""
@@ -209,7 +223,7 @@ class TorchGradientSync:
         for i, parameter in enumerate(self._params):
             reducer.mark(i, False)
             if parameter.grad is self._views[i]:
-                parameter.grad = self._views[i].clone()
+                parameter.grad = parameter.grad.clone()
         self._handles.clear()
         self._views.clear()
 
