@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from paceline import _C, _device, dtypes
 from paceline.dtypes import dtype as DType  # noqa: N812
-from paceline.grad_scaler import GradScaler
+from paceline.training.grad_scaler import GradScaler
 
 __all__ = ["GradScaler", "autocast"]
 

@@ -21,9 +21,9 @@ from .utils.operations import convert_to_fp32
 if TYPE_CHECKING:
     from .distributed import ProcessGroup
     from .engines import Engine, GradientSync
-    from .joining import JoinedRanks
     from .settings import Settings
     from .state import GradientState
+    from .training.joining import JoinedRanks
 
 __all__ = ["PreparedForward", "PreparedModel", "PreparedModels", "synchronises", "unwrap_forward"]
 
@@ -270,7 +270,7 @@ class PreparedModels:
 
     @contextmanager
     def joined(self, models: Sequence[Any], others: Callable[[], Sequence[Any]]) -> Iterator[None]:
-        """Let ranks leave the loop in the block at different times; see ``joining.py``.
+        """Let ranks leave the loop in the block at different times; see ``training/joining.py``.
 
         Parameters
         ----------
@@ -297,7 +297,7 @@ class PreparedModels:
                 )
         if self.joined_ranks is not None:
             raise ValueError("[join_uneven_inputs] is active already: do not nest it")
-        from .joining import JoinedRanks
+        from .training.joining import JoinedRanks
 
         known = [entry for entry in entries if entry is not None]
         ranks = self.joined_ranks = JoinedRanks(group, known)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from ._trace import Kind, span
 
 if TYPE_CHECKING:
-    from .accumulation import Accumulation
-    from .loss_scaling import LossScaling
-    from .nonfinite import NonFiniteGuard
     from .state import GradientState
+    from .training.accumulation import Accumulation
+    from .training.loss_scaling import LossScaling
+    from .training.nonfinite import NonFiniteGuard
 
 __all__ = ["AcceleratedOptimizer"]
 

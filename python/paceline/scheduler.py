@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .optimizer import AcceleratedOptimizer
-    from .schedule_length import ScheduleLength
     from .state import GradientState
+    from .training.schedule_length import ScheduleLength
 
 __all__ = ["AcceleratedScheduler"]
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from paceline import Accelerator
-from paceline.schedule_length import ScheduleLength, length_of
 from paceline.scheduler import AcceleratedScheduler
+from paceline.training.schedule_length import ScheduleLength, length_of
 from paceline.utils import GradientAccumulationPlugin
 from ways import run_ways
 

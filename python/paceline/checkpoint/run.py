@@ -21,8 +21,8 @@ from .disk import OpenFolder
 from .manifest import FileEntry, Manifest, read_tensors, write_tensors
 
 if TYPE_CHECKING:
-    from ..accumulation import Accumulation
     from ..engines import Engine
+    from ..training.accumulation import Accumulation
 
 __all__ = ["Loaded", "Run", "numbered", "read_own", "save_object"]
 

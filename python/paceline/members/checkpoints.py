@@ -15,9 +15,9 @@ from .base import Members
 if TYPE_CHECKING:
     import pathlib
 
-    from ..accumulation import Accumulation
     from ..checkpoint.run import Run
     from ..nn.module import RemovableHandle
+    from ..training.accumulation import Accumulation
 
 __all__ = ["CheckpointMembers", "Registered"]
 

@@ -13,8 +13,8 @@ from .._call_site import frames_of_ours
 from .base import Members
 
 if TYPE_CHECKING:
-    from ..accumulation import Accumulation
-    from ..loss_scaling import LossScaling
+    from ..training.accumulation import Accumulation
+    from ..training.loss_scaling import LossScaling
 
 __all__ = ["CoordinationMembers"]
 

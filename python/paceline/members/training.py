@@ -8,15 +8,15 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from typing import Any
 
 from .._trace import Kind, span
-from ..accumulation import Accumulation
 from ..announce import say
 from ..engines import Engine, autocast, default_engine, engine_of_tensor
-from ..loss_scaling import LossScaling
 from ..model import synchronises
-from ..nonfinite import NonFiniteGuard
 from ..optimizer import AcceleratedOptimizer
-from ..schedule_length import ScheduleLength
 from ..scheduler import AcceleratedScheduler
+from ..training.accumulation import Accumulation
+from ..training.loss_scaling import LossScaling
+from ..training.nonfinite import NonFiniteGuard
+from ..training.schedule_length import ScheduleLength
 from ..utils.dataclasses import AutocastKwargs
 from .base import Members
 
@@ -40,7 +40,7 @@ class TrainingMembers(Members):
         self._loaders_were_ready = None
         options = self._settings.scaler
         if self.mixed_precision == "fp16" and options.enabled:
-            from ..grad_scaler import GradScaler
+            from ..training.grad_scaler import GradScaler
 
             scaler = GradScaler(str(self.device), **options.to_kwargs())
             self._scaling = LossScaling(scaler, self._optimizers)

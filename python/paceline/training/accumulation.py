@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .state import GradientState
+    from ..state import GradientState
 
 __all__ = ["Accumulation"]
 

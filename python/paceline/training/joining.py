@@ -19,12 +19,12 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ._call_site import frames_of_ours
-from .errors import CollectiveMismatchError
+from .._call_site import frames_of_ours
+from ..errors import CollectiveMismatchError
 
 if TYPE_CHECKING:
-    from .distributed import ProcessGroup
-    from .model import PreparedModel
+    from ..distributed import ProcessGroup
+    from ..model import PreparedModel
 
 __all__ = ["JoinedRanks"]
 

@@ -15,15 +15,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ._call_site import frames_of_ours
-from .engines import engine_of_tensor
-from .errors import NonFiniteError
-from .utils.dataclasses import NonFiniteAction
+from .._call_site import frames_of_ours
+from ..engines import engine_of_tensor
+from ..errors import NonFiniteError
+from ..utils.dataclasses import NonFiniteAction
 
 if TYPE_CHECKING:
-    from .distributed import ProcessGroup
-    from .engines import Engine
-    from .model import PreparedModels
+    from ..distributed import ProcessGroup
+    from ..engines import Engine
+    from ..model import PreparedModels
 
 __all__ = ["NonFiniteGuard"]
 

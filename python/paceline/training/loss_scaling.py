@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..optimizer import AcceleratedOptimizer
     from .grad_scaler import GradScaler
-    from .optimizer import AcceleratedOptimizer
 
 __all__ = ["LossScaling"]
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .engines import Engine
+    from ..engines import Engine
 
 __all__ = ["GradScaler"]
 
@@ -117,7 +117,7 @@ class GradScaler:
         ValueError
             For anything else.
         """
-        from .engines import is_tensor
+        from ..engines import is_tensor
 
         if not self._enabled:
             return outputs
@@ -242,7 +242,7 @@ class GradScaler:
 
     @staticmethod
     def _unscale(optimizer: Any, factor: float) -> bool:
-        from .engines import engine_of_tensor
+        from ..engines import engine_of_tensor
 
         by_engine: dict[str, tuple[Engine, list[Any]]] = {}
         for group in optimizer.param_groups:
