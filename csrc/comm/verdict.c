@@ -22,6 +22,7 @@
 #include "comm/internal.h"
 
 #define ANSWER_NS INT64_C(150000000)
+#define RAISED " raised "              // "rank 3 raised ValueError: text"
 #define FROZEN_NS INT64_C(2000000000)  // eight missed heartbeats
 
 static void append(char *buf, size_t cap, const char *fmt, ...) PL_PRINTF(3, 4);
@@ -145,9 +146,10 @@ static pl_status set_failure(pl_group *g, const pl__call *call, pl_status st, co
         for (int r = 0; dead && r < g->world; r++) {
             if (dead[r / 64] >> (r % 64) & 1) f->dead_ranks[f->n_dead++] = r;
         }
-        if (st == PL_EREMOTE && f->n_dead) {
-            pl__shared_get_text(f->remote, g->control->slots[f->dead_ranks[0]].failure,
-                                sizeof f->remote);
+        // Out of the verdict, not of the slot: that of a rank elsewhere may not be here yet.
+        const char *raised = strstr(why, RAISED);
+        if (st == PL_EREMOTE && raised) {
+            snprintf(f->remote, sizeof f->remote, "%s", raised + strlen(RAISED));
         }
         f->text[0] = 0;
         if (why[0] != '[') append(f->text, sizeof f->text, "[%s] ", f->op);
