@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import atexit
 import json
-import os
 import time
 from typing import Any, Protocol
 
+from ._replacing import replacing
 from .profiler import Profiler, schedule
 
 __all__ = ["VARIABLE", "Reported", "RunReport"]
@@ -127,8 +127,6 @@ class RunReport:
         }
 
     def write(self) -> None:
-        """Write the file of this rank, beside and then renamed."""
-        path = f"{self._path}.{self._accelerator.process_index}"
-        with open(f"{path}.tmp", "w", encoding="utf-8") as file:
+        """Write the file of this rank, whole or not at all."""
+        with replacing(f"{self._path}.{self._accelerator.process_index}") as file:
             json.dump(self.result(), file)
-        os.replace(f"{path}.tmp", path)

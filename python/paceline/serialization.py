@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
 from paceline import _C, _device
+from paceline._replacing import replacing
 from paceline.dtypes import BY_NAME, dtype
 from paceline.safetensors_format import FormatError, is_pickle, read, write
 
@@ -311,25 +312,9 @@ def save(obj: Any, f: File) -> None:
 
 
 def write_beside(path: str, tensors: Mapping[str, _C.Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a file beside, flush it, and rename it: there is the old one or the new one."""
-    folder, name = os.path.split(os.path.abspath(path))
-    beside = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            write(file, tensors, metadata)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        if os.path.exists(beside):
-            os.unlink(beside)
-        raise
-    # The renaming itself is on the disk only when the folder is.
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    """Write a file, flushed to the disk: there is the old one or the new one."""
+    with replacing(path, "wb", flush=True) as file:
+        write(file, tensors, metadata)
 
 
 def _end_of(file: IO[bytes]) -> int | None:

@@ -98,7 +98,6 @@ class PartialState:
 
     def _form(self, env: Environment, cpu: bool, timeout: timedelta | None) -> None:
         self._timeout = timeout
-        self._local_world_size = env.local_world_size
         self._cpu = cpu or bool(env.use_cpu)
         self.debug, self.fork_launched = env.debug, env.fork_launched
         self.group = None

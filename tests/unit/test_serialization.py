@@ -137,7 +137,7 @@ class _Broken(io.RawIOBase):
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "x.bin"
     paceline.save([1], path)
-    monkeypatch.setattr("paceline.serialization.open", lambda *_: _Broken(), raising=False)
+    monkeypatch.setattr("paceline._replacing.open", lambda *_: _Broken(), raising=False)
     with pytest.raises(OSError, match="no space"):
         paceline.save([2], path)
     monkeypatch.undo()

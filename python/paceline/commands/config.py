@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .._replacing import replacing
 from .config_file import ConfigFileError, default_path, dump, load
 from .job import PRECISIONS
 from .machines import SECRET
@@ -42,17 +43,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def write(path: str, values: Mapping[str, Any]) -> None:
-    """Write a configuration file beside, then rename: there is the old one or the new one."""
-    folder = os.path.dirname(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
-    beside = os.path.join(folder, f".{os.path.basename(path)}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "w", encoding="utf-8") as file:
-            file.write(dump(values, as_json=path.endswith(".json")))
-        os.replace(beside, path)
-    finally:
-        if os.path.exists(beside):
-            os.unlink(beside)
+    """Write a configuration file: there is the old one or the new one."""
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    with replacing(path) as file:
+        file.write(dump(values, as_json=path.endswith(".json")))
 
 
 def write_secret(folder: str) -> str:

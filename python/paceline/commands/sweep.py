@@ -71,7 +71,7 @@ def _reports(path: str) -> list[dict[str, Any]]:
     folder, name = os.path.split(path)
     found = []
     for entry in sorted(os.listdir(folder)):
-        if entry.startswith(f"{name}.") and not entry.endswith(".tmp"):
+        if entry.startswith(f"{name}."):
             with open(os.path.join(folder, entry), encoding="utf-8") as file:
                 found.append(json.load(file))
     return sorted(found, key=lambda report: int(report["rank"]))

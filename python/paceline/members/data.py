@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -74,16 +73,3 @@ class DataMembers(Members):
     def skip_first_batches(self, dataloader: Any, num_batches: int = 0) -> Any:
         """Give a loader without its first batches; see ``paceline.skip_first_batches``."""
         return skip_first_batches(dataloader, num_batches)
-
-    @contextmanager
-    def _evening_batches(self, even: bool | None) -> Iterator[list[DataLoaderShard]]:
-        """Complete the last round of all prepared loaders or not, inside the block.
-
-        None changes nothing. Gives the loaders where it cannot be chosen any more.
-        """
-        loaders = [] if even is None else list(self._dataloaders)
-        try:
-            yield [one for one in loaders if not one.override_even_batches(bool(even))]
-        finally:
-            for loader in loaders:
-                loader.override_even_batches(None)

@@ -9,10 +9,10 @@ machine read one clock, so that their files fit together as they are.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from .._replacing import replacing
 from .record import Event, Record, Thread
 
 __all__ = ["Process", "events_text", "write_trace"]
@@ -105,12 +105,10 @@ def write_trace(path: str, events: Iterable[str]) -> None:
     events : iterable of str
         As ``events_text`` gives them.
     """
-    beside = f"{path}.{os.getpid()}.new"
-    with open(beside, "w", encoding="utf-8") as file:
+    with replacing(path) as file:
         file.write('{"displayTimeUnit":"ms","traceEvents":[\n')
         separator = ""
         for text in events:
             file.write(f"{separator}{text}")
             separator = ",\n"
         file.write("\n]}\n")
-    os.replace(beside, path)

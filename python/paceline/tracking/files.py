@@ -8,7 +8,6 @@ the last, which the next start cuts off. A whole file is replaced by renaming a 
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
@@ -17,6 +16,7 @@ import os
 import time
 from typing import Any
 
+from .._replacing import replacing
 from .base import GeneralTracker, on_main_process
 from .values import Plain, flat
 
@@ -25,21 +25,6 @@ __all__ = ["OWN_FIELDS", "CSVTracker", "JSONLTracker"]
 #: What each row begins with: the step given (or empty), seconds since 1970, and how often the
 #: tracker had been started on this file before.
 OWN_FIELDS = ("_step", "_time", "_session")
-
-
-def replace_file(path: str, text: str) -> None:
-    """Write a whole file: a reader, or a crash, sees the old one or the new one."""
-    beside = f"{path}.{os.getpid()}.new"
-    try:
-        with open(beside, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(beside)
-        raise
 
 
 def _json_number(value: Plain) -> Plain:
@@ -119,7 +104,8 @@ class FileTracker(GeneralTracker):
     def store_init_configuration(self, values: dict[str, Any]) -> None:
         """Write ``config.json``; what is neither number nor text is written as its ``str``."""
         text = json.dumps(values, indent=2, default=str) + "\n"
-        replace_file(os.path.join(self.logging_dir, "config.json"), text)
+        with replacing(os.path.join(self.logging_dir, "config.json"), flush=True) as file:
+            file.write(text)
 
     @on_main_process
     def finish(self) -> None:
@@ -179,7 +165,8 @@ class CSVTracker(FileTracker):
         columns = self._columns + new
         lines = [_csv_line(columns)]
         lines += [_csv_line(row + [""] * (len(columns) - len(row))) for row in rows[1:]]
-        replace_file(self.path, "".join(lines))
+        with replacing(self.path, flush=True) as file:
+            file.writelines(lines)
         self._columns = columns
         self._open()  # the old file is no longer the one of this name
 

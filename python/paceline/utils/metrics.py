@@ -117,7 +117,6 @@ class _Plan:
     """
 
     def __init__(self, at: int, specs: Sequence[Spec], kept: Sequence[_Kept]) -> None:
-        self.scalar = all(not shape for shape, _ in specs)
         # A scalar belongs to its batch: it counts if any of the batch is real.
         self.shapes = [shape or (1,) for shape, _ in specs]
         self.keep = [
