@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch.utils import data
 
-from paceline import _C
-
 from .. import LoaderParts, Order
+from .workers import Numbers, WorkerStart
 
 __all__ = ["TorchData"]
 
@@ -46,10 +45,10 @@ class TorchData:
         )
 
     def with_batches(self, loader: Any, batches: Iterable[Any]) -> Any:
-        return _changed(loader, batch_sampler=_Numbers(batches), batch_size=None, drop_last=False)
+        return _changed(loader, batch_sampler=Numbers(batches), batch_size=None, drop_last=False)
 
     def with_samples(self, loader: Any, samples: Iterable[Any]) -> Any:
-        return _changed(loader, sampler=_Numbers(samples), batch_sampler=None, batch_size=None)
+        return _changed(loader, sampler=Numbers(samples), batch_sampler=None, batch_size=None)
 
     def with_stream(
         self, loader: Any, samples: Iterable[Any], batch_size: int | None, collate: Any
@@ -61,9 +60,14 @@ class TorchData:
         return _changed(loader, **{name: getattr(plain, name) for name in names})
 
     def start_epoch(self, loader: Any, first_batch: int, seed: int | None) -> None:
-        """Seed the workers; torch numbers no batches, so that theirs begin anew in mid-epoch."""
-        if seed is not None and isinstance(loader, data.DataLoader):
-            loader.generator = torch.Generator().manual_seed(seed % 2**64)
+        if seed is None or not isinstance(loader, data.DataLoader):
+            return
+        # What making an iterator draws: so that the default generator stays where it was.
+        loader.generator = torch.Generator().manual_seed(seed % 2**64)
+        batches = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+        if isinstance(batches, Numbers):
+            batches.first = first_batch
+            batches.seed = seed if loader.num_workers > 0 else None
 
     def worker_info(self) -> tuple[int, int] | None:
         info = data.get_worker_info()
@@ -108,23 +112,6 @@ def _changed(loader: Any, **changes: Any) -> Any:
     made = copy.copy(loader)
     # The class forbids this after its constructor, so that workers never see a change.
     made.__dict__.update(changes, _iterator=None)
+    if made.num_workers > 0 and not isinstance(made.worker_init_fn, WorkerStart):
+        made.worker_init_fn = WorkerStart(made.worker_init_fn)
     return made
-
-
-class _Numbers:
-    """Batches or samples as Python's integers, which any data set takes."""
-
-    def __init__(self, items: Any) -> None:
-        self._items = items
-
-    def __iter__(self) -> Iterator[Any]:
-        for item in self._items:
-            yield item.tolist() if isinstance(item, (_C.Tensor, torch.Tensor)) else item
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "_items":  # not made yet, as while copying
-            raise AttributeError(name)
-        return getattr(self._items, name)
