@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 from collections import OrderedDict
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import paceline as pl
 from paceline.distributed import closed_pickle
 from paceline.distributed.kinds import ReduceOp
 from paceline.distributed.links import Settings
@@ -36,6 +38,27 @@ def test_numpy_passes(dtype: str) -> None:
     assert np.array_equal(got[0], array)
     assert np.array_equal(got[2], array.T)
     assert (got[0].dtype, got[1].dtype) == (array.dtype, array[0, 0].dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int64", "bool"])
+def test_tensors_pass(dtype: str) -> None:
+    for x in (pl.ones((2, 3)), pl.zeros(()), pl.zeros((0, 4))):
+        x = x.to(getattr(pl, dtype))
+        (got,) = closed_pickle.loads(closed_pickle.dumps([x], True), True)
+        assert (got.dtype, got.shape, got.tolist()) == (x.dtype, x.shape, x.tolist())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int64", "bool"])
+def test_torch_s_tensors_pass(dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+    importlib.import_module("paceline.engines.torch.objects")
+    for x in (torch.ones(2, 3).t(), torch.zeros(()), torch.zeros(0, 4)):
+        x = x.to(getattr(torch, dtype))
+        got, size = closed_pickle.loads(closed_pickle.dumps((x, x.shape), True), True)
+        assert torch.equal(got, x)
+        assert (got.dtype, size) == (x.dtype, x.shape)
+    with pytest.raises(TypeError, match="does not pass between machines"):
+        closed_pickle.loads(pickle.dumps(torch.ones(2)), True)  # would call torch.load
 
 
 class Evil:

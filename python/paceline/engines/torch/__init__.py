@@ -3,11 +3,13 @@
 
 Adaptation only: buckets, process groups, sharding, accumulation, checkpoints are those of the
 native way in. ``engine.py`` says what is what, ``sync.py`` ties torch's backward pass to the
-reducer, ``exchange.py`` lends tensors to the core and back, ``loaders.py`` takes loaders apart.
+reducer, ``exchange.py`` lends tensors to the core and back, ``loaders.py`` takes loaders apart,
+``objects.py`` takes tensors apart for other machines.
 """
 
 from __future__ import annotations
 
+from . import objects
 from .engine import ENGINE, TorchEngine
 
-__all__ = ["ENGINE", "TorchEngine"]
+__all__ = ["ENGINE", "TorchEngine", "objects"]
