@@ -20,11 +20,11 @@ help:  ## list the targets
 build:  ## build in place: python/paceline/_C.abi3.so
 	$(LOCKED) sh -c '$(CONFIGURE) -B build/release -DPACELINE_INPLACE=1 >build/configure.log || { cat build/configure.log; exit 1; }; cmake --build build/release'
 
-test: build  ## C units and Python tests, without the slow ones
-	$(PYTHON) -m pytest -q -m "not slow"
-
-test-all: build  ## everything
+test: build  ## C units and Python tests; of the big grids a seeded sample
 	$(PYTHON) -m pytest -q
+
+test-all: build  ## everything, the whole grids too
+	$(PYTHON) -m pytest -q -m "slow or not slow"
 
 test-c:  ## C units only
 	$(PYTHON) -m pytest -q tests/c
