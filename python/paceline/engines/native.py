@@ -18,6 +18,7 @@ from paceline import _C, dtypes
 from paceline._device import CPU
 
 from .._call_site import frames_of_ours
+from .alike import AlikeModels
 from .native_data import NativeData
 from .native_state import NativeState
 
@@ -92,7 +93,7 @@ class NativeGradientSync:
         self._reducer = None
 
 
-class NativeEngine(NativeData, NativeState):
+class NativeEngine(AlikeModels, NativeData, NativeState):
     """See ``Engine``; the methods are described there by their names."""
 
     name = "native"
@@ -120,7 +121,7 @@ class NativeEngine(NativeData, NativeState):
         return CPU  # the only device of this version
 
     def move(self, tensor: Any, device: Any, non_blocking: bool) -> Any:
-        return tensor.to(device)
+        return tensor if device is CPU else tensor.to(device)
 
     def move_model(self, model: Any, device: Any) -> None:
         model.to(device)
@@ -139,14 +140,6 @@ class NativeEngine(NativeData, NativeState):
         return _C.to_dtype(tensor, dtypes.float32.code)
 
     # --- models ---------------------------------------------------------------------------------
-
-    def signature(self, model: Any) -> list[tuple[str, tuple[int, ...], str, bool]]:
-        """Names, shapes, dtypes and whether trained, of parameters and then buffers."""
-        named = [*model.named_parameters(), *model.named_buffers()]
-        return [
-            (name, tuple(t.shape), str(t.dtype).rpartition(".")[2], bool(t.requires_grad))
-            for name, t in named
-        ]
 
     def copy_from_rank_zero(self, model: Any, group: ProcessGroup, root: int = 0) -> None:
         """Make parameters and buffers equal to rank 0's, in place."""
@@ -167,10 +160,6 @@ class NativeEngine(NativeData, NativeState):
                 _C.copy_(p, _C.reshape(_C.slice(flat, 0, at, at + p._numel(), 1), p.shape))
                 at += p._numel()
 
-    def has_float_buffers(self, model: Any) -> bool:
-        """Tell whether there is a buffer that training may change differently on each rank."""
-        return any(buffer.is_floating_point() for buffer in model.buffers())
-
     def copy_buffers_from_rank_zero(self, model: Any, group: ProcessGroup) -> None:
         for buffer in model.buffers():
             if buffer.is_floating_point():
@@ -184,12 +173,8 @@ class NativeEngine(NativeData, NativeState):
         taken: set[int],
     ) -> NativeGradientSync | None:
         """Start synchronising a model's gradients; None if it has nothing of its own to train."""
-        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        named = [(name, p) for name, p in trained if id(p) not in taken]
-        if not named:
-            return None
-        taken.update(id(p) for _, p in named)
-        return NativeGradientSync(named, group, options.bucket_cap_mb)
+        named = self._to_synchronise(model, taken)
+        return NativeGradientSync(named, group, options.bucket_cap_mb) if named else None
 
     def backward(self, loss: Any, divisor: int, **kwargs: Any) -> None:
         (loss if divisor == 1 else loss / divisor).backward(**kwargs)

@@ -11,7 +11,7 @@ from typing import Any
 from paceline import _C, dtypes
 from paceline.random import default_generator, initial_seed
 
-from . import LoaderParts, Order
+from .alike import AlikeData
 
 __all__ = ["NativeData"]
 
@@ -29,7 +29,7 @@ _OPTIONS = (
 )
 
 
-class NativeData:
+class NativeData(AlikeData):
     """Base of ``NativeEngine``; the methods are described in ``Engine`` by their names."""
 
     # --- random numbers -------------------------------------------------------------------------
@@ -72,32 +72,10 @@ class NativeData:
 
     # --- data loaders ---------------------------------------------------------------------------
 
-    def loader_parts(self, loader: Any) -> LoaderParts:
-        from paceline.utils.data import BatchSampler, DistributedSampler
+    def _library(self) -> Any:
+        from paceline.utils import data
 
-        batch_sampler = loader.batch_sampler
-        own_batches = batch_sampler is not None and type(batch_sampler) is not BatchSampler
-        sampler = loader.sampler
-        if batch_sampler is not None and not own_batches:
-            sampler = batch_sampler.sampler  # also where the script made the BatchSampler
-        in_sampler = getattr(sampler, "generator", None)
-        generator = in_sampler or getattr(loader, "generator", None)
-        batch_size = loader.batch_size
-        if batch_size is None and batch_sampler is not None:
-            batch_size = getattr(batch_sampler, "batch_size", None)
-        stream = batch_sampler is None and loader.drop_last
-        return LoaderParts(
-            dataset=loader.dataset,
-            sampler=sampler,
-            batch_sampler=batch_sampler,
-            batch_size=batch_size,
-            drop_last=bool(getattr(batch_sampler, "drop_last", stream)),
-            order="custom" if own_batches else _order(loader.dataset, sampler),
-            own_batches=own_batches,
-            seed=None if generator is None else generator.initial_seed(),
-            generators=tuple(g for g in (in_sampler, loader.generator) if g is not None),
-            plain=type(sampler) is DistributedSampler,
-        )
+        return data
 
     def with_batches(self, loader: Any, batches: Iterable[Any]) -> Any:
         """Make a loader like this one over other batches."""
@@ -120,25 +98,6 @@ class NativeData:
         number = getattr(loader, "_number_from", None)
         if number is not None:
             number(first_batch, seed)
-
-    def worker_info(self) -> tuple[int, int] | None:
-        from paceline.utils import data
-
-        info = data.get_worker_info() if hasattr(data, "get_worker_info") else None
-        return None if info is None else (info.id, info.num_workers)
-
-
-def _order(dataset: Any, sampler: Any) -> Order:
-    from paceline.utils import data
-
-    if isinstance(dataset, data.IterableDataset):
-        return "stream"
-    if isinstance(sampler, data.DistributedSampler):
-        return "distributed"
-    if type(sampler) is data.SequentialSampler:
-        return "sequential"
-    plain = type(sampler) is data.RandomSampler and not sampler.replacement
-    return "shuffled" if plain and len(sampler) == len(dataset) else "custom"
 
 
 def _options(loader: Any) -> dict[str, Any]:

@@ -11,38 +11,17 @@ from typing import Any
 import torch
 from torch.utils import data
 
-from .. import LoaderParts, Order
+from ..alike import AlikeData
 from .workers import Numbers, WorkerStart
 
 __all__ = ["TorchData"]
 
 
-class TorchData:
+class TorchData(AlikeData):
     """Base of ``TorchEngine``; the methods are described in ``Engine`` by their names."""
 
-    def loader_parts(self, loader: Any) -> LoaderParts:
-        batch_sampler: Any = loader.batch_sampler
-        own_batches = batch_sampler is not None and type(batch_sampler) is not data.BatchSampler
-        sampler: Any = loader.sampler
-        if batch_sampler is not None and not own_batches:
-            sampler = batch_sampler.sampler  # also where the script made the BatchSampler
-        in_sampler = getattr(sampler, "generator", None)
-        generator = in_sampler or loader.generator
-        batch_size = loader.batch_size
-        if batch_size is None and batch_sampler is not None:
-            batch_size = getattr(batch_sampler, "batch_size", None)
-        return LoaderParts(
-            dataset=loader.dataset,
-            sampler=sampler,
-            batch_sampler=batch_sampler,
-            batch_size=batch_size,
-            drop_last=bool(getattr(batch_sampler, "drop_last", False)),
-            order="custom" if own_batches else _order(loader.dataset, sampler),
-            own_batches=own_batches,
-            seed=None if generator is None else generator.initial_seed(),
-            generators=tuple(g for g in (in_sampler, loader.generator) if g is not None),
-            plain=type(sampler) is data.DistributedSampler,
-        )
+    def _library(self) -> Any:
+        return data
 
     def with_batches(self, loader: Any, batches: Iterable[Any]) -> Any:
         return _changed(loader, batch_sampler=Numbers(batches), batch_size=None, drop_last=False)
@@ -69,10 +48,6 @@ class TorchData:
             batches.first = first_batch
             batches.seed = seed if loader.num_workers > 0 else None
 
-    def worker_info(self) -> tuple[int, int] | None:
-        info = data.get_worker_info()
-        return None if info is None else (info.id, info.num_workers)
-
 
 class Stream(data.IterableDataset[Any]):
     """Another iterable as a stream; at top level, so that it pickles.
@@ -91,17 +66,6 @@ class Stream(data.IterableDataset[Any]):
 
     def __len__(self) -> int:
         return len(self.samples)
-
-
-def _order(dataset: Any, sampler: Any) -> Order:
-    if isinstance(dataset, data.IterableDataset):
-        return "stream"
-    if isinstance(sampler, data.DistributedSampler):
-        return "distributed"
-    if type(sampler) is data.SequentialSampler:
-        return "sequential"
-    plain = type(sampler) is data.RandomSampler and not sampler.replacement
-    return "shuffled" if plain and len(sampler) == len(dataset) else "custom"
 
 
 def _changed(loader: Any, **changes: Any) -> Any:

@@ -12,6 +12,7 @@ import torch
 
 from paceline import _C
 
+from ..alike import AlikeModels
 from . import exchange
 from .sync import TorchGradientSync, driven
 
@@ -25,18 +26,11 @@ __all__ = ["TorchModels"]
 _PREFIXES = ("module.", "_orig_mod.")
 
 
-class TorchModels:
+class TorchModels(AlikeModels):
     """Base of ``TorchEngine``; the methods are described in ``Engine`` by their names."""
 
     def move_model(self, model: Any, device: Any) -> None:
         model.to(torch.device(str(device)))
-
-    def signature(self, model: Any) -> list[tuple[str, tuple[int, ...], str, bool]]:
-        named = [*model.named_parameters(), *model.named_buffers()]
-        return [
-            (name, tuple(t.shape), str(t.dtype).rpartition(".")[2], bool(t.requires_grad))
-            for name, t in named
-        ]
 
     def copy_from_rank_zero(self, model: Any, group: ProcessGroup, root: int = 0) -> None:
         for tensor in [*model.parameters(), *model.buffers()]:
@@ -53,9 +47,6 @@ class TorchModels:
                 parameters, mean.split([p.numel() for p in parameters]), strict=True
             ):
                 p.copy_(part.view_as(p))
-
-    def has_float_buffers(self, model: Any) -> bool:
-        return any(buffer.is_floating_point() for buffer in model.buffers())
 
     def copy_buffers_from_rank_zero(self, model: Any, group: ProcessGroup) -> None:
         # Together: a model has many small ones, and each collective costs as much as it moves.
@@ -78,12 +69,8 @@ class TorchModels:
         options: DistributedDataParallelKwargs,
         taken: set[int],
     ) -> TorchGradientSync | None:
-        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        named = [(name, p) for name, p in trained if id(p) not in taken]
-        if not named:
-            return None
-        taken.update(id(p) for _, p in named)
-        return TorchGradientSync(named, group, options.bucket_cap_mb)
+        named = self._to_synchronise(model, taken)
+        return TorchGradientSync(named, group, options.bucket_cap_mb) if named else None
 
     def backward(self, loss: Any, divisor: int, **kwargs: Any) -> None:
         with driven():
