@@ -46,10 +46,10 @@ static void release_all(pl_tensor **params, int n) {
 
 // Tensors or pairs (shape, dtype), as new references.
 static int take_params(PyObject *seq, int *n, pl_tensor ***out) {
-    Py_ssize_t len = PyList_Check(seq) ? PyList_Size(seq) : -1;
+    Py_ssize_t len = PyList_Check(seq) || PyTuple_Check(seq) ? PySequence_Size(seq) : -1;
     pl_tensor **params = NULL;
     if (len < 0 || len > INT32_MAX) {
-        PyErr_SetString(PyExc_TypeError, "[Reducer] expected a list of parameters");
+        PyErr_SetString(PyExc_TypeError, "[Reducer] expected a list or tuple of parameters");
         return -1;
     }
     pl_status st = pl_alloc((size_t)(len ? len : 1) * sizeof *params, (void **)&params);
@@ -58,13 +58,14 @@ static int take_params(PyObject *seq, int *n, pl_tensor ***out) {
         return -1;
     }
     for (int i = 0; i < (int)len; i++) {
-        PyObject *item = PyList_GetItem(seq, i);
-        if (PyTuple_Check(item)) {
+        PyObject *item = PySequence_GetItem(seq, i);
+        if (item && PyTuple_Check(item)) {
             params[i] = outside_param(item);
         } else {
-            params[i] = pl_tensor_of(item, "Reducer");
+            params[i] = item ? pl_tensor_of(item, "Reducer") : NULL;
             if (params[i]) pl_tensor_retain(params[i]);
         }
+        Py_XDECREF(item);
         if (!params[i]) {
             release_all(params, i);
             return -1;

@@ -297,3 +297,39 @@ def refusals() -> None:
 
 def test_what_cannot_be_reduced_is_refused_by_name() -> None:
     run_ranks(2, refusals)
+
+
+def arguments_of_the_binding() -> None:
+    import pytest
+
+    from paceline import _C, distributed
+
+    distributed.init_process_group()
+    native = distributed.default_group().native
+
+    def make(params: object) -> _C.Reducer:
+        return _C.Reducer(native, params, [], 1, 1, distributed.ReduceOp.AVG)
+
+    for params, message in (
+        (3, "expected a list or tuple of parameters"),
+        ([(1, 2, 3)], r"expected tensors or pairs \(shape, dtype\)"),
+        ([((1, 2), 99)], "dtype code 99 is unknown"),
+        ([((1,) * 9, 6)], "has 9 dimensions"),
+        ([((2,), 3)], "only floating tensors can require gradients"),
+        (["x"], "expected a Tensor"),
+    ):
+        with pytest.raises((TypeError, ValueError, RuntimeError), match=message):
+            make(params)
+    reducer = make((((2, 3), 6), ((), 7)))
+    assert reducer.grad(0).shape == (2, 3)
+    assert reducer.missing == [0, 1]
+    for call in (reducer.ready, reducer.grad, lambda i: reducer.mark(i, True)):
+        with pytest.raises(IndexError, match="expected 0 to 1"):
+            call(7)
+    reducer.mark(1, True)
+    assert reducer.marked == [1]
+    reducer.fail()
+
+
+def test_arguments_of_the_reducer() -> None:
+    run_ranks(2, arguments_of_the_binding)
