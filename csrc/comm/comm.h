@@ -50,6 +50,7 @@ typedef struct pl_group_options {
     // pids of ranks elsewhere are -1 and 0. The ranks of a machine follow one another; the lowest
     // receives for all of them.
     int n_machines;
+    int64_t link_ms;           // data without acknowledgement for so long: the link is cut
     const int *machine_first;  // [n_machines] lowest rank of each, rising from 0
     const int *link_fds;   // [n_machines] to the lowest rank of each, own entry -1; group owns them
     const int *inbox_fds;  // [world] from each rank elsewhere, else -1; NULL but on the lowest rank

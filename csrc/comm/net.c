@@ -17,9 +17,8 @@
 
 #include "comm/internal.h"
 
-#define UNANSWERED_MS 3000  // data without acknowledgement for so long: the link is cut
-#define PATIENCE_MS 1000    // for a frame that belongs to no call
-#define ROOM_MS 20          // between two looks around while the peer takes no more
+#define PATIENCE_MS 1000  // for a frame that belongs to no call
+#define ROOM_MS 20        // between two looks around while the peer takes no more
 #define DROPPED_GRACE_NS INT64_C(300000000)  // for the reason why a link was closed to get here
 
 int pl__machine_of(const pl_group *g, int rank) {
@@ -94,11 +93,11 @@ static void blame_machine(pl_group *g, int machine, int error) {
     int first = lowest(g, machine), last = lowest(g, machine + 1) - 1;
     for (int r = first; r <= last; r++) dead[r / 64] |= UINT64_C(1) << (r % 64);
     snprintf(text, sizeof text,
-             "the connection to machine %d (rank%s %d%s%.0d) is lost: %s, after %d s without an "
+             "the connection to machine %d (rank%s %d%s%.0d) is lost: %s, after %.1f s without an "
              "answer: the link is cut, the machine is down, or rank %d, which receives there, is "
              "frozen",
              machine, last > first ? "s" : "", first, last > first ? " to " : "",
-             last > first ? last : 0, strerror(error), UNANSWERED_MS / 1000, first);
+             last > first ? last : 0, strerror(error), g->net->link_ms / 1e3, first);
     (void)pl__propose(g, PL_EPEER, dead, text);
 }
 
@@ -270,11 +269,11 @@ pl_status pl__net_look(pl_group *g, const struct pl__call *call, int peer) {
 
 // ---- birth and death --------------------------------------------------------------------------
 
-static void set_up_socket(int fd) {
+static void set_up_socket(int fd, int link_ms) {
     // A socket pair, in tests, has neither; a cut link is then not noticed, which is all.
-    int one = 1, unanswered = UNANSWERED_MS;
+    int one = 1;
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &unanswered, sizeof unanswered);
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &link_ms, sizeof link_ms);
 }
 
 pl_status pl__net_start(pl_group *g, const pl_group_options *opt) {
@@ -284,12 +283,13 @@ pl_status pl__net_start(pl_group *g, const pl_group_options *opt) {
     pl__net *net = g->net = p;
     net->links = (pl__link *)(void *)(net + 1);
     net->n_machines = opt->n_machines;
+    net->link_ms = (int)opt->link_ms;
     for (int m = 0; m < net->n_machines; m++) {
         net->first[m] = opt->machine_first[m];
         if (net->first[m] == g->first) net->machine = m;
         net->links[m].fd = opt->link_fds[m];
         pthread_mutex_init(&net->links[m].lock, NULL);
-        if (net->links[m].fd >= 0) set_up_socket(net->links[m].fd);
+        if (net->links[m].fd >= 0) set_up_socket(net->links[m].fd, net->link_ms);
     }
     net->first[net->n_machines] = g->world;
     int width = net->first[1];

@@ -75,6 +75,7 @@ typedef struct pl__link {
 
 typedef struct pl__inbox pl__inbox;
 typedef struct pl__net {
+    int link_ms;                  // data without acknowledgement for so long: the link is cut
     int n_machines, machine;      // how many, and this one
     int first[PL_MAX_RANKS + 1];  // lowest rank of each; world after the last
     pl__link *links;              // [n_machines]

@@ -297,7 +297,7 @@ static PyObject *group_new(PyObject *module, PyObject *const *args, Py_ssize_t n
     int fds[PL_MAX_RANKS], pidfds[PL_MAX_RANKS], pids[PL_MAX_RANKS], a[3];
     int firsts[PL_MAX_RANKS], links[PL_MAX_RANKS], inboxes[PL_MAX_RANKS];
     int64_t timeout_ms;
-    int patience[3];
+    int patience[4];
     pl_group *g = NULL;
     if (pl_arg_count("group_new", n, 13) || pl_int_args("group_new", args + 1, 3, a)) return NULL;
     if (a[1] < 1 || a[1] > PL_MAX_RANKS) {
@@ -314,7 +314,7 @@ static PyObject *group_new(PyObject *module, PyObject *const *args, Py_ssize_t n
         int_list(args[9], "machine_first", (int)machines, firsts) ||
         int_list(args[10], "link_fds", (int)machines, links) ||
         int_list(args[11], "inbox_fds", a[1], inboxes) ||
-        int_list(args[12], "patience", 3, patience)) {
+        int_list(args[12], "patience", 4, patience)) {
         if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "[group_new] machine_first");
         return NULL;
     }
@@ -342,6 +342,7 @@ static PyObject *group_new(PyObject *module, PyObject *const *args, Py_ssize_t n
         .report_ms = patience[0],
         .suspect_ms = patience[1],
         .frozen_ms = patience[2],
+        .link_ms = patience[3],
         .n_machines = (int)machines,
         .machine_first = firsts,
         .link_fds = links,

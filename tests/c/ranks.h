@@ -116,6 +116,7 @@ static pl_status ranks_join(const ranks *rs, int rank, const int *pidfds, const 
         .timeout_ms = rs->timeout_ms,
         .strict_sites = rs->strict,
         .n_machines = rs->n_machines,
+        .link_ms = 3000,
         .machine_first = rs->first,
         .link_fds = rs->links[rank],
         .inbox_fds = rs->inboxes[ranks_machine(rs, rank)],
@@ -189,9 +190,9 @@ __attribute__((unused)) static void start_forks(int world, rank_fn fn, void *ctx
     ranks_close_control(&rs);
 }
 
-// As run_threads, over one, two and three machines (as many as there are ranks for). ThreadSanitizer
-// knows memory by its address, and the ranks of a machine map one block at several: it would miss
-// what orders them and report races that are none. So there every rank is a machine.
+// As run_threads, over one, two and three machines (as many as there are ranks for).
+// ThreadSanitizer knows memory by its address, and the ranks of a machine map one block at several:
+// it would miss what orders them and report races that are none. So there every rank is a machine.
 __attribute__((unused)) static void run_spread(int world, rank_fn fn, void *ctx) {
     run_threads(world, fn, ctx);
 #ifdef __SANITIZE_THREAD__

@@ -77,11 +77,12 @@ def test_init_timeout() -> None:
 
 
 def test_patience() -> None:
-    assert patience_ms({}) == [30_000, 5_000, 30_000]
+    assert patience_ms({}) == [30_000, 5_000, 30_000, 3_000]
     assert patience_ms({"PACELINE_REPORT_AFTER": "0", "PACELINE_FROZEN_AFTER": "1.5"}) == [
         0,
         5_000,
         1_500,
+        3_000,
     ]
     for bad in ("-1", "x", "nan", "1e9"):
         with pytest.raises(ConfigError, match="PACELINE_SUSPECT_AFTER cannot be used"):

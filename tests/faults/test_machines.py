@@ -135,6 +135,18 @@ def test_a_cut_link_is_named(sizes: tuple[int, ...], size: int) -> None:
             assert not set(error["dead_ranks"]) & set(gone)
 
 
+def test_how_long_a_link_may_be_silent_can_be_set() -> None:
+    with Net((1, 1)) as net, net.ranks(LOOP, PACELINE_LINK_TIMEOUT="1") as ranks:
+        for rank in range(net.world):
+            ranks.await_mark(rank, "going")
+        time.sleep(0.2)
+        at = time.monotonic()
+        net.cut(1)
+        for result in ends(ranks):
+            assert result.exception["at"] - at <= 2.5
+            assert "after 1.0 s without an answer" in result.exception["text"]
+
+
 @pytest.mark.slow
 def test_a_frozen_rank_is_not_taken_for_dead() -> None:
     body = LOOP.replace("timeout=30", "timeout=6")

@@ -160,6 +160,7 @@ _PATIENCE = (
     ("PACELINE_REPORT_AFTER", 30.0),
     ("PACELINE_SUSPECT_AFTER", 5.0),
     ("PACELINE_FROZEN_AFTER", 30.0),
+    ("PACELINE_LINK_TIMEOUT", 3.0),
 )
 
 
@@ -170,7 +171,8 @@ def patience_ms(environ: Mapping[str, str] | None = None) -> list[int]:
     -------
     list of int
         Milliseconds: PACELINE_REPORT_AFTER (30 s), PACELINE_SUSPECT_AFTER (5 s) and
-        PACELINE_FROZEN_AFTER (30 s); 0 is never.
+        PACELINE_FROZEN_AFTER (30 s); 0 is never. Then after how long without an acknowledgement a
+        link between machines is cut: PACELINE_LINK_TIMEOUT (3 s); 0 is the system's own limit.
     """
     env = os.environ if environ is None else environ
     found = []
