@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...announce import say
 from . import exchange
 from .loaders import TorchData
 from .models import TorchModels
@@ -22,6 +24,14 @@ if TYPE_CHECKING:
 __all__ = ["ENGINE", "TorchEngine"]
 
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@cache
+def _say_that_gpus_wait() -> None:
+    say(
+        "PyTorch sees a GPU, but this version trains on the CPU; Accelerator(cpu=True) asks for that "
+        "and silences this line"
+    )
 
 
 class TorchEngine(TorchModels, TorchData, TorchRandomness):
@@ -49,6 +59,8 @@ class TorchEngine(TorchModels, TorchData, TorchRandomness):
     # --- devices and precision ------------------------------------------------------------------
 
     def device(self, local_rank: int, cpu: bool) -> Any:
+        if local_rank == 0 and not cpu and torch.cuda.is_available():
+            _say_that_gpus_wait()
         return torch.device("cpu")  # the only device of this version
 
     def move(self, tensor: Any, device: Any, non_blocking: bool) -> Any:
