@@ -29,8 +29,8 @@ _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 @cache
 def _say_that_gpus_wait() -> None:
     say(
-        "PyTorch sees a GPU, but this version trains on the CPU; Accelerator(cpu=True) asks for that "
-        "and silences this line"
+        "PyTorch sees a GPU, but this version trains on the CPU; Accelerator(cpu=True) asks for "
+        "that and silences this line"
     )
 
 
