@@ -27,7 +27,7 @@ def library(way: str) -> ModuleType:
 def run_ways(way: str, n: int, body: Callable[..., object] | str, **options: Any) -> list[Result]:
     """Run a body on n ranks over one way in; options as for ``run_ranks``."""
     env = {**options.pop("env", {}), _VARIABLE: way}
-    return run_ranks(n, body, env=env, **options)
+    return run_ranks(n, body, env=env, with_torch=way == "torch", **options)
 
 
 def __getattr__(name: str) -> Any:
