@@ -123,3 +123,16 @@ def test_one_model_is_trained_to_the_same_bits(sizes: tuple[int, ...]) -> None:
         spread = net.run(TRAINING)
     together = run_ranks(sum(sizes), TRAINING)
     assert len({result.outs[0] for result in [*spread, *together]}) == 1
+
+
+def test_pytorch_s_models_too() -> None:
+    pytest.importorskip("torch")
+    body = (
+        TRAINING.replace("import paceline as torch", "import torch")
+        .replace("paceline.nn.functional", "torch.nn.functional")
+        .replace("paceline.utils.data", "torch.utils.data")
+    )
+    with Net((1, 1)) as net:
+        spread = net.run(body, timeout=90)
+    together = run_ranks(2, body, timeout=90)
+    assert len({result.outs[0] for result in [*spread, *together]}) == 1
