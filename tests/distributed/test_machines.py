@@ -125,6 +125,7 @@ def test_one_model_is_trained_to_the_same_bits(sizes: tuple[int, ...]) -> None:
     assert len({result.outs[0] for result in [*spread, *together]}) == 1
 
 
+@pytest.mark.slow
 def test_pytorch_s_models_too() -> None:
     pytest.importorskip("torch")
     body = (
