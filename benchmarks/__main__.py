@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import allreduce, bridge, checkpoint, loader, ops, train
+from benchmarks import allreduce, bridge, checkpoint, loader, ops, overhead, train
 from benchmarks.processes import cpu_name
 
 
@@ -16,7 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", default=["train", "allreduce"],
                         choices=["train", "allreduce", "ops", "loader", "bridge",
-                                 "checkpoint"])  # fmt: skip
+                                 "checkpoint", "overhead"])  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--models", nargs="+", default=["gpt", "mlp"], choices=list(train.STEPS))
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
@@ -47,6 +47,9 @@ def main() -> None:
     if "checkpoint" in args.parts:
         results["checkpoint"] = checkpoint.run(args.rounds)
         checkpoint.report(results["checkpoint"])
+    if "overhead" in args.parts:
+        results["overhead"] = overhead.run(args.rounds)
+        overhead.report(results["overhead"])
     if args.json:
         args.json.write_text(json.dumps(results, indent=1))
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -336,6 +337,7 @@ class Engine(Protocol):
         """Give rank root's tensor."""
 
 
+@cache
 def default_engine() -> Engine:
     """Give the engine of paceline's own tensors."""
     from . import native
@@ -358,7 +360,17 @@ def loaded_engines() -> tuple[Engine, ...]:
     # `import paceline as torch` may have put us there under that name; and a package that is
     # still being imported cannot have made an object.
     if torch is None or torch.__name__ != "torch" or not hasattr(torch, "nn"):
-        return (default_engine(),)
+        return _own()
+    return _own_and_torch()
+
+
+@cache
+def _own() -> tuple[Engine, ...]:
+    return (default_engine(),)
+
+
+@cache
+def _own_and_torch() -> tuple[Engine, ...]:
     from . import torch as bridge
 
     return (default_engine(), bridge.ENGINE)
@@ -395,7 +407,10 @@ def known_engine(obj: object) -> Engine:
 
 def is_tensor(obj: object) -> bool:
     """Tell whether any engine calls ``obj`` a tensor."""
-    return any(engine.is_tensor(obj) for engine in loaded_engines())
+    for engine in loaded_engines():  # noqa: SIM110 - asked for every tensor of every batch
+        if engine.is_tensor(obj):
+            return True
+    return False
 
 
 def engine_of_tensor(tensor: object) -> Engine:

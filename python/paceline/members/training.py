@@ -123,8 +123,11 @@ class TrainingMembers(Members):
             if factor != 1.0:
                 self._models.scale_gradients(models, factor)
             quiet = not (state.sync_gradients or state.plugin.sync_each_batch)
+            if not quiet:
+                yield
+                return
             with ExitStack() as stack:
-                for model in models if quiet else ():
+                for model in models:
                     stack.enter_context(self._models.no_sync(model))
                 yield
         finally:

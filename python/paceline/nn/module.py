@@ -291,8 +291,12 @@ class Module(StateMethods):
 
     def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
         """The parameters; one that is used in two places comes once."""
-        for _, value in self._named("_parameters", "", recurse, True):
-            yield value
+        seen: set[int] = set()
+        for module in self.modules() if recurse else (self,):
+            for value in module._parameters.values():
+                if value is not None and id(value) not in seen:
+                    seen.add(id(value))
+                    yield value
 
     def named_buffers(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True

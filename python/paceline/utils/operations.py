@@ -88,30 +88,23 @@ def recursively_apply(
         For a leaf of another type, with ``error_on_other_type``.
     """
 
-    def again(item: Any) -> Any:
-        return recursively_apply(
-            func,
-            item,
-            *args,
-            test_type=test_type,
-            error_on_other_type=error_on_other_type,
-            **kwargs,
-        )
+    def walk(data: Any) -> Any:
+        if test_type(data):
+            return func(data, *args, **kwargs)
+        if isinstance(data, (tuple, list)):
+            return honor_type(data, [walk(item) for item in data])
+        if isinstance(data, Mapping):
+            done = {key: walk(value) for key, value in data.items()}
+            return done if type(data) is dict else type(data)(done)  # type: ignore[call-arg]
+        if error_on_other_type:
+            name = getattr(func, "__name__", "operation").strip("_")
+            raise TypeError(
+                f"[{name}] unsupported type: got {type(data).__name__}, expected a tensor or "
+                "nested list/tuple/dict of tensors"
+            )
+        return data
 
-    if test_type(data):
-        return func(data, *args, **kwargs)
-    if isinstance(data, (tuple, list)):
-        return honor_type(data, [again(item) for item in data])
-    if isinstance(data, Mapping):
-        done = {key: again(value) for key, value in data.items()}
-        return done if type(data) is dict else type(data)(done)  # type: ignore[call-arg]
-    if error_on_other_type:
-        name = getattr(func, "__name__", "operation").strip("_")
-        raise TypeError(
-            f"[{name}] unsupported type: got {type(data).__name__}, expected a tensor or nested "
-            "list/tuple/dict of tensors"
-        )
-    return data
+    return walk(data)
 
 
 def gather_in(group: ProcessGroup | None, data: Any) -> Any:
