@@ -105,21 +105,26 @@ pl_status pl_unary_new(pl_unary op, pl_tensor *x, pl_tensor **out) {
 
 static bool gives_bool(pl_binary op) { return op >= PL_BINARY_EQ && op <= PL_BINARY_LOGICAL_XOR; }
 
-// The dtype in which a and b meet: kernels take equal dtypes, or f32 with a half type.
-static pl_status to_common(pl_tensor *t, pl_dtype dt, bool allow_half, pl_tensor **out) {
+pl_status pl_cast_expand(pl_tensor *t, pl_dtype dt, int nd, const int64_t *shape, pl_tensor **out) {
+    pl_tensor *cast = NULL;
+    PL_TRY(pl_cast(t, dt, &cast));
+    pl_status st = pl_tensor_expand(cast, nd, shape, out);
+    pl_tensor_release(cast);
+    return st;
+}
+
+// The dtype of t where it meets another of dtype dt: kernels take equal dtypes, or f32 with a half
+// type.
+static pl_dtype meeting(const pl_tensor *t, pl_dtype dt, bool allow_half) {
     bool half = t->dtype == PL_BF16 || t->dtype == PL_F16;
-    if (allow_half && dt == PL_F32 && half) {
-        *out = pl_tensor_retain(t);
-        return PL_OK;
-    }
-    return pl_cast(t, dt, out);
+    return allow_half && dt == PL_F32 && half ? t->dtype : dt;
 }
 
 pl_status pl_binary_new(pl_binary op, const char *name, pl_tensor *a, pl_tensor *b,
                         pl_tensor **out) {
     int nd;
     int64_t shape[PL_MAX_DIMS];
-    pl_tensor *ca = NULL, *cb = NULL, *ea = NULL, *eb = NULL, *r = NULL;
+    pl_tensor *ea = NULL, *eb = NULL, *r = NULL;
     PL_TRY(pl_shape_broadcast(name, a->ndim, a->shape, b->ndim, b->shape, &nd, shape));
     pl_dtype dt = pl_promote_tensors(a, b);
     if (op == PL_BINARY_DIV && !pl_dtype_is_float(dt)) dt = PL_F32;
@@ -127,14 +132,11 @@ pl_status pl_binary_new(pl_binary op, const char *name, pl_tensor *a, pl_tensor 
         return pl_fail(PL_ERUNTIME, "[sub] two bool tensors cannot be subtracted: use logical_xor");
     }
     bool half = !gives_bool(op) && a->dtype != b->dtype;
-    pl_status st = to_common(a, dt, half, &ca);
-    if (st == PL_OK) st = to_common(b, dt, half && ca->dtype == PL_F32, &cb);
-    if (st == PL_OK) st = pl_tensor_expand(ca, nd, shape, &ea);
-    if (st == PL_OK) st = pl_tensor_expand(cb, nd, shape, &eb);
+    pl_dtype da = meeting(a, dt, half), db = meeting(b, dt, half && da == PL_F32);
+    pl_status st = pl_cast_expand(a, da, nd, shape, &ea);
+    if (st == PL_OK) st = pl_cast_expand(b, db, nd, shape, &eb);
     if (st == PL_OK) st = pl_tensor_empty(gives_bool(op) ? PL_BOOL : dt, nd, shape, &r);
     if (st == PL_OK) st = pl_k()->binary(op, ea, eb, r);
-    pl_tensor_release(ca);
-    pl_tensor_release(cb);
     pl_tensor_release(ea);
     pl_tensor_release(eb);
     if (st != PL_OK) {

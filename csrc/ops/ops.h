@@ -117,6 +117,9 @@ pl_status pl_back_dest(const pl_op_back *b, int i, pl_tensor **out, bool *accumu
 // t itself (retained) or a contiguous copy.
 pl_status pl_contiguous(pl_tensor *t, pl_tensor **out) PL_MUST_USE;
 pl_status pl_cast(pl_tensor *t, pl_dtype dt, pl_tensor **out) PL_MUST_USE;  // t itself if dt is its
+// A view of that over a wider shape.
+pl_status pl_cast_expand(pl_tensor *t, pl_dtype dt, int nd, const int64_t *shape,
+                         pl_tensor **out) PL_MUST_USE;
 pl_status pl_copy_new(const pl_tensor *t, pl_dtype dt, pl_tensor **out) PL_MUST_USE;
 // Sums t over the dimensions that a broadcast from `shape` added or stretched.
 pl_status pl_sum_to(pl_tensor *t, int ndim, const int64_t *shape, pl_tensor **out) PL_MUST_USE;

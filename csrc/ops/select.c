@@ -8,7 +8,7 @@
 static pl_status where_new(pl_tensor *cond, pl_tensor *a, pl_tensor *b, pl_tensor **out) {
     int nd, n2;
     int64_t s2[PL_MAX_DIMS], shape[PL_MAX_DIMS];
-    pl_tensor *ec = NULL, *ca = NULL, *cb = NULL, *ea = NULL, *eb = NULL, *r = NULL;
+    pl_tensor *ec = NULL, *ea = NULL, *eb = NULL, *r = NULL;
     if (cond->dtype != PL_BOOL) {
         return pl_fail(PL_ETYPE, "[where] the condition must be bool: got %s",
                        pl_dtype_name(cond->dtype));
@@ -16,16 +16,12 @@ static pl_status where_new(pl_tensor *cond, pl_tensor *a, pl_tensor *b, pl_tenso
     PL_TRY(pl_shape_broadcast("where", a->ndim, a->shape, b->ndim, b->shape, &n2, s2));
     PL_TRY(pl_shape_broadcast("where", cond->ndim, cond->shape, n2, s2, &nd, shape));
     pl_dtype dt = pl_promote_tensors(a, b);
-    pl_status st = pl_cast(a, dt, &ca);
-    if (st == PL_OK) st = pl_cast(b, dt, &cb);
-    if (st == PL_OK) st = pl_tensor_expand(cond, nd, shape, &ec);
-    if (st == PL_OK) st = pl_tensor_expand(ca, nd, shape, &ea);
-    if (st == PL_OK) st = pl_tensor_expand(cb, nd, shape, &eb);
+    pl_status st = pl_tensor_expand(cond, nd, shape, &ec);
+    if (st == PL_OK) st = pl_cast_expand(a, dt, nd, shape, &ea);
+    if (st == PL_OK) st = pl_cast_expand(b, dt, nd, shape, &eb);
     if (st == PL_OK) st = pl_tensor_empty(dt, nd, shape, &r);
     if (st == PL_OK) st = pl_k()->where(ec, ea, eb, r);
     pl_tensor_release(ec);
-    pl_tensor_release(ca);
-    pl_tensor_release(cb);
     pl_tensor_release(ea);
     pl_tensor_release(eb);
     if (st != PL_OK) {

@@ -176,6 +176,27 @@ static double floor_divide_float(double a, double b) {
     return q == 0.0 ? copysign(0.0, a / b) : nearbyint(q);
 }
 
+// The operators that give a bool, alike for integers and floats.
+#define TRUTHS(a, b)             \
+    case PL_BINARY_EQ:           \
+        return a == b;           \
+    case PL_BINARY_NE:           \
+        return a != b;           \
+    case PL_BINARY_LT:           \
+        return a < b;            \
+    case PL_BINARY_LE:           \
+        return a <= b;           \
+    case PL_BINARY_GT:           \
+        return a > b;            \
+    case PL_BINARY_GE:           \
+        return a >= b;           \
+    case PL_BINARY_LOGICAL_AND:  \
+        return a != 0 && b != 0; \
+    case PL_BINARY_LOGICAL_OR:   \
+        return a != 0 || b != 0; \
+    case PL_BINARY_LOGICAL_XOR:  \
+        return (a != 0) != (b != 0);
+
 static double binary_float(pl_binary op, double a, double b) {
     switch (op) {
         case PL_BINARY_ADD:
@@ -196,24 +217,7 @@ static double binary_float(pl_binary op, double a, double b) {
             return remainder_float(a, b);
         case PL_BINARY_FLOOR_DIVIDE:
             return floor_divide_float(a, b);
-        case PL_BINARY_EQ:
-            return a == b;
-        case PL_BINARY_NE:
-            return a != b;
-        case PL_BINARY_LT:
-            return a < b;
-        case PL_BINARY_LE:
-            return a <= b;
-        case PL_BINARY_GT:
-            return a > b;
-        case PL_BINARY_GE:
-            return a >= b;
-        case PL_BINARY_LOGICAL_AND:
-            return a != 0.0 && b != 0.0;
-        case PL_BINARY_LOGICAL_OR:
-            return a != 0.0 || b != 0.0;
-        case PL_BINARY_LOGICAL_XOR:
-            return (a != 0.0) != (b != 0.0);
+            TRUTHS(a, b)
         case PL_BINARY_RELU_GRAD:
             return b <= 0.0 ? 0.0 : a;
         case PL_BINARY_TANH_GRAD:
@@ -275,24 +279,7 @@ static int64_t binary_int(pl_binary op, int64_t a, int64_t b) {
             return remainder_int(a, b);
         case PL_BINARY_FLOOR_DIVIDE:
             return floor_divide_int(a, b);
-        case PL_BINARY_EQ:
-            return a == b;
-        case PL_BINARY_NE:
-            return a != b;
-        case PL_BINARY_LT:
-            return a < b;
-        case PL_BINARY_LE:
-            return a <= b;
-        case PL_BINARY_GT:
-            return a > b;
-        case PL_BINARY_GE:
-            return a >= b;
-        case PL_BINARY_LOGICAL_AND:
-            return a != 0 && b != 0;
-        case PL_BINARY_LOGICAL_OR:
-            return a != 0 || b != 0;
-        case PL_BINARY_LOGICAL_XOR:
-            return (a != 0) != (b != 0);
+            TRUTHS(a, b)
         case PL_BINARY_RELU_GRAD:
             return b > 0 ? a : 0;
         default:
