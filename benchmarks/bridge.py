@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """PyTorch models trained through paceline, beside Accelerate with DDP on Gloo, interleaved.
 
-Step time of two processes, the share of communication that a step shows, peak memory of a rank,
+Step time of two processes, the share of communication that a step shows, peak memory of a rank
+(resident, and how much of that is memory that the ranks share),
 and the time from the launcher's start to the end of a script that builds an Accelerator.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import statistics
@@ -49,7 +51,7 @@ def run(model: str, precision: str, rounds: int) -> dict[str, Any]:
         for _ in range(rounds):
             for name, row in ranks.items():
                 times[name].append(1e3 * row.seconds_per_step(STEPS[model]))
-        memory = {name: max(map(float, row.ask("memory"))) for name, row in ranks.items()}
+        memory = {name: max(map(json.loads, row.ask("memory"))) for name, row in ranks.items()}
     finally:
         for row in ranks.values():
             row.stop()
@@ -68,16 +70,22 @@ def startup(rounds: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in programs}
     with tempfile.TemporaryDirectory() as folder:
         for library in ("paceline", "accelerate"):
-            Path(folder, f"{library}.py").write_text(SCRIPT.format(library=library))
+            Path(folder, f"with_{library}.py").write_text(SCRIPT.format(library=library))
         for _ in range(rounds):
             for name, program in programs.items():
-                script = f"{name.split()[0]}.py"
-                env = dict(os.environ, OMP_NUM_THREADS="1")
+                script = f"with_{name.split()[0]}.py"
+                env = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=_package_folder())
                 start = time.perf_counter()
                 subprocess.run([*program, script], cwd=folder, env=env, check=True,
                                capture_output=True)  # fmt: skip
                 times[name].append(time.perf_counter() - start)
     return times
+
+
+def _package_folder() -> str:
+    import paceline
+
+    return str(Path(paceline.__file__).resolve().parents[1])
 
 
 def _accelerate() -> list[str]:
@@ -96,7 +104,8 @@ def report(result: dict[str, Any]) -> None:
         shown = statistics.median(1 - a / v for a, v in zip(alone, values, strict=True))
         print(
             f"  {name:26s} {middle:9.2f} ({low:.2f} to {high:.2f})  exposed communication "
-            f"{100 * shown:5.1f} %  peak {result['peak_mib'][name]:.0f} MiB"
+            f"{100 * shown:5.1f} %  peak {result['peak_mib'][name][0]:.0f} MiB, of which "
+            f"{result['peak_mib'][name][1]:.0f} shared (each rank counts it whole)"
         )
 
 

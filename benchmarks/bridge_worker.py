@@ -58,11 +58,11 @@ def make_step(library: str, model_name: str, precision: str) -> Callable[[], Non
     return step
 
 
-def peak_mib() -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("[benchmarks] /proc/self/status has no VmHWM")
+def memory_mib() -> list[float]:
+    """Peak of resident memory, and what of it is shared between ranks now."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    fields = dict(line.split(":", 1) for line in lines)
+    return [int(fields[name].split()[0]) / 1024 for name in ("VmHWM", "RssShmem")]
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def main() -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         if line.startswith("memory"):
-            print(peak_mib(), flush=True)
+            print(json.dumps(memory_mib()), flush=True)
             continue
         times = []
         for _ in range(int(line.split()[1])):
