@@ -258,9 +258,11 @@ def refusals() -> None:
     from torch import nn
     from torch.utils.checkpoint import checkpoint
 
-    from paceline import Accelerator
+    from paceline import Accelerator, DistributedDataParallelKwargs
 
-    accelerator = Accelerator()
+    # A bucket for each gradient: the first one is sent while the pass goes on.
+    small = DistributedDataParallelKwargs(bucket_cap_mb=1e-6)
+    accelerator = Accelerator(kwargs_handlers=[small])
 
     class Reused(nn.Module):
         def __init__(self):
