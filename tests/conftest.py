@@ -20,6 +20,18 @@ hypothesis.settings.load_profile("paceline")
 
 
 @pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Begin and end in one process without a default state."""
+    from paceline import PartialState
+
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    PartialState._reset_state()
+    yield
+    PartialState._reset_state()
+
+
+@pytest.fixture
 def no_leaks() -> Iterator[None]:
     """Fail the test if objects of the C core that it made are still alive at its end."""
     from paceline import _C

@@ -6,14 +6,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 import paceline
-from paceline import Accelerator, PartialState
+from paceline import Accelerator
 from paceline.checkpoint.sharded import size_in_bytes
 from paceline.errors import CheckpointError
 from paceline.utils import ProjectConfiguration
@@ -29,15 +28,6 @@ WORLDS = pytest.mark.parametrize(
     ],
     indirect=["way"],
 )
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    PartialState._reset_state()
-    yield
-    PartialState._reset_state()
 
 
 class Box:

@@ -14,7 +14,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,17 +22,10 @@ import pytest
 from faults import saving
 from faults.saving import Calls, Tiny, injected
 from harness import run_ranks
-from paceline import PartialState
 from paceline.checkpoint.folder import Place
 from paceline.errors import CheckpointError
 
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    yield
-    PartialState._reset_state()
+pytestmark = pytest.mark.usefixtures("one_process")
 
 
 class Scene:

@@ -11,7 +11,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,17 +19,10 @@ import pytest
 from faults import saving
 from faults.saving import Calls, Tiny, injected
 from harness import _paths, run_ranks
-from paceline import PartialState
 from paceline.checkpoint import disk
 from paceline.errors import CheckpointError, PacelineError
 
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    yield
-    PartialState._reset_state()
+pytestmark = pytest.mark.usefixtures("one_process")
 
 
 @pytest.fixture

@@ -5,22 +5,15 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from faults.saving import Tiny
-from paceline import _C, PartialState
+from paceline import _C
 from paceline.errors import CheckpointError
 
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    yield
-    PartialState._reset_state()
+pytestmark = pytest.mark.usefixtures("one_process")
 
 
 def _held() -> tuple[int, dict[str, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import paceline
@@ -39,6 +40,20 @@ class Block(nn.Module):
         return out
 
 
+def _check(steps: Callable[[int], None]) -> None:
+    """A thousand steps leave no object and no memory behind."""
+    steps(100)
+    gc.collect()
+    live, memory = _C.live_objects(), resident_kib()
+    steps(1000)
+    gc.collect()
+    assert _C.live_objects() == live
+    grown = resident_kib() - memory
+    # A leak of one 176-byte tensor per step would be 172 KiB; the allocator's own slack is less
+    # than its 1 MiB promise.
+    assert grown < 1024, f"resident memory grew by {grown} KiB over 1,000 steps"
+
+
 def test_a_thousand_steps() -> None:
     paceline.manual_seed(0)
     model = Block()
@@ -55,16 +70,7 @@ def test_a_thousand_steps() -> None:
             optimizer.step()
             optimizer.zero_grad()
 
-    steps(100)
-    gc.collect()
-    live, memory = _C.live_objects(), resident_kib()
-    steps(1000)
-    gc.collect()
-    assert _C.live_objects() == live
-    grown = resident_kib() - memory
-    # A leak of one 176-byte tensor per step would be 172 KiB; the allocator's own slack is less
-    # than its 1 MiB promise.
-    assert grown < 1024, f"resident memory grew by {grown} KiB over 1,000 steps"
+    _check(steps)
 
 
 def test_a_thousand_scaled_steps() -> None:
@@ -83,11 +89,4 @@ def test_a_thousand_scaled_steps() -> None:
             scaler.update()
             optimizer.zero_grad()
 
-    steps(100)
-    gc.collect()
-    live, memory = _C.live_objects(), resident_kib()
-    steps(1000)
-    gc.collect()
-    assert _C.live_objects() == live
-    grown = resident_kib() - memory
-    assert grown < 1024, f"resident memory grew by {grown} KiB over 1,000 steps"
+    _check(steps)

@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 
 import paceline as torch
-from paceline import Accelerator, PartialState
+from paceline import Accelerator
 from paceline.accelerator import AcceleratedOptimizer, AcceleratedScheduler, DataLoaderShard
 from paceline.errors import ConfigError
 from paceline.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -32,14 +32,7 @@ from paceline.utils.data import (
     TensorDataset,
 )
 
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    PartialState._reset_state()
-    yield
-    PartialState._reset_state()
+pytestmark = pytest.mark.usefixtures("one_process")
 
 
 def _numbers(n: int) -> TensorDataset:
