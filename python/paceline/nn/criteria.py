@@ -9,23 +9,31 @@ from paceline.nn.module import Module
 
 
 class _Loss(Module):
-    def __init__(self, reduction: str = "mean") -> None:
+    def __init__(
+        self,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+    ) -> None:
         super().__init__()
         losses._reduction(type(self).__name__, reduction)
+        if size_average is not None or reduce is not None:
+            raise TypeError("[loss] size_average and reduce are gone: use reduction")
         self.reduction = reduction
 
 
 class _WeightedLoss(_Loss):
     weight: Tensor | None
 
-    def __init__(self, weight: Tensor | None, reduction: str) -> None:
-        super().__init__(reduction)
+    def __init__(
+        self,
+        weight: Tensor | None,
+        size_average: bool | None,
+        reduce: bool | None,
+        reduction: str,
+    ) -> None:
+        super().__init__(size_average, reduce, reduction)
         self.register_buffer("weight", weight)
-
-
-def _refuse(size_average: bool | None, reduce: bool | None) -> None:
-    if size_average is not None or reduce is not None:
-        raise TypeError("[loss] size_average and reduce are gone: use reduction")
 
 
 class CrossEntropyLoss(_WeightedLoss):
@@ -40,8 +48,7 @@ class CrossEntropyLoss(_WeightedLoss):
         reduction: str = "mean",
         label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(weight, reduction)
-        _refuse(size_average, reduce)
+        super().__init__(weight, size_average, reduce, reduction)
         self.ignore_index = ignore_index
         self.label_smoothing = label_smoothing
 
@@ -67,8 +74,7 @@ class NLLLoss(_WeightedLoss):
         reduce: bool | None = None,
         reduction: str = "mean",
     ) -> None:
-        super().__init__(weight, reduction)
-        _refuse(size_average, reduce)
+        super().__init__(weight, size_average, reduce, reduction)
         self.ignore_index = ignore_index
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -80,30 +86,12 @@ class NLLLoss(_WeightedLoss):
 class MSELoss(_Loss):
     """Squared difference."""
 
-    def __init__(
-        self,
-        size_average: bool | None = None,
-        reduce: bool | None = None,
-        reduction: str = "mean",
-    ) -> None:
-        super().__init__(reduction)
-        _refuse(size_average, reduce)
-
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return losses.mse_loss(input, target, self.reduction)
 
 
 class L1Loss(_Loss):
     """Absolute difference."""
-
-    def __init__(
-        self,
-        size_average: bool | None = None,
-        reduce: bool | None = None,
-        reduction: str = "mean",
-    ) -> None:
-        super().__init__(reduction)
-        _refuse(size_average, reduce)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return losses.l1_loss(input, target, self.reduction)
@@ -119,8 +107,7 @@ class SmoothL1Loss(_Loss):
         reduction: str = "mean",
         beta: float = 1.0,
     ) -> None:
-        super().__init__(reduction)
-        _refuse(size_average, reduce)
+        super().__init__(size_average, reduce, reduction)
         self.beta = beta
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -140,8 +127,7 @@ class BCEWithLogitsLoss(_WeightedLoss):
         reduction: str = "mean",
         pos_weight: Tensor | None = None,
     ) -> None:
-        super().__init__(weight, reduction)
-        _refuse(size_average, reduce)
+        super().__init__(weight, size_average, reduce, reduction)
         self.register_buffer("pos_weight", pos_weight)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
