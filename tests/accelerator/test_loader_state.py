@@ -132,8 +132,6 @@ def test_row_9_after_any_batch_the_rest_of_the_run_is_the_same(way: str, world: 
 
 
 def test_row_9_with_workers_too(way: str) -> None:
-    if way == "torch":
-        pytest.skip("torch seeds its workers anew when an epoch is taken up")
     cases = [("shuffled", {}), ("stream", {}), ("buckets", {})]
     args = {"cases": cases, "workers": 2, "world": 1}
     run_ways(way, 1, _every_place, args=args, timeout=120)
