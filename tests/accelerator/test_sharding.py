@@ -229,11 +229,10 @@ def _without_a_placed_device() -> None:
     accelerator = Accelerator(device_placement=False)
     loader = accelerator.prepare(torch.utils.data.DataLoader(torch.arange(4), batch_size=2))
     assert loader.device is None
-    with accelerator._evening_batches(False) as fixed:
-        assert fixed == []
-        uneven = accelerator.prepare(torch.utils.data.DataLoader(torch.arange(9), batch_size=2))
-        with accelerator._evening_batches(False):
-            out([batch.tolist() for batch in uneven])
+    model = accelerator.prepare(torch.nn.Linear(1, 1))
+    uneven = accelerator.prepare(torch.utils.data.DataLoader(torch.arange(9), batch_size=2))
+    with accelerator.join_uneven_inputs([model], even_batches=False):
+        out([batch.tolist() for batch in uneven])
     out([batch.tolist() for batch in uneven])
 
 
