@@ -27,7 +27,7 @@ static void take_seq(pl_group *g, pl__call *call) {
 
 static void trace(const pl__call *call, int64_t since) {
     pl_trace_event e = {.start_ns = since, .number = call->op == PL__OP_BUCKET ? call->root : -1};
-    e.kind = call->on_comm ? PL_TRACE_BUCKET : PL_TRACE_COMM;
+    e.kind = call->on_comm || call->op == PL__OP_BUCKET ? PL_TRACE_BUCKET : PL_TRACE_COMM;
     e.nbytes = call->count * (int64_t)pl_dtype_size(call->dtype);
     strncpy(e.name, pl__op_name(call->op), sizeof e.name - 1);
     pl_trace_put(&e);

@@ -7,13 +7,18 @@
 // Gradients start on cache lines, so that no line is written by two kernels.
 #define ALIGN 64
 
+// A model this small has one bucket: a second meeting costs more than an early start gains.
+#define ONE_BUCKET_BYTES ((int64_t)4 << 20)
+
 static int64_t padded(const pl_tensor *t) {
     int64_t bytes = (int64_t)pl_tensor_nbytes(t);
     return (bytes + ALIGN - 1) / ALIGN * ALIGN;
 }
 
 pl_status pl__layout_build(pl_reducer *r, const pl_reducer_options *opt) {
-    int64_t at = 0, used = 0;
+    int64_t at = 0, used = 0, total = 0;
+    for (int p = 0; p < opt->n; p++) total += padded(opt->params[p]);
+    bool small = total <= ONE_BUCKET_BYTES;
     PL_TRY(pl_calloc((size_t)opt->n * sizeof *r->members, (void **)&r->members));
     PL_TRY(pl_calloc((size_t)opt->n * sizeof *r->slots, (void **)&r->slots));
     PL_TRY(pl_calloc((size_t)opt->n * sizeof *r->buckets, (void **)&r->buckets));
@@ -21,7 +26,7 @@ pl_status pl__layout_build(pl_reducer *r, const pl_reducer_options *opt) {
         int p = opt->n - 1 - k;
         const pl_tensor *t = opt->params[p];
         pl__bucket *b = r->n_buckets ? &r->buckets[r->n_buckets - 1] : NULL;
-        int64_t cap = r->n_buckets <= 1 ? opt->first_bucket_bytes : opt->bucket_bytes;
+        int64_t cap = r->n_buckets <= 1 && !small ? opt->first_bucket_bytes : opt->bucket_bytes;
         if (!b || b->dtype != t->dtype || (used > 0 && used + padded(t) > cap)) {
             b = &r->buckets[r->n_buckets++];
             *b = (pl__bucket){.offset = at, .dtype = t->dtype, .first = k};

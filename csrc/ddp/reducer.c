@@ -3,8 +3,9 @@
 //
 // A pass: `ready` counts gradients per bucket; a full bucket whose turn it is goes to the
 // communication thread; `done` (after the last node) launches what is left, with zeros for
-// parameters that got no gradient here, and waits. Then a parameter that any rank used has the
-// reduced gradient, and one that no rank used has none.
+// parameters that got no gradient here, and waits. The last bucket never goes to the other thread:
+// nothing is left to overlap with, and to hand it over and be woken again only costs time. Then a
+// parameter that any rank used has the reduced gradient, and one that no rank used has none.
 #include <string.h>
 
 #include "ddp/ddp_internal.h"
@@ -29,6 +30,8 @@ static void fill_used(pl_reducer *r, pl__bucket *b) {
     }
 }
 
+static bool is_last(const pl_reducer *r) { return r->n_launched == r->n_buckets - 1; }
+
 static pl_status launch(pl_reducer *r, int k) {
     pl__bucket *b = &r->buckets[k];
     fill_used(r, b);
@@ -39,12 +42,13 @@ static pl_status launch(pl_reducer *r, int k) {
                            .op = r->op,
                            .bucket = k,
                            .n_params = b->n,
-                           .used = b->used};
+                           .used = b->used,
+                           .sync = is_last(r)};
     return pl_group_reduce_bucket(r->group, &call, r->site, &b->work);
 }
 
 static pl_status launch_ready(pl_reducer *r) {
-    while (r->n_launched < r->n_buckets) {
+    while (r->n_launched < r->n_buckets && !is_last(r)) {
         int k = r->order[r->n_launched];
         if (r->buckets[k].ready < r->buckets[k].n) break;
         PL_TRY(launch(r, k));
@@ -117,9 +121,9 @@ static void settle_grads(pl_reducer *r) {
 static pl_status finish_pass(pl_reducer *r) {
     PL_TRY(pl__reducer_check_whole(r));
     for (; r->n_launched < r->n_buckets; r->n_launched++) {
+        if (is_last(r)) PL_TRY(wait_all(r));  // what failed first is told first
         PL_TRY(launch(r, r->order[r->n_launched]));
     }
-    PL_TRY(wait_all(r));
     PL_TRY(learn_order(r));
     settle_grads(r);
     return PL_OK;

@@ -18,19 +18,23 @@ static pl_tensor *outside(pl_dtype dt, const int64_t *shape) {
     return t;
 }
 
-static pl_reducer *make(pl_group *g, int64_t bucket_bytes) {
+static pl_reducer *make_with(pl_group *g, int64_t first_bytes, int64_t bucket_bytes) {
     pl_tensor *params[N];
     pl_reducer *r = NULL;
     for (int p = 0; p < N; p++) params[p] = outside(p == 2 ? PL_F64 : PL_F32, shapes[p]);
     pl_reducer_options opt = {.group = g,
                               .n = N,
                               .params = params,
-                              .first_bucket_bytes = bucket_bytes,
+                              .first_bucket_bytes = first_bytes,
                               .bucket_bytes = bucket_bytes,
                               .op = PL_RED_MEAN};
     CHECK_OK(pl_reducer_new(&opt, SITE("ddp"), &r));
     for (int p = 0; p < N; p++) pl_tensor_release(params[p]);
     return r;
+}
+
+static pl_reducer *make(pl_group *g, int64_t bucket_bytes) {
+    return make_with(g, bucket_bytes, bucket_bytes);
 }
 
 static void fill(const pl_reducer *r, int p, double value) {
@@ -175,3 +179,16 @@ TEST(a_view_keeps_its_memory) {
     CHECK_EQ(pl_live(PL_KIND_SEGMENT), 0);
     CHECK_EQ(pl_live(PL_KIND_REDUCER), 0);
 }
+
+// The first bucket of a small model is not cut short; one with another dtype still is its own.
+static void small(pl_group *g, void *ctx) {
+    (void)ctx;
+    pl_reducer *r = make_with(g, 1, 1 << 20);
+    CHECK_EQ(pl_reducer_n_buckets(r), 3);  // two of fp32, and the fp64 parameter between them
+    pl_reducer_free(r);
+    r = make_with(g, 1, 1);
+    CHECK_EQ(pl_reducer_n_buckets(r), N - 1);  // the parameter without elements needs none
+    pl_reducer_free(r);
+}
+
+TEST(a_small_model_has_one_bucket_for_each_run_of_a_dtype) { run_threads(2, small, NULL); }

@@ -231,7 +231,7 @@ class DistributedDataParallelKwargs(KwargsHandler):
         mode whose gradients will be synchronised.
     bucket_cap_mb : float
         Size of a gradient bucket in MiB. The first bucket holds at most 1 MiB, so that the
-        reduction starts early.
+        reduction starts early; a model of up to 4 MiB has one bucket.
     find_unused_parameters, gradient_as_bucket_view, static_graph : bool
         Accepted and without effect: a parameter that was not used never hangs here, gradients
         always live in the buckets, and the graph may change.
