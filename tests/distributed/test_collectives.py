@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from bad_calls import check_bad_calls
 from harness import run_ranks
 
 HEAD = """
@@ -354,21 +355,4 @@ BAD_CALLS = [
 
 
 def test_bad_arguments_raise_at_once_and_the_group_stays_whole() -> None:
-    body = (
-        HEAD
-        + """
-for call in ARGS["calls"]:
-    try:
-        eval(call)
-    except Exception as error:
-        out([[kind.__name__ for kind in type(error).__mro__], str(error)])
-    else:
-        out(None)
-dist.barrier()
-"""
-    )
-    for result in run_ranks(2, body, args={"calls": [call for call, _, _ in BAD_CALLS]}):
-        for (call, kind, text), found in zip(BAD_CALLS, result.outs, strict=True):
-            assert found is not None, f"{call} raised nothing"
-            assert kind in found[0], f"{call} raised {found}"
-            assert text in found[1], f"{call} raised {found}"
+    check_bad_calls(BAD_CALLS)

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ..environment import truth
 from .cores import share_out
 from .job import Settings, rank_environment
 from .logs import LogFolder
@@ -64,7 +65,7 @@ def _commands(
         module = ["-m"] if args.module else []
         compat = ["-m", "paceline.compat"] if args.as_accelerate else []
         argv = [sys.executable, "-u", *compat, *module, args.script, *args.script_args]
-    pin = os.environ.get("PACELINE_PIN", "1").strip().lower() not in ("0", "false", "no", "off")
+    pin = truth(os.environ.get("PACELINE_PIN", "")) is not False
     commands = []
     for rank, share in enumerate(share_out(settings.num_processes, settings.threads, pin)):
         env = rank_environment(settings, rank, launch_id, os.environ)
