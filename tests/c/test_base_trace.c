@@ -82,11 +82,10 @@ TEST(a_session_begins_empty_and_uses_the_memory_again) {
 
 TEST(a_long_name_is_cut) {
     pl_trace_start(false, 10);
-    pl_trace_end(pl_trace_begin(), PL_TRACE_USER,
-                 "a name that is longer than there is room for it");
+    pl_trace_end(pl_trace_begin(), PL_TRACE_USER, "a name that is longer than what is kept of it");
     int n;
     pl_trace_log *logs = read_logs(&n);
-    CHECK_STR_EQ(logs[0].events[0].name, "a name that is longer than ther");
+    CHECK_STR_EQ(logs[0].events[0].name, "a name that is longer than what");
     pl_trace_logs_free(n, logs);
     pl_trace_clear();
 }
