@@ -37,6 +37,17 @@ def backward(
 ) -> None:
     """Add the gradients of the sum of `tensors` to ``.grad`` of the leaves.
 
+    Parameters
+    ----------
+    tensors : Tensor or sequence of Tensor
+        What is differentiated; without grad_tensors, each has one element.
+    grad_tensors : Tensor or sequence of Tensor, optional
+        The gradient that each begins with, of its shape; None stands for 1.
+    retain_graph : bool, optional
+        Keep what the graph saved, for another pass.
+    create_graph : bool
+        Not there: see Raises.
+
     Raises
     ------
     NotImplementedError
@@ -59,6 +70,21 @@ def grad(
     allow_unused: bool = False,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the sum of `outputs` with respect to `inputs`; ``.grad`` stays as it is.
+
+    Parameters
+    ----------
+    outputs : Tensor or sequence of Tensor
+        What is differentiated; without grad_outputs, each has one element.
+    inputs : Tensor or sequence of Tensor
+        By what.
+    grad_outputs : Tensor or sequence of Tensor, optional
+        The gradient that each begins with, of its shape; None stands for 1.
+    retain_graph : bool, optional
+        Keep what the graph saved, for another pass.
+    create_graph : bool
+        Not there: see Raises.
+    allow_unused : bool
+        Give None for an input that was not used.
 
     Raises
     ------

@@ -274,7 +274,19 @@ def pad_across_processes(
 def send_to_device(
     tensor: Any, device: Any, non_blocking: bool = False, skip_keys: Any = None
 ) -> Any:
-    """Move nested tensors to a device. What is no tensor stays as it is."""
+    """Move nested tensors to a device. What is no tensor stays as it is.
+
+    Parameters
+    ----------
+    tensor : nested lists, tuples, dicts of tensors
+        What is moved.
+    device : Device or str
+        Where to.
+    non_blocking : bool
+        Need not have arrived when this returns, where the device can do that.
+    skip_keys : str or list of str, optional
+        Keys of a dict whose values stay where they are.
+    """
     if isinstance(skip_keys, str):
         skip_keys = [skip_keys]
     if skip_keys and isinstance(tensor, Mapping):
