@@ -85,12 +85,11 @@ pl_status pl__look_around(pl_group *g, pl__call *call, int peer, const _Atomic u
         return pl__fail_local(g, call, PL_ERUNTIME, "the group was closed or interrupted");
     }
     pl__settle(g, false);
-    if (atomic_load_explicit(&g->control->verdict, memory_order_acquire) != 0) {
-        return pl__fail_verdict(g, call);
-    }
+    bool failed = atomic_load_explicit(&g->control->verdict, memory_order_acquire) != 0;
     uint32_t state = atomic_load_explicit(&g->control->slots[peer].state, memory_order_acquire);
     // A peer posts its words before it announces its end, so look at the word once more.
     bool there = word && reached(word, value);
+    if (failed && !there) return pl__fail_verdict(g, call);
     if (state == PL__FINISHED && !there) return pl__blame_finished(g, call, peer);
     if (state == PL__FAILED && !there) return pl__blame_failed(g, call, peer);
     if (!there) PL_TRY(pl__net_look(g, call, peer));

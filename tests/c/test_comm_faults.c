@@ -154,12 +154,14 @@ TEST(all_survivors_blame_the_same) {
 
 static void one_raises(pl_group *g, void *ctx) {
     (void)ctx;
-    CHECK_OK(pl_group_barrier(g, SITE("r:1")));
+    pl_status st = pl_group_barrier(g, SITE("r:1"));
+#ifndef RANKS_MACHINES  // between machines the news may overtake what a third rank sent before it
+    CHECK_OK(st);
+#endif
     if (pl_group_rank(g) == 1) {
         pl_group_announce_failed(g, "ValueError: bad batch");
         exit(3);
     }
-    pl_status st = PL_OK;
     while (st == PL_OK) st = pl_group_barrier(g, SITE("r:2"));
     CHECK_EQ(st, PL_EREMOTE);
     CHECK(strstr(pl_error_message(), "[barrier] rank 1 raised ValueError: bad batch"));
@@ -240,6 +242,7 @@ static void one_is_frozen(pl_group *g, void *ctx) {
     CHECK_OK(pl_group_barrier(g, SITE("z:1")));
     if (pl_group_rank(g) == 1) {
         raise(SIGSTOP);
+        usleep(100000);  // what the others decided meanwhile may have to come over a network
         CHECK_FAILS(pl_group_barrier(g, SITE("z:2")), PL_ETIME, "missing ranks: 1");
         return;
     }

@@ -18,11 +18,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "tests" / "c").glob("test_*.c"))
-TESTS = [
-    (source.stem, name)
-    for source in SOURCES
-    for name in re.findall(r"^TEST\((\w+)\)", source.read_text(), re.MULTILINE)
-]
+
+
+def _names(source: Path) -> list[str]:
+    """List the tests of a file; one that includes another file of tests has those instead."""
+    text = source.read_text()
+    included = re.search(r'^#include "(test_\w+\.c)"', text, re.MULTILINE)
+    if included is not None:
+        return _names(source.with_name(included[1]))
+    return re.findall(r"^TEST\((\w+)\)", text, re.MULTILINE)
+
+
+TESTS = [(source.stem, name) for source in SOURCES for name in _names(source)]
 
 
 @pytest.fixture(scope="session")
