@@ -282,6 +282,7 @@ def distributed_indices(n: int, world: int, rank: int, drop_last: bool, order: T
 # so that all ranks get as many batches, all full; split: each batch is cut into `world` parts.
 def shard_batches(n: int, batch_size: int, world: int, rank: int, drop_last: bool, even: bool, split: bool, order: Tensor | None, /) -> tuple[_T, _T]: ...
 
+@final
 class RowGather:
     """Batches of rows of arrays, gathered now or by a thread ahead of their use."""
 
@@ -293,6 +294,7 @@ class RowGather:
 
 def row_gather(columns: list[tuple[Any, Sequence[int]]], /) -> RowGather: ...  # (contiguous array, shape)
 
+@final
 class SharedMemory:
     """A mapped memfd, for batches of worker processes; it counts the tensors over it."""
 
