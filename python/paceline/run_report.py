@@ -15,9 +15,8 @@ from typing import Any, Protocol
 from ._replacing import replacing
 from .profiler import Profiler, schedule
 
-__all__ = ["VARIABLE", "Reported", "RunReport"]
+__all__ = ["Reported", "RunReport"]
 
-VARIABLE = "PACELINE_REPORT_FILE"
 _FIRST_STEPS = 2  # not timed: memory is allocated and code is loaded there
 _PROFILED_STEPS = 10  # enough for a share; recording all would cost memory
 

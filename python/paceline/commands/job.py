@@ -11,7 +11,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .machines import Machines, shared_run_id
+from .machines import Machines
 
 __all__ = ["PRECISIONS", "Settings", "choose_port", "rank_environment"]
 
@@ -117,7 +117,7 @@ def rank_environment(
         "TORCHELASTIC_RESTART_COUNT": str(settings.restart),
         "TORCHELASTIC_MAX_RESTARTS": str(settings.max_restarts),
         "PACELINE_LAUNCH_ID": launch_id,
-        "PACELINE_RUN_ID": launch_id if machines.count == 1 else shared_run_id(machines),
+        "PACELINE_RUN_ID": machines.run_id or launch_id,
         "ACCELERATE_MIXED_PRECISION": settings.mixed_precision,
     }
     if machines.secret_file:

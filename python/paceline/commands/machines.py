@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Machines", "MachinesError", "SECRET", "choose", "shared_run_id"]
+__all__ = ["Machines", "MachinesError", "SECRET", "choose"]
 
 SECRET = "paceline.secret"
 _VARIABLE = "PACELINE_SECRET_FILE"
@@ -34,6 +33,8 @@ class Machines:
         MASTER_PORT; 0 on one machine means any.
     secret_file : str
         What they know each other by; empty on one machine.
+    run_id : str
+        The name of the job that all machines find by themselves; empty on one machine.
     """
 
     count: int = 1
@@ -41,6 +42,7 @@ class Machines:
     address: str = "127.0.0.1"
     port: int = 0
     secret_file: str = ""
+    run_id: str = ""
 
 
 def choose(
@@ -71,7 +73,7 @@ def choose(
     Raises
     ------
     MachinesError
-        Something is missing, or contradicts another thing.
+        Something is missing, contradicts another thing, or cannot be read.
     """
     count, rank, address, port = 1, 0, "", 0
     if "SLURM_STEP_NUM_NODES" in environ:
@@ -96,7 +98,8 @@ def choose(
         )
     if port == 65535:
         raise MachinesError("main_process_port is wrong: got 65535, expected room for one above it")
-    return Machines(count, rank, address, port or _DEFAULT_PORT, _secret(folders, environ))
+    port, secret = port or _DEFAULT_PORT, _secret(folders, environ)
+    return Machines(count, rank, address, port, secret, _run_id(address, port, secret))
 
 
 def _secret(folders: Sequence[str], environ: Mapping[str, str]) -> str:
@@ -115,19 +118,14 @@ def _secret(folders: Sequence[str], environ: Mapping[str, str]) -> str:
     )
 
 
-def shared_run_id(machines: Machines) -> str:
-    """Give the name of the job that all its machines find by themselves.
+def _run_id(address: str, port: int, secret_file: str) -> str:
+    import hashlib  # at every start of a launcher it would cost, and one machine does without
 
-    Raises
-    ------
-    MachinesError
-        When the secret cannot be read.
-    """
     try:
-        with open(machines.secret_file, "rb") as file:
+        with open(secret_file, "rb") as file:
             secret = file.read(4096).strip()
     except OSError as error:
-        raise MachinesError(f"{machines.secret_file} cannot be read: {error.strerror}") from None
+        raise MachinesError(f"{secret_file} cannot be read: {error.strerror}") from None
     # Only its hash is in the environment of the ranks, mixed with what is no secret.
-    named = b"%s:%d:run id" % (machines.address.encode(), machines.port)
+    named = b"%s:%d:run id" % (address.encode(), port)
     return hashlib.sha256(hashlib.sha256(secret).digest() + named).hexdigest()[:32]

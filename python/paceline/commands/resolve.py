@@ -19,7 +19,7 @@ from .config_file import ConfigFile, ConfigFileError, default_path, find, load
 from .cores import available_cores
 from .devices import Demand, DeviceError, plan
 from .job import PRECISIONS, Settings, choose_port
-from .machines import Machines, MachinesError, choose, shared_run_id
+from .machines import Machines, MachinesError, choose
 
 __all__ = ["UsageError", "explain", "resolve"]
 
@@ -214,10 +214,7 @@ def _machines(
     names = ("num_machines", "machine_rank", "main_process_ip", "main_process_port")
     folders = [os.path.dirname(path) for path in (*file.paths(), default_path(environ))]
     try:
-        machines = choose(pick, {name: getattr(args, name) for name in names}, folders, environ)
-        if machines.count > 1:
-            shared_run_id(machines)  # refused here, before anything is started
-        return machines
+        return choose(pick, {name: getattr(args, name) for name in names}, folders, environ)
     except MachinesError as error:
         raise UsageError(str(error)) from None
 

@@ -23,7 +23,7 @@ from .sweep_table import Row, draw, render, write_json
 
 __all__ = ["main"]
 
-_VARIABLE = "PACELINE_REPORT_FILE"  # as in run_report, which loads the core
+_VARIABLE = "PACELINE_REPORT_FILE"  # read by paceline.environment
 
 
 def _numbers(text: str) -> list[int]:

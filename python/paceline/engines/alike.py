@@ -7,11 +7,31 @@ Knows no tensor library.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from . import LoaderParts, Order
 
-__all__ = ["AlikeData", "AlikeModels"]
+__all__ = ["AlikeData", "AlikeModels", "AlikeStream"]
+
+
+class AlikeStream:
+    """Base of what makes a stream of another iterable, before a library's ``IterableDataset``.
+
+    Parameters
+    ----------
+    samples : iterable
+        What is read.
+    """
+
+    def __init__(self, samples: Any) -> None:
+        self.samples = samples
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.samples)
+
+    def __len__(self) -> int:
+        return len(self.samples)
 
 
 class AlikeModels:

@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch.utils import data
 
-from ..alike import AlikeData
+from ..alike import AlikeData, AlikeStream
 from .workers import Numbers, WorkerStart
 
 __all__ = ["TorchData"]
@@ -49,23 +49,8 @@ class TorchData(AlikeData):
             batches.seed = seed if loader.num_workers > 0 else None
 
 
-class Stream(data.IterableDataset[Any]):
-    """Another iterable as a stream; at top level, so that it pickles.
-
-    Parameters
-    ----------
-    samples : iterable
-        What is read.
-    """
-
-    def __init__(self, samples: Any) -> None:
-        self.samples = samples
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.samples)
-
-    def __len__(self) -> int:
-        return len(self.samples)
+class Stream(AlikeStream, data.IterableDataset[Any]):
+    """Another iterable as a stream; at top level, so that it pickles."""
 
 
 def _changed(loader: Any, **changes: Any) -> Any:
