@@ -172,6 +172,9 @@ SCHEDULES = [
     ("LinearLR", {}),
     ("LinearLR", {"start_factor": 0.1, "end_factor": 0.5, "total_iters": 7}),
     ("CosineAnnealingLR", {"T_max": 5, "eta_min": 0.01}),
+    ("OneCycleLR", {"max_lr": [0.5, 0.3], "total_steps": 15}),
+    ("OneCycleLR", {"max_lr": 1.0, "epochs": 4, "steps_per_epoch": 5, "three_phase": True}),
+    ("OneCycleLR", {"max_lr": 1.0, "total_steps": 40, "anneal_strategy": "linear"}),
 ]
 
 
@@ -199,6 +202,48 @@ def test_schedules_as_pytorch(name, options) -> None:
     own.step(4)
     theirs.step(4)
     assert own.get_last_lr() == pytest.approx(theirs.get_last_lr(), rel=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PyTorch's about the order of step()
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+def test_one_cycle_moves_the_momentum_as_pytorch(kind: str) -> None:
+    torch = pytest.importorskip("torch")
+    own = getattr(optim, kind)([paceline.nn.Parameter(paceline.ones(1))], lr=1.0)
+    theirs = getattr(torch.optim, kind)([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+    a = lr_scheduler.OneCycleLR(own, 0.1, 12, pct_start=0.4, div_factor=10)
+    b = torch.optim.lr_scheduler.OneCycleLR(theirs, 0.1, 12, pct_start=0.4, div_factor=10)
+    name = "momentum" if kind == "SGD" else "betas"
+    for _ in range(12):
+        ours, expected = own.param_groups[0], theirs.param_groups[0]
+        assert ours["lr"] == pytest.approx(expected["lr"], rel=1e-12)
+        assert ours[name] == pytest.approx(expected[name], rel=1e-12)
+        a.step()
+        b.step()
+    with pytest.raises(ValueError, match="total_steps=12"):
+        a.step()
+
+
+def test_one_cycle_refuses_what_makes_no_cycle() -> None:
+    optimizer = optim.SGD([paceline.nn.Parameter(paceline.ones(1))], lr=1.0)
+    bad: list[tuple[dict[str, object], str]] = [
+        ({}, "give total_steps"),
+        ({"epochs": 3}, "give total_steps"),
+        ({"total_steps": 0}, "total_steps: got 0"),
+        ({"epochs": 3, "steps_per_epoch": 1.5}, "steps_per_epoch: got 1.5"),
+        ({"total_steps": 3, "pct_start": 1.5}, "pct_start: got 1.5"),
+        ({"total_steps": 3, "anneal_strategy": "sine"}, "anneal_strategy: got 'sine'"),
+        ({"total_steps": 3, "max_momentum": [0.1, 0.2]}, "max_momentum: got 2 values"),
+    ]
+    for options, message in bad:
+        with pytest.raises(ValueError, match=message):
+            lr_scheduler.OneCycleLR(optimizer, 0.1, **options)
+    del optimizer.defaults["momentum"]
+    with pytest.raises(ValueError, match="neither momentum nor betas"):
+        lr_scheduler.OneCycleLR(optimizer, 0.1, 3)
+    with pytest.raises(TypeError, match="not an Optimizer"):
+        lr_scheduler.OneCycleLR(object(), 0.1, 3)
+    single = lr_scheduler.OneCycleLR(optimizer, 0.1, 1, cycle_momentum=False)
+    assert math.isfinite(single.get_last_lr()[0])
 
 
 def test_schedule_state() -> None:

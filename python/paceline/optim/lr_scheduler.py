@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learning-rate schedules: PyTorch's, and DeepSpeed's WarmupLR.
-
-`get_lr` goes from the present rate to the next, so that schedules can be chained and a rate can be
-changed by hand; ``step(epoch)`` uses the closed form where there is one.
-"""
+"""Learning-rate schedules: PyTorch's, and DeepSpeed's WarmupLR."""
 
 from __future__ import annotations
 
@@ -13,7 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from paceline.optim.one_cycle import OneCycleLR
 from paceline.optim.optimizer import Optimizer
+from paceline.optim.schedule import LRScheduler, per_group
 
 __all__ = [
     "ConstantLR",
@@ -23,88 +21,10 @@ __all__ = [
     "LambdaLR",
     "LinearLR",
     "MultiStepLR",
+    "OneCycleLR",
     "StepLR",
     "WarmupLR",
 ]
-
-
-class LRScheduler:
-    """Base of all schedules.
-
-    Parameters
-    ----------
-    optimizer : Optimizer
-        Whose groups' ``"lr"`` is set.
-    last_epoch : int
-        How many steps were taken before, -1 for a new start.
-
-    Attributes
-    ----------
-    base_lrs : list of float
-        The rates that the schedule starts from.
-    last_epoch : int
-        Number of steps taken.
-    """
-
-    def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
-        self.optimizer = optimizer
-        for i, group in enumerate(optimizer.param_groups):
-            if last_epoch == -1:
-                group.setdefault("initial_lr", group["lr"])
-            elif "initial_lr" not in group:
-                raise KeyError(
-                    "param 'initial_lr' is not specified in param_groups"
-                    f"[{i}] when resuming an optimizer"
-                )
-        self.base_lrs: list[float] = [g["initial_lr"] for g in optimizer.param_groups]
-        self.last_epoch = last_epoch
-        self._step_count = 0
-        self._last_lr: list[float] = []
-        self._start()
-
-    def _start(self) -> None:
-        self.step()
-
-    def get_lr(self) -> list[float]:
-        """Rates of the groups at `last_epoch`, from those before; every subclass defines it."""
-        raise NotImplementedError
-
-    def _closed_form(self) -> list[float]:
-        # Rates from base_lrs and last_epoch alone, where a subclass knows them.
-        return self.get_lr()
-
-    def get_last_lr(self) -> list[float]:
-        """The rates that the last step set."""
-        return self._last_lr
-
-    def step(self, epoch: int | None = None) -> None:
-        """Go one step on, or to `epoch`."""
-        self._step_count += 1
-        if epoch is None:
-            self.last_epoch += 1
-            rates = self.get_lr()
-        else:
-            self.last_epoch = epoch
-            rates = self._closed_form()
-        self._set(rates)
-
-    def _set(self, rates: list[float]) -> None:
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
-
-    def _present(self) -> list[float]:
-        return [group["lr"] for group in self.optimizer.param_groups]
-
-    def state_dict(self) -> dict[str, Any]:
-        """All but the optimizer."""
-        return {k: v for k, v in self.__dict__.items() if k != "optimizer"}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
-        self.__dict__.update(state_dict)
 
 
 class LambdaLR(LRScheduler):
@@ -354,8 +274,8 @@ class WarmupLR(LRScheduler):
             raise ValueError(
                 f"[WarmupLR] warmup_type: got {warmup_type!r}, expected 'log' or 'linear'"
             )
-        self.min_lrs = _per_group(optimizer, warmup_min_lr, "warmup_min_lr")
-        self.max_lrs = _per_group(optimizer, warmup_max_lr, "warmup_max_lr")
+        self.min_lrs = per_group(optimizer, warmup_min_lr, "WarmupLR", "warmup_min_lr")
+        self.max_lrs = per_group(optimizer, warmup_max_lr, "WarmupLR", "warmup_max_lr")
         self.warmup_num_steps = max(2, warmup_num_steps)
         self.warmup_type = warmup_type
         super().__init__(optimizer, -1)
@@ -376,13 +296,3 @@ class WarmupLR(LRScheduler):
         share = self._share() if self.last_epoch >= 0 else 0.0
         pairs = zip(self.min_lrs, self.max_lrs, strict=True)
         return [low + (high - low) * share for low, high in pairs]
-
-
-def _per_group(optimizer: Optimizer, value: float | Sequence[float], name: str) -> list[float]:
-    count = len(optimizer.param_groups)
-    if isinstance(value, (int, float)):
-        return [float(value)] * count
-    rates = [float(v) for v in value]
-    if len(rates) != count:
-        raise ValueError(f"[WarmupLR] {name}: got {len(rates)} rates, expected {count}")
-    return rates
