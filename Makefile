@@ -10,7 +10,7 @@ export PYTHONPATH := $(CURDIR)/python$(if $(PYTHONPATH),:$(PYTHONPATH))
 CONFIGURE = cmake -S . -G Ninja -DPython_EXECUTABLE="$(EXECUTABLE)"
 # One build at a time in a folder, also when two terminals ask.
 LOCKED = mkdir -p build && flock build/.lock
-C_FILES = $(shell find csrc kernels python/src tests/c -name '*.[ch]')
+C_FILES = $(shell find csrc kernels python/src tests/c -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cc')
 
 .PHONY: help build test test-all test-c test-dist test-leaks test-asan test-tsan lint format stats clean
 

@@ -346,12 +346,3 @@ TEST(thread_count_does_not_matter) {
     check_close("gelu", many, one, 0.0, 0.0);
     release_all(3, (pl_tensor *[]){x, one, many});
 }
-
-TEST(tables) {
-    CHECK_STR_EQ(pl_kernels_active()->name, "cpu");
-    CHECK_OK(pl_kernels_use("ref"));
-    CHECK_STR_EQ(pl_kernels_active()->name, "ref");
-    CHECK_FAILS(pl_kernels_use("gpu"), PL_EINVAL, "gpu");
-    CHECK_OK(pl_kernels_use("cpu"));
-    CHECK(pl_kernels_active() == pl_kernels_cpu());
-}

@@ -19,6 +19,7 @@ BELOW = {
     "kernels": {"base", "tensor"},
     "kernels/ref": {"base", "tensor", "kernels"},
     "kernels/cpu": {"base", "tensor", "kernels"},
+    "kernels/cuda": {"base", "tensor", "kernels"},
     "ops": {"base", "tensor", "kernels"},
     "autograd": {"base", "tensor", "kernels", "ops"},
     "amp": {"base", "tensor", "kernels", "ops", "autograd"},
@@ -83,7 +84,12 @@ def test_the_core_neither_prints_nor_ends_the_process(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [*tree.c_core(), *tree.binding(), *tree.python_sources(), *tree.files("tests/**/*.[ch]")],
+    [
+        *tree.c_core(),
+        *tree.binding(),
+        *tree.python_sources(),
+        *tree.files("tests/**/*.[ch]", "tests/**/*.cc"),
+    ],
     ids=tree.name,
 )
 def test_the_first_line_names_the_licence(path: Path) -> None:

@@ -17,7 +17,7 @@ def files(*patterns: str) -> list[Path]:
 
 def c_core() -> list[Path]:
     """Return the C sources and headers that must not know Python."""
-    return files("csrc/**/*.[ch]", "kernels/**/*.[ch]")
+    return files("csrc/**/*.[ch]", "kernels/**/*.[ch]", "kernels/**/*.cu", "kernels/**/*.cuh")
 
 
 def binding() -> list[Path]:

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+# kernels/cuda as host C++ for the tests (tests/c/simt): needs a C++ compiler, no CUDA. Two
+# libraries: the kernels, and the kernels without a barrier that they need, to see it missed.
+include(CheckLanguage)
+check_language(CXX)
+if(NOT CMAKE_CXX_COMPILER)
+    message(STATUS "paceline: no C++ compiler: the tests of kernels/cuda are left out")
+    return()
+endif()
+enable_language(CXX)
+
+file(GLOB cuda_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/kernels/cuda/*.cu")
+list(FILTER cuda_sources EXCLUDE REGEX "/backend\\.cu$")  # the entry of _cuda.so
+file(GLOB simt_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/tests/c/simt/*.cc")
+
+# Little optimised, since compiling takes longer than the tests; the flags that decide what a
+# result is are those of cmake/compiler.cmake.
+add_library(paceline_host_flags INTERFACE)
+target_include_directories(paceline_host_flags INTERFACE csrc kernels tests/c tests/c/simt)
+target_compile_definitions(paceline_host_flags INTERFACE _GNU_SOURCE)
+target_compile_features(paceline_host_flags INTERFACE cxx_std_17)
+target_compile_options(paceline_host_flags INTERFACE -O1 -g1 -Wall -Wextra -Wshadow -Wvla
+                       -ffp-contract=off -fno-math-errno -fno-exceptions -fno-rtti)
+if(PACELINE_WERROR)
+    target_compile_options(paceline_host_flags INTERFACE -Werror)
+endif()
+if(PACELINE_SANITIZE)
+    target_compile_options(paceline_host_flags INTERFACE -fsanitize=${PACELINE_SANITIZE}
+                           -fno-sanitize-recover=all -fno-omit-frame-pointer)
+endif()
+
+foreach(name cuda_on_host cuda_without_sync)
+    add_library(pl_${name} OBJECT ${cuda_sources} ${simt_sources})
+    target_link_libraries(pl_${name} PRIVATE paceline_host_flags)
+endforeach()
+target_compile_definitions(pl_cuda_without_sync PRIVATE PL_CUDA_WITHOUT_SYNC)
+set_source_files_properties(${cuda_sources} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
