@@ -1,58 +1,99 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m benchmarks [PART ...] [--rounds N] [--json FILE]``: what is timed beside others."""
+"""``python -m benchmarks [PART ...]``: what is timed beside others, as tables and as JSON.
+
+``python -m benchmarks plot RESULT.json ...`` draws the pictures of docs/performance.md.
+A part is a module with ``run(session)`` that yields tables.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import allreduce, bridge, checkpoint, loader, ops, overhead, train
-from benchmarks.processes import cpu_name
+from benchmarks.peers import PEERS, Peers
+from benchmarks.session import Session, head, head_text
+from benchmarks.table import Table, text
+
+PARTS = ["train", "allreduce", "ops", "loader", "bridge", "checkpoint", "overhead",
+         "startup"]  # fmt: skip
+MODELS = ["gpt", "gpt-b1", "mlp"]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("parts", nargs="*", default=["train", "allreduce"],
-                        choices=["train", "allreduce", "ops", "loader", "bridge",
-                                 "checkpoint", "overhead"])  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--models", nargs="+", default=["gpt", "mlp"], choices=list(train.STEPS))
-    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-    print(f"{cpu_name()}; {args.rounds} rounds, interleaved")
-    results: dict[str, Any] = {"cpu": cpu_name(), "rounds": args.rounds}
-    if "allreduce" in args.parts:
-        results["allreduce"] = allreduce.run(args.rounds)
-        allreduce.report(results["allreduce"])
-    for model in args.models if "train" in args.parts else []:
-        for precision in args.precisions:
-            table = train.run(model, precision, args.rounds)
-            results.setdefault("train", []).append(table)
-            train.report(table)
-    if "ops" in args.parts:
-        results["ops"] = ops.run(args.rounds)
-        ops.report(results["ops"])
-    if "loader" in args.parts:
-        results["loader"] = loader.run(args.rounds)
-        loader.report(results["loader"])
-    if "bridge" in args.parts:
-        results["bridge"] = [bridge.run(m, "fp32", args.rounds) for m in bridge.STEPS]
-        for table in results["bridge"]:
-            bridge.report(table)
-        results["startup"] = bridge.startup(args.rounds)
-        bridge.report_startup(results["startup"])
-    if "checkpoint" in args.parts:
-        results["checkpoint"] = checkpoint.run(args.rounds)
-        checkpoint.report(results["checkpoint"])
-    if "overhead" in args.parts:
-        results["overhead"] = overhead.run(args.rounds)
-        overhead.report(results["overhead"])
+def arguments(words: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("parts", nargs="*", metavar="PART", default=[],
+                        help=f"of {', '.join(PARTS)}; all if none is named")  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each row (5)")
+    parser.add_argument("--quick", action="store_true",
+                        help="the smallest sizes: that a part runs, not how fast")  # fmt: skip
+    parser.add_argument("--json", type=Path, help="where the samples go")
+    parser.add_argument("--models", nargs="+", default=["gpt", "mlp"], choices=MODELS)
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"],
+                        choices=["fp32", "bf16"])  # fmt: skip
+    parser.add_argument("--without", nargs="+", default=[], choices=list(PEERS),
+                        help="peers that are left out")  # fmt: skip
+    for peer in PEERS:
+        parser.add_argument(f"--python-{peer}", metavar="PATH",
+                            help=f"interpreter that has {peer}")  # fmt: skip
+    args = parser.parse_args(words)
+    unknown = [part for part in args.parts if part not in PARTS]
+    if unknown:
+        parser.error(f"no part {unknown[0]!r}: choose from {', '.join(PARTS)}")
+    return args
+
+
+def session_of(args: argparse.Namespace) -> Session:
+    """What the parts are given."""
+    pythons = {peer: getattr(args, f"python_{peer}") for peer in PEERS}
+    pythons = {peer: python for peer, python in pythons.items() if python}
+    peers = Peers(pythons, set(args.without))
+    return Session(args.rounds, args.quick, peers, tuple(args.models), tuple(args.precisions))
+
+
+def tables(parts: list[str], session: Session) -> Iterator[Table]:
+    """Run part by part; Ctrl-C ends it after what was measured."""
+    for name in parts:
+        part = importlib.import_module(f"benchmarks.{name}")
+        try:
+            if hasattr(part, "report"):  # a part that prints by itself
+                part.report(part.run(session.rounds))
+                continue
+            for table in part.run(session):
+                yield table
+                if session.interrupted:
+                    return
+        except KeyboardInterrupt:
+            session.interrupted = True
+            return
+
+
+def main(words: list[str]) -> int:
+    """Run what the command line asks for and give the exit status."""
+    if words[:1] == ["plot"]:
+        return int(importlib.import_module("benchmarks.plot").main(words[1:]))
+    args = arguments(words)
+    session = session_of(args)
+    result: dict[str, Any] = {"head": head(session), "tables": []}
+    print(head_text(result["head"]), flush=True)
+    for table in tables(args.parts or PARTS, session):
+        print(text(table), flush=True)
+        result["tables"].append(table.to_json())
     if args.json:
-        args.json.write_text(json.dumps(results, indent=1))
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    if session.interrupted:
+        print("interrupted: the tables above are what was measured", file=sys.stderr)
+        return 130
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

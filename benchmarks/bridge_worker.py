@@ -6,16 +6,13 @@ The same PyTorch model, data and loop in each library; only the Accelerator diff
 
 from __future__ import annotations
 
-import json
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import models
+from benchmarks import answer, models
 
 
 def accelerator_of(library: str, precision: str) -> Any:
@@ -58,28 +55,8 @@ def make_step(library: str, model_name: str, precision: str) -> Callable[[], Non
     return step
 
 
-def memory_mib() -> list[float]:
-    """Peak of resident memory, and what of it is shared between ranks now."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    fields = dict(line.split(":", 1) for line in lines)
-    return [int(fields[name].split()[0]) / 1024 for name in ("VmHWM", "RssShmem")]
-
-
 def main() -> None:
-    step = make_step(*sys.argv[1:4])
-    for _ in range(3):
-        step()
-    print("ready", flush=True)
-    for line in sys.stdin:
-        if line.startswith("memory"):
-            print(json.dumps(memory_mib()), flush=True)
-            continue
-        times = []
-        for _ in range(int(line.split()[1])):
-            start = time.perf_counter()
-            step()
-            times.append(time.perf_counter() - start)
-        print(json.dumps(times), flush=True)
+    answer.serve_steps(make_step(*sys.argv[1:4]), memory=answer.peak_mib)
 
 
 if __name__ == "__main__":

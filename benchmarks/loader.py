@@ -1,55 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
 """The data loader over rows of 784 floats, batch 256: in order and shuffled, beside its peers.
 
-Seconds are for a fixed number of batches, each row of the table in a process of its own; all take
-turns. ``numpy gather`` is the floor of a loader: ``array[indices]`` per batch, nothing else.
-``numpy slice copy`` is that for reading in order.
+Each row of the table is a process of its own; all take turns. ``NumPy gather`` is the floor of a
+loader: ``array[indices]`` per batch, nothing else; in order it copies slices.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.processes import Ranks, summary
+from benchmarks.processes import Ranks
+from benchmarks.session import Session, row_of
+from benchmarks.table import Table
 
 COLUMNS = 784
 BATCH = 256
 SIZES = {"1 M rows": 1_000_000, "60 k rows": 60_000}
 BATCHES = 100  # in one turn
-KINDS = ["paceline", "paceline 2 workers", "numpy"]
-PEERS = ["torch", "torch 2 workers"]
+KINDS = ["paceline", "paceline 2 workers", "numpy", "torch", "torch 2 workers"]
+PEERS = {"numpy": "NumPy gather", "torch": "PyTorch", "torch 2 workers": "PyTorch, 2 workers"}
 
 
-def run(rounds: int) -> list[dict[str, Any]]:
-    """Seconds for `BATCHES` batches, by size, order and kind."""
-    kinds = KINDS + (PEERS if importlib.util.find_spec("torch") else [])
-    tables = []
-    for title, rows in SIZES.items():
-        needed = rows * COLUMNS * 4 * (len(kinds) + 1)
+def run(session: Session) -> Iterator[Table]:
+    """Yield microseconds per batch, by size and order."""
+    for title, rows in {"1 k rows": 1000}.items() if session.quick else SIZES.items():
+        needed = rows * COLUMNS * 4 * (len(KINDS) + 1)
         if needed > available_bytes():
-            print(f"loader, {title}: left out, needs {needed / 1e9:.0f} GB of free memory")
+            session.say(f"loader, {title}: left out, needs {needed / 1e9:.0f} GB of free memory")
             continue
         for order in ("in order", "shuffled"):
-            seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
-            workers = {kind: Ranks("benchmarks.loader_worker", [kind, str(rows), order], threads=2)
-                       for kind in kinds}  # fmt: skip
-            try:
-                for kind, worker in workers.items():
-                    print(f"loader, {title}, {order}: starts {kind}", file=sys.stderr)
-                    worker.start()
-                for turn in range(rounds):
-                    print(f"loader, {title}, {order}: round {turn + 1}", file=sys.stderr)
-                    for kind, worker in workers.items():
-                        seconds[kind].append(float(json.loads(worker.ask(f"go {BATCHES}")[0])))
-            finally:
-                for worker in workers.values():
-                    worker.stop()
-            tables.append({"size": title, "order": order, "seconds": seconds})
-    return tables
+            with session.running(workers(rows, order), f"loader {title} {order}") as contest:
+                took = contest.turns(seconds_per_batch)
+            name = f"DataLoader, {title} of {COLUMNS} floats, batch {BATCH}, {order}"
+            table = Table("loader", name, "us per batch")
+            table.rows = [row_of("no workers", "paceline", took, PEERS),
+                          row_of("2 workers", "paceline 2 workers", took, PEERS)]  # fmt: skip
+            yield table
+
+
+def workers(rows: int, order: str) -> dict[str, Ranks]:
+    """The processes of one table."""
+    return {
+        kind: Ranks("benchmarks.loader_worker", [kind, str(rows), order], threads=2,
+                    needs="torch" if kind.startswith("torch") else "")
+        for kind in KINDS
+    }  # fmt: skip
+
+
+def seconds_per_batch(_: str, row: Ranks) -> float:
+    """Ask for one turn's microseconds per batch."""
+    answer: Any = row.ask(f"go {BATCHES}")[0]
+    return float(1e6 * answer / BATCHES)
 
 
 def available_bytes() -> int:
@@ -57,25 +60,3 @@ def available_bytes() -> int:
     lines = Path("/proc/meminfo").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith("MemAvailable"))
     return int(line.split()[1]) * 1024
-
-
-def report(tables: list[dict[str, Any]]) -> None:
-    """Print microseconds per batch, and ratios to PyTorch without workers and to NumPy."""
-    for table in tables:
-        seconds = table["seconds"]
-        what = f"{table['size']} x {COLUMNS} float32, batch {BATCH}, {table['order']}"
-        print(f"\nDataLoader, {what}: us per batch, median (min to max)")
-        for kind, values in seconds.items():
-            low, middle, high = (1e6 * v / BATCHES for v in summary(values))
-            ratios = [
-                f"{_ratio(seconds, other, kind):6.2f}x {name}"
-                for other, name in (("torch", "PyTorch"), ("numpy", "NumPy's rate"))
-                if other in seconds and other != kind
-            ]
-            print(f"  {kind:20s} {middle:9.1f} ({low:.1f} to {high:.1f})  {'  '.join(ratios)}")
-
-
-def _ratio(seconds: dict[str, list[float]], other: str, kind: str) -> float:
-    """How many times faster than `other`, turn by turn: the median."""
-    pairs = zip(seconds[other], seconds[kind], strict=True)
-    return summary([theirs / own for theirs, own in pairs])[1]

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import answer
 from benchmarks.loader import BATCH, COLUMNS
 
 
@@ -67,9 +68,10 @@ def main() -> None:
     source = epochs(kind, rows, order)
     batches = next(source)
     next(batches)
-    print("ready", flush=True)
-    for line in sys.stdin:
-        wanted, seconds = int(line.split()[1]), 0.0
+
+    def go(count: str) -> float:
+        nonlocal batches
+        wanted, seconds = int(count), 0.0
         while wanted > 0:
             began = time.perf_counter()
             got = sum(1 for _ in itertools.islice(batches, wanted))
@@ -78,7 +80,9 @@ def main() -> None:
             if wanted > 0:
                 batches = next(source)
                 next(batches)
-        print(seconds, flush=True)
+        return seconds
+
+    answer.serve({"go": go})
 
 
 if __name__ == "__main__":

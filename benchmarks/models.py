@@ -56,9 +56,9 @@ def make_mlp(torch: Any) -> Any:
 
 
 def make(torch: Any, name: str) -> tuple[Any, Any, Any]:
-    """Model, inputs and targets: ``gpt`` (10.7 M, batch 8), ``gpt-b1``, ``mlp`` (batch 64).
+    """Model, inputs and targets: ``gpt`` (10.8 M, batch 8), ``gpt-b1``, ``mlp`` (batch 64).
 
-    ``gpt2`` is the 124 M one, batch 1 of 128 tokens.
+    ``gpt2`` is the 124 M one, batch 1 of 128 tokens; ``tiny`` shows that a part runs.
     """
     torch.manual_seed(0)
     if name == "mlp":
@@ -68,6 +68,9 @@ def make(torch: Any, name: str) -> tuple[Any, Any, Any]:
         model = make_gpt(torch, 12, 12, 768, 128, 50257)
         model.head.weight = model.token.weight
         return model, ids, targets
+    if name == "tiny":
+        model = make_gpt(torch, 1, 2, 16, 8, 32)
+        return model, torch.randint(0, 32, (2, 8)), torch.randint(0, 32, (16,))
     batch = {"gpt": 8, "gpt-b1": 1}[name]
     model = make_gpt(torch, 6, 6, 384, 256, 256)
     ids = torch.randint(0, 256, (batch, 256))

@@ -3,52 +3,33 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-from typing import Any
+from collections.abc import Iterator
 
-from benchmarks.processes import Ranks, summary
+from benchmarks.processes import Ranks
+from benchmarks.session import Session
+from benchmarks.table import Row, Table
 
 REPEATS = 3  # of everything, in one turn of a row
+PEER = "PyTorch and Accelerate"
 
 
-def rows_here() -> dict[str, list[str]]:
-    """Arguments of the workers: a library, and where its Accelerator comes from."""
-    rows = {"paceline": ["paceline", "paceline"]}
-    if importlib.util.find_spec("torch"):
-        theirs = "accelerate" if importlib.util.find_spec("accelerate") else "torch"
-        rows["torch"] = ["torch", theirs]
-    return rows
-
-
-def run(rounds: int) -> dict[str, Any]:
-    """Microseconds of CPU time per call and per step, by row; rows take turns."""
+def run(session: Session) -> Iterator[Table]:
+    """Yield microseconds of CPU time per call and per step; rows take turns."""
+    module, repeats = "benchmarks.overhead_worker", 1 if session.quick else REPEATS
+    theirs = "accelerate" if session.peers.has("accelerate") else "torch"
     rows = {
-        name: Ranks("benchmarks.overhead_worker", args, connected=False)
-        for name, args in rows_here().items()
+        "paceline": Ranks(module, ["paceline", "paceline"], connected=False),
+        PEER: Ranks(module, ["torch", theirs], connected=False, needs="torch"),
     }
-    times: dict[str, dict[str, list[float]]] = {name: {} for name in rows}
-    try:
-        for row in rows.values():
-            row.start()
-        for _ in range(rounds):
-            for name, row in rows.items():
-                for what, values in json.loads(row.ask(f"go {REPEATS}")[0]).items():
-                    times[name].setdefault(what, []).extend(values)
-    finally:
-        for row in rows.values():
-            row.stop()
-    return {"us": times}
-
-
-def report(result: dict[str, Any]) -> None:
-    """Print medians, the spread, and how many times less than PyTorch."""
-    ours, theirs = result["us"]["paceline"], result["us"].get("torch", {})
-    print("\noverhead, us of CPU time: median (min to max), PyTorch and Accelerate, ratio")
-    for what, values in ours.items():
-        low, middle, high = summary(values)
-        line = f"  {what:28s} {middle:8.2f} ({low:.2f} to {high:.2f})"
-        if what in theirs:
-            low, other, high = summary(theirs[what])
-            line += f" {other:10.2f} ({low:.2f} to {high:.2f}) {other / middle:6.1f}x"
-        print(line)
+    with session.running(rows, "overhead") as contest:
+        took = contest.turns(lambda _, row: row.ask(f"go {repeats}")[0])
+    samples: dict[str, dict[str, list[float]]] = {}
+    for who, answers in took.items():
+        for answer in answers if not isinstance(answers, str) else []:
+            for what, values in answer.items():
+                samples.setdefault(what, {}).setdefault(who, []).extend(values)
+    table = Table("overhead", "Fixed costs, tensors of 4 x 4", "us of CPU time")
+    for what, by in samples.items():
+        other = took[PEER] if isinstance(took[PEER], str) else by.get(PEER, [])
+        table.rows.append(Row(what, by.get("paceline", []), {PEER: other}))
+    yield table

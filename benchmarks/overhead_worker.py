@@ -8,11 +8,12 @@ else runs on the machine then matters less.
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
+
+from benchmarks import answer
 
 CALLS = 1000
 STEPS = 200
@@ -103,13 +104,15 @@ def main() -> None:
         loops |= prepared_loops(torch, home.Accelerator(cpu=True))
     for call in [*calls.values(), *loops.values()]:
         call()
-    print("ready", flush=True)
-    for line in sys.stdin:
-        rounds = range(int(line.split()[1]))
-        times = {name: [microseconds(f, CALLS) for _ in rounds] for name, f in calls.items()}
+
+    def go(rounds: str) -> dict[str, list[float]]:
+        times = {name: [microseconds(f, CALLS) for _ in range(int(rounds))]
+                 for name, f in calls.items()}  # fmt: skip
         for name, f in loops.items():
-            times[name] = [microseconds(f, 1) / STEPS for _ in rounds]
-        print(json.dumps(times), flush=True)
+            times[name] = [microseconds(f, 1) / STEPS for _ in range(int(rounds))]
+        return times
+
+    answer.serve({"go": go})
 
 
 if __name__ == "__main__":

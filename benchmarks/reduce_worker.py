@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One rank of the all-reduce table: waits for ``KIND BYTES REPEATS`` and answers with seconds."""
+"""One rank of the all-reduce table: ``go BYTES REPEATS`` gives seconds per call by kind."""
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable
 
 import numpy as np
+
+from benchmarks import answer
 
 
 def paceline_calls(count: int) -> dict[str, Callable[[], object]]:
@@ -54,20 +55,21 @@ def main() -> None:
         torch.set_num_threads(1)
         torch.distributed.init_process_group("gloo")
         make, barrier = torch_calls, torch.distributed.barrier
-    print("ready", flush=True)
-    for line in sys.stdin:
-        nbytes, repeats = (int(word) for word in line.split())
-        answer = {}
-        for name, call in make(max(nbytes // 4, 1)).items():
+
+    def go(nbytes: str, repeats: str) -> dict[str, float]:
+        seconds = {}
+        for name, call in make(max(int(nbytes) // 4, 1)).items():
             for _ in range(2):
                 call()
             barrier()
             start = time.perf_counter()
-            for _ in range(repeats):
+            for _ in range(int(repeats)):
                 call()
-            answer[name] = (time.perf_counter() - start) / repeats
+            seconds[name] = (time.perf_counter() - start) / int(repeats)
             barrier()
-        print(json.dumps(answer), flush=True)
+        return seconds
+
+    answer.serve({"go": go})
 
 
 if __name__ == "__main__":

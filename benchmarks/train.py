@@ -1,75 +1,75 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training steps: paceline next to PyTorch, 1 thread, 2 threads, 2 processes, interleaved."""
+"""Training steps: paceline next to its peers, 1 thread, 2 threads, 2 processes, interleaved."""
 
 from __future__ import annotations
 
-import importlib.util
-import statistics
-from typing import Any
+from collections.abc import Iterator
+from functools import partial
 
-from benchmarks.processes import Ranks, summary
+from benchmarks.processes import Ranks
+from benchmarks.session import Session, row_of
+from benchmarks.table import Row, Table
 
-# Name, library, threads, processes, one group.
-ROWS = [
-    ("paceline 1 thread", "paceline", 1, 1, True),
-    ("paceline 2 threads", "paceline", 2, 1, True),
-    ("paceline 2 processes", "paceline", 1, 2, True),
-    ("paceline 2 unconnected", "paceline", 1, 2, False),
-    ("torch 1 thread", "torch", 1, 1, True),
-    ("torch 2 threads", "torch", 2, 1, True),
-    ("torch 2 processes (DDP, Gloo)", "torch", 1, 2, True),
+STEPS = {"gpt": 3, "gpt-b1": 10, "mlp": 100, "tiny": 2}
+TITLES = {
+    "gpt": "GPT 10.8 M, batch 8 of 256 tokens",
+    "gpt-b1": "GPT 10.8 M, batch 1 of 256 tokens",
+    "mlp": "MLP 784-512-512-10, batch 64",
+    "tiny": "tiny GPT",
+}
+# Shown name, worker, library as the worker knows it, what must be installed.
+PEERS = [
+    ("PyTorch eager", "benchmarks.worker", "torch", "torch"),
+    ("PyTorch compiled", "benchmarks.worker", "torch-compile", "torch"),
 ]
-
-# What is divided by what; above 1 is better.
-RATIOS = [
-    ("1 thread, against torch", "torch 1 thread", "paceline 1 thread"),
-    ("2 threads, against torch", "torch 2 threads", "paceline 2 threads"),
-    ("2 processes, against DDP", "torch 2 processes (DDP, Gloo)", "paceline 2 processes"),
-    ("2 processes, share of unconnected", "paceline 2 unconnected", "paceline 2 processes"),
-]
-STEPS = {"gpt": 3, "gpt-b1": 10, "mlp": 100}
+DDP = "PyTorch DDP on Gloo"
+ALONE = "paceline, unconnected"
 
 
-def rows_here() -> list[tuple[str, str, int, int, bool]]:
-    if importlib.util.find_spec("torch"):
-        return ROWS
-    print("PyTorch is not installed: its rows are left out")
-    return [row for row in ROWS if row[1] != "torch"]
+def rows(model: str, precision: str) -> dict[str, Ranks]:
+    """Every row of one table; names are library and threads or processes."""
+
+    def worker(module: str, library: str, needs: str, threads: int) -> Ranks:
+        args = [library, model, precision, str(threads)]
+        return Ranks(module, args, threads=threads, needs=needs)
+
+    def pair(library: str, needs: str, connected: bool) -> Ranks:
+        args = [library, model, precision, "1"]
+        return Ranks("benchmarks.worker", args, 2, connected, needs=needs)
+
+    result = {}
+    for threads in (1, 2):
+        result[f"paceline {threads}"] = worker("benchmarks.worker", "paceline", "", threads)
+        for shown, module, library, needs in PEERS:
+            result[f"{shown} {threads}"] = worker(module, library, needs, threads)
+    result["paceline pair"] = pair("paceline", "", True)
+    result[ALONE] = pair("paceline", "", False)
+    result[DDP] = pair("torch", "torch", True)
+    return result
 
 
-def run(model: str, precision: str, rounds: int) -> dict[str, Any]:
-    """One table: milliseconds per step by row, and ratios pair by pair of one round."""
-    ranks = {
-        name: Ranks("benchmarks.worker", [library, model, precision, str(threads)], world,
-                    connected, threads)
-        for name, library, threads, world, connected in rows_here()
-    }  # fmt: skip
-    times: dict[str, list[float]] = {name: [] for name in ranks}
-    try:
-        for row in ranks.values():
-            row.start()
-        for _ in range(rounds):
-            for name, row in ranks.items():
-                times[name].append(1e3 * row.seconds_per_step(STEPS[model]))
-    finally:
-        for row in ranks.values():
-            row.stop()
-    return {"model": model, "precision": precision, "ms": times, "ratios": ratios(times)}
+def run(session: Session) -> Iterator[Table]:
+    """Yield one table per model and precision: milliseconds of a step of the slowest rank."""
+    for model in ("tiny",) if session.quick else session.models:
+        for precision in session.precisions:
+            what = f"train {model} {precision}"
+            with session.running(rows(model, precision), what) as contest:
+                took = contest.turns(partial(milliseconds, STEPS[model]))
+            title = f"{TITLES[model]}, AdamW, {precision}"
+            yield Table("train", title, "ms per step", rows=cases(took))
 
 
-def ratios(times: dict[str, list[float]]) -> dict[str, list[float]]:
-    return {
-        name: [a / b for a, b in zip(times[over], times[under], strict=True)]
-        for name, over, under in RATIOS
-        if over in times and under in times
-    }
+def milliseconds(steps: int, _: str, row: Ranks) -> float:
+    """Ask a row for its step."""
+    return 1e3 * row.seconds_per_step(steps)
 
 
-def report(result: dict[str, Any]) -> None:
-    print(f"\n{result['model']} {result['precision']}, ms per step: median (min to max)")
-    for name, values in result["ms"].items():
-        low, middle, high = summary(values)
-        print(f"  {name:34s} {middle:9.2f} ({low:.2f} to {high:.2f})")
-    for name, values in result["ratios"].items():
-        low, _, high = summary(values)
-        print(f"  {name:38s} {statistics.median(values):5.2f}x ({low:.2f} to {high:.2f})")
+def cases(took: dict[str, list[float] | str]) -> list[Row]:
+    """The rows of a table; a share of unconnected processes is that row's ratio."""
+    result = []
+    for threads, case in ((1, "1 thread"), (2, "2 threads")):
+        peers = {f"{shown} {threads}": shown for shown, *_ in PEERS}
+        result.append(row_of(case, f"paceline {threads}", took, peers))
+    peers = {ALONE: ALONE, DDP: DDP}
+    result.append(row_of("2 processes", "paceline pair", took, peers))
+    return result

@@ -1,21 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One rank of a timed configuration: waits for ``go N``, runs N steps, answers with their times.
-
-All workers of a table live at the same time and take turns, so that the machine's drift meets
-every row alike. Not run by hand: see ``benchmarks/train.py``.
-"""
+"""One rank of a row of ``benchmarks/train.py``: ``go N`` runs N steps and gives their times."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import models
+from benchmarks import answer, models
 
 
 def paceline_step(model_name: str, bf16: bool, threads: int) -> Callable[[], None]:
@@ -38,7 +32,9 @@ def paceline_step(model_name: str, bf16: bool, threads: int) -> Callable[[], Non
     return step
 
 
-def torch_step(model_name: str, bf16: bool, threads: int) -> Callable[[], None]:
+def torch_step(
+    model_name: str, bf16: bool, threads: int, compiled: bool = False
+) -> Callable[[], None]:
     import torch
 
     torch.set_num_threads(threads)
@@ -49,11 +45,15 @@ def torch_step(model_name: str, bf16: bool, threads: int) -> Callable[[], None]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
     cast: Any = torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext()
 
-    def step() -> None:
+    def loss_of() -> Any:
         with cast:
             logits = model(x)
-        loss = torch.nn.functional.cross_entropy(logits.float().view(-1, logits.shape[-1]), y)
-        loss.backward()
+        return torch.nn.functional.cross_entropy(logits.float().view(-1, logits.shape[-1]), y)
+
+    forward = torch.compile(loss_of) if compiled else loss_of
+
+    def step() -> None:
+        forward().backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -62,18 +62,13 @@ def torch_step(model_name: str, bf16: bool, threads: int) -> Callable[[], None]:
 
 def main() -> None:
     library, model, precision, threads = sys.argv[1:5]
-    make = {"paceline": paceline_step, "torch": torch_step}[library]
-    step = make(model, precision == "bf16", int(threads))
-    for _ in range(3):
-        step()
-    print("ready", flush=True)
-    for line in sys.stdin:
-        times = []
-        for _ in range(int(line.split()[1])):
-            start = time.perf_counter()
-            step()
-            times.append(time.perf_counter() - start)
-        print(json.dumps(times), flush=True)
+    options = model, precision == "bf16", int(threads)
+    compiled = library == "torch-compile"
+    if library == "paceline":
+        step = paceline_step(*options)
+    else:
+        step = torch_step(*options, compiled=compiled)
+    answer.serve_steps(step, compiled, memory=answer.peak_mib)
 
 
 if __name__ == "__main__":

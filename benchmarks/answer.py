@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop of every worker: a line on stdin is a question, a line of JSON on stdout its answer.
+
+Imports the standard library only: workers of peers run in interpreters that have nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+SLOW = 5.0  # seconds of a step, from which on one warm-up step is enough
+
+
+def serve(answers: dict[str, Callable[..., Any]], ready: Any = True) -> None:
+    """Say `ready`, then answer until stdin ends. A question is a name and words after it.
+
+    Whatever else is printed meanwhile goes to stderr.
+    """
+    with os.fdopen(os.dup(1), "w", buffering=1) as out:
+        os.dup2(2, 1)
+        out.write(json.dumps({"ok": ready}) + "\n")
+        for line in sys.stdin:
+            name, *words = line.split()
+            try:
+                answer = {"ok": answers[name](*words)}
+            except Exception as error:
+                traceback.print_exc()
+                answer = {"failed": f"{type(error).__name__}: {error}"}
+            out.write(json.dumps(answer) + "\n")
+
+
+def timed(call: Callable[[], Any], times: int) -> list[float]:
+    """Seconds of each of some calls."""
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def serve_steps(
+    step: Callable[[], Any], compiled: bool = False, **more: Callable[..., Any]
+) -> None:
+    """Warm a training step, tell its seconds, then answer ``go N`` with the times of N steps.
+
+    The first call of a `compiled` step compiles and says nothing about the next.
+    """
+    last = timed(step, 2 if compiled else 1)[-1]
+    if last < SLOW:
+        last = timed(step, 3)[-1]
+    serve({"go": lambda n: timed(step, int(n)), **more}, ready=last)
+
+
+def peak_mib() -> list[float]:
+    """Peak of this process's resident memory, and what of it is shared between ranks now."""
+    with open("/proc/self/status") as file:
+        fields = dict(line.split(":", 1) for line in file)
+    return [int(fields[name].split()[0]) / 1024 for name in ("VmHWM", "RssShmem")]

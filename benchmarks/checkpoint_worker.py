@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One row of ``benchmarks/checkpoint.py``: seconds of ``save``, ``load``, ``checksums``.
+
+``raw`` writes the same bytes with nothing else, which is the floor on this disk.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks import answer
+
+PIECE = 8 << 20
+WIDTH = 4000  # a layer has WIDTH squared parameters
+
+
+def pieces_of(layers: int) -> int:
+    """Pieces that hold a run of so many layers: float32 parameters and AdamW's two moments."""
+    return max(3 * 4 * layers * WIDTH * WIDTH // PIECE, 1)
+
+
+def accelerator_of(library: str, layers: int) -> Any:
+    """Give an Accelerator with a model after its first step."""
+    torch = importlib.import_module("paceline" if library == "paceline" else "torch")
+    accelerator = importlib.import_module(library).Accelerator(cpu=True)
+    stack = [torch.nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(layers)]
+    model = torch.nn.Sequential(*stack)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model, optimizer = accelerator.prepare(model, optimizer)
+    accelerator.backward(model(torch.ones(1, WIDTH)).sum())
+    optimizer.step()
+    optimizer.zero_grad()
+    return accelerator
+
+
+def library_calls(library: str, place: str, layers: int) -> dict[str, Any]:
+    """What a library's row can do."""
+    accelerator = accelerator_of(library, layers)
+    return {
+        "save": lambda: accelerator.save_state(place),
+        "load": lambda: accelerator.load_state(place),
+    }
+
+
+def raw_calls(place: Path, layers: int) -> dict[str, Any]:
+    """The floor: the same bytes, flushed; read into memory that is new each time."""
+    piece, count = os.urandom(PIECE), pieces_of(layers)
+
+    def save() -> None:
+        fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for _ in range(count):
+            os.write(fd, piece)
+        os.fsync(fd)
+        os.close(fd)
+
+    def load() -> None:
+        memory = memoryview(bytearray(PIECE * count))
+        with place.open("rb", buffering=0) as file:
+            for at in range(0, len(memory), PIECE):
+                file.readinto(memory[at : at + PIECE])
+
+    def checksums() -> None:
+        xxhash = importlib.import_module("xxhash")
+        for _ in range(count):
+            xxhash.xxh3_128_hexdigest(piece)
+
+    return {"save": save, "load": load, "checksums": checksums}
+
+
+def main() -> None:
+    library, place, layers = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    if library == "raw":
+        calls = raw_calls(Path(place), layers)
+    else:
+        calls = library_calls(library, place, layers)
+    answer.serve({name: lambda f=f: answer.timed(f, 1)[0] for name, f in calls.items()})
+
+
+if __name__ == "__main__":
+    main()
