@@ -48,14 +48,18 @@ def timed(call: Callable[[], Any], times: int) -> list[float]:
 def serve_steps(
     step: Callable[[], Any], compiled: bool = False, **more: Callable[..., Any]
 ) -> None:
-    """Warm a training step, tell its seconds, then answer ``go N`` with the times of N steps.
+    """Warm a training step, tell its seconds and first loss, then answer ``go N`` with times.
 
-    The first call of a `compiled` step compiles and says nothing about the next.
+    A step gives its loss. The first call of a `compiled` one says nothing about the next's time.
     """
-    last = timed(step, 2 if compiled else 1)[-1]
+    losses: list[Any] = []
+    last = timed(lambda: losses.append(step()), 1)[-1]
+    if compiled:
+        last = timed(step, 1)[-1]
     if last < SLOW:
         last = timed(step, 3)[-1]
-    serve({"go": lambda n: timed(step, int(n)), **more}, ready=last)
+    ready = {"seconds": last, "loss": float(losses.pop())}
+    serve({"go": lambda n: timed(step, int(n)), **more}, ready)
 
 
 def peak_mib() -> list[float]:

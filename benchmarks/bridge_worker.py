@@ -29,7 +29,7 @@ def accelerator_of(library: str, precision: str) -> Any:
     return None
 
 
-def make_step(library: str, model_name: str, precision: str) -> Callable[[], None]:
+def make_step(library: str, model_name: str, precision: str) -> Callable[[], Any]:
     torch.set_num_threads(1)
     accelerator = accelerator_of(library, precision)
     model, x, y = models.make(torch, model_name)
@@ -38,7 +38,7 @@ def make_step(library: str, model_name: str, precision: str) -> Callable[[], Non
         model, optimizer = accelerator.prepare(model, optimizer)
     cast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
 
-    def step() -> None:
+    def step() -> Any:
         if accelerator is None:
             with cast:
                 logits = model(x).float()
@@ -51,6 +51,7 @@ def make_step(library: str, model_name: str, precision: str) -> Callable[[], Non
             accelerator.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
+        return loss.detach()
 
     return step
 

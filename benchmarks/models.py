@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks import sizes
+
 
 def make_gpt(torch: Any, layers: int, heads: int, width: int, context: int, vocab: int) -> Any:
     """A GPT-2 style decoder: pre-norm, GELU, learned positions."""
@@ -75,3 +77,13 @@ def make(torch: Any, name: str) -> tuple[Any, Any, Any]:
     model = make_gpt(torch, 6, 6, 384, 256, 256)
     ids = torch.randint(0, 256, (batch, 256))
     return model, ids, torch.randint(0, 256, (batch * 256,))
+
+
+def alike(torch: Any, name: str) -> tuple[Any, Any, Any]:
+    """The same with the weights and batch that every library's worker has (benchmarks/sizes.py)."""
+    model, x, y = make(torch, name)
+    if name == "mlp" or name in sizes.GPT:
+        state = {key: torch.from_numpy(value) for key, value in sizes.weights(name).items()}
+        model.load_state_dict(state)
+        x, y = (torch.from_numpy(array) for array in sizes.batch(name))
+    return model, x, y

@@ -21,6 +21,8 @@ TITLES = {
 PEERS = [
     ("PyTorch eager", "benchmarks.worker", "torch", "torch"),
     ("PyTorch compiled", "benchmarks.worker", "torch-compile", "torch"),
+    ("JAX", "benchmarks.jax_worker", "jax", "jax"),
+    ("MLX", "benchmarks.mlx_worker", "mlx", "mlx"),
 ]
 DDP = "PyTorch DDP on Gloo"
 ALONE = "paceline, unconnected"
@@ -56,12 +58,24 @@ def run(session: Session) -> Iterator[Table]:
             with session.running(rows(model, precision), what) as contest:
                 took = contest.turns(partial(milliseconds, STEPS[model]))
             title = f"{TITLES[model]}, AdamW, {precision}"
-            yield Table("train", title, "ms per step", rows=cases(took))
+            note = losses(contest.rows)
+            yield Table("train", title, "ms per step", rows=cases(took), note=note)
 
 
 def milliseconds(steps: int, _: str, row: Ranks) -> float:
     """Ask a row for its step."""
     return 1e3 * row.seconds_per_step(steps)
+
+
+def losses(rows: dict[str, Ranks]) -> str:
+    """Say how far first losses lie apart: every row begins with the same weights and batch."""
+    first = {name: row.ready[0]["loss"] for name, row in rows.items() if row.ready}
+    ours = first["paceline 1"]
+    far = [f"{name} {loss:.4f}" for name, loss in first.items() if abs(loss / ours - 1) > 0.005]
+    if far:
+        return f"First losses differ from ours ({ours:.4f}): {', '.join(far)}"
+    apart = max(abs(loss / ours - 1) for loss in first.values())
+    return f"First loss {ours:.4f} in every row, within {100 * apart:.3f} %."
 
 
 def cases(took: dict[str, list[float] | str]) -> list[Row]:

@@ -12,33 +12,34 @@ from typing import Any
 from benchmarks import answer, models
 
 
-def paceline_step(model_name: str, bf16: bool, threads: int) -> Callable[[], None]:
+def paceline_step(model_name: str, bf16: bool, threads: int) -> Callable[[], Any]:
     import paceline as torch
     from paceline import Accelerator
 
     torch.set_num_threads(threads)
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no")
-    model, x, y = models.make(torch, model_name)
+    model, x, y = models.alike(torch, model_name)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
     model, optimizer = accelerator.prepare(model, optimizer)
 
-    def step() -> None:
+    def step() -> Any:
         logits = model(x)
         loss = torch.nn.functional.cross_entropy(logits.view(-1, logits.shape[-1]), y)
         accelerator.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
+        return loss.detach()
 
     return step
 
 
 def torch_step(
     model_name: str, bf16: bool, threads: int, compiled: bool = False
-) -> Callable[[], None]:
+) -> Callable[[], Any]:
     import torch
 
     torch.set_num_threads(threads)
-    model, x, y = models.make(torch, model_name)
+    model, x, y = models.alike(torch, model_name)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         torch.distributed.init_process_group("gloo")
         model = torch.nn.parallel.DistributedDataParallel(model)
@@ -52,10 +53,12 @@ def torch_step(
 
     forward = torch.compile(loss_of) if compiled else loss_of
 
-    def step() -> None:
-        forward().backward()
+    def step() -> Any:
+        loss = forward()
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        return loss.detach()
 
     return step
 
