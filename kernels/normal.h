@@ -8,7 +8,10 @@
 
 #include <stdint.h>
 
+#ifndef PL_NORMAL_FN  // a device's compiler has its own words for both
 #define PL_NORMAL_FN static inline __attribute__((always_inline, unused))
+#define PL_NORMAL_SQRT(x) __builtin_sqrt(x)
+#endif
 
 PL_NORMAL_FN uint64_t pl_normal_bits(double x) {
     union {
@@ -79,7 +82,7 @@ PL_NORMAL_FN void pl_normal_turn(double u, double *cosine, double *sine) {
 
 // u1 in (0, 1] and u2 in [0, 1) make two independent normal values.
 PL_NORMAL_FN void pl_normal_pair(double u1, double u2, double *z0, double *z1) {
-    double c, s, radius = __builtin_sqrt(-2.0 * pl_normal_log(u1));
+    double c, s, radius = PL_NORMAL_SQRT(-2.0 * pl_normal_log(u1));
     pl_normal_turn(u2, &c, &s);
     *z0 = radius * c;
     *z1 = radius * s;

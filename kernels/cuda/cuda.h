@@ -57,6 +57,108 @@ pl_status pl_cuda_fill(pl_tensor *dst, double value, pl_cuda_queue *q);
 pl_status pl_cuda_fill_int(pl_tensor *dst, int64_t value, pl_cuda_queue *q);
 pl_status pl_cuda_arange(pl_tensor *out, double start, double step, pl_cuda_queue *q);
 
+// ---- norm.cu ------------------------------------------------------------------------------------
+pl_status pl_cuda_layer_norm(const pl_tensor *x, const pl_tensor *w, const pl_tensor *b, double eps,
+                             pl_tensor *out, pl_tensor *mean, pl_tensor *rstd, pl_cuda_queue *q);
+pl_status pl_cuda_layer_norm_grad(const pl_tensor *g, const pl_tensor *x, const pl_tensor *w,
+                                  const pl_tensor *mean, const pl_tensor *rstd, pl_tensor *dx,
+                                  pl_tensor *dw, bool accumulate_w, pl_tensor *db,
+                                  bool accumulate_b, pl_cuda_queue *q);
+
+// The norms with what stands around them in a model: sum = x + residual (rounded to the dtype),
+// out = norm(sum). rms: out = sum * rstd * w, rstd = 1 / sqrt(mean(sum^2) + eps).
+typedef struct pl_cuda_norm_args {
+    const pl_tensor *x, *residual;  // (M, N) contiguous; residual NULL: the norm of x
+    const pl_tensor *w, *b;         // (N) or NULL, f32 or x's dtype
+    double eps;
+    bool rms;
+    pl_tensor *sum;          // like x; NULL without residual; may be the residual
+    pl_tensor *out;          // like x
+    pl_tensor *mean, *rstd;  // (M), f32 (f64 for f64); mean NULL for RMS
+} pl_cuda_norm_args;
+pl_status pl_cuda_norm(const pl_cuda_norm_args *args, pl_cuda_queue *q);
+
+// x is what was normed (the sum). dx += nothing, it is written: the norm's gradient plus `through`,
+// the gradient that comes along the residual (NULL: none; dx may be it).
+typedef struct pl_cuda_norm_grad_args {
+    const pl_tensor *g, *x, *w, *mean, *rstd, *through;
+    bool rms;
+    pl_tensor *dx, *dw, *db;          // each may be NULL
+    bool accumulate_w, accumulate_b;  // += instead of =
+} pl_cuda_norm_grad_args;
+pl_status pl_cuda_norm_grad(const pl_cuda_norm_grad_args *args, pl_cuda_queue *q);
+
+// ---- softmax.cu, dropout.cu ---------------------------------------------------------------------
+pl_status pl_cuda_softmax(bool log, const pl_tensor *x, pl_tensor *out, pl_cuda_queue *q);
+pl_status pl_cuda_softmax_grad(bool log, const pl_tensor *g, const pl_tensor *y, pl_tensor *dx,
+                               pl_cuda_queue *q);
+pl_status pl_cuda_dropout(const pl_tensor *x, double p, uint64_t seed, uint64_t offset,
+                          pl_tensor *out, pl_cuda_queue *q);
+
+// ---- random.cu ----------------------------------------------------------------------------------
+pl_status pl_cuda_uniform(pl_tensor *out, double lo, double hi, uint64_t seed, uint64_t offset,
+                          pl_cuda_queue *q);
+pl_status pl_cuda_normal(pl_tensor *out, double mean, double std, uint64_t seed, uint64_t offset,
+                         pl_cuda_queue *q);
+pl_status pl_cuda_randint(pl_tensor *out, int64_t lo, int64_t hi, uint64_t seed, uint64_t offset,
+                          pl_cuda_queue *q);
+
+// ---- loss.cu ------------------------------------------------------------------------------------
+typedef struct pl_cuda_loss {
+    const pl_tensor *target, *weight;  // weight: NULL or (C)
+    int64_t ignore_index;
+    double label_smoothing;
+    pl_tensor *losses, *lse;  // (M); the gradient alone reads lse and needs no losses
+} pl_cuda_loss;
+pl_status pl_cuda_cross_entropy(const pl_cuda_loss *loss, const pl_tensor *logits,
+                                pl_cuda_queue *q);
+pl_status pl_cuda_cross_entropy_grad(const pl_cuda_loss *loss, const pl_tensor *g,
+                                     const pl_tensor *logits, pl_tensor *dlogits, pl_cuda_queue *q);
+// Both in one kernel: losses and lse, and logits become scale * d(sum of losses) / dlogits.
+pl_status pl_cuda_cross_entropy_fused(const pl_cuda_loss *loss, pl_tensor *logits, double scale,
+                                      pl_cuda_queue *q);
+
+// ---- optimizer.cu -------------------------------------------------------------------------------
+// args->nonfinite is device memory.
+pl_status pl_cuda_adam(const pl_adam_args *args, pl_dtype dt, int64_t n, void *p, const void *g,
+                       void *m, void *v, pl_cuda_queue *q);
+pl_status pl_cuda_sgd(const pl_sgd_args *args, pl_dtype dt, int64_t n, void *p, const void *g,
+                      void *momentum, pl_cuda_queue *q);
+pl_status pl_cuda_unscale(pl_dtype dt, int64_t n, void *g, double factor, int *nonfinite,
+                          pl_cuda_queue *q);
+
+// One pass over n parameters, all pointers 16-byte aligned device memory: the gradient (times
+// args->grad_scale, times *scale) updates master, m and v; `weights` gets master rounded.
+typedef struct pl_cuda_mixed_adam {
+    int64_t n;
+    float *master, *m, *v;
+    const void *g;
+    void *weights;              // NULL: none
+    pl_dtype g_dtype, w_dtype;  // w bf16 or f16, g the same or f32
+    const float *scale;         // NULL: 1
+    const int *skip;            // NULL, or nonzero: nothing is written
+} pl_cuda_mixed_adam;
+pl_status pl_cuda_adam_mixed(const pl_adam_args *args, const pl_cuda_mixed_adam *run,
+                             pl_cuda_queue *q);
+
+// What clipping needs, without the host: squares[0 .. count) are sums of squares of gradients that
+// are still to be multiplied by `unscale` (> 0). scale = unscale * min(1, max_norm / (norm + 1e-6))
+// (max_norm <= 0: no clipping), norm after unscaling, nonfinite 0 or 1. All device memory.
+typedef struct pl_cuda_clip {
+    float *scale, *norm;
+    int *nonfinite;
+} pl_cuda_clip;
+pl_status pl_cuda_clip_scale(const double *squares, int count, double max_norm, double unscale,
+                             const pl_cuda_clip *out, pl_cuda_queue *q);
+
+// ---- reduce.cu, arg.cu --------------------------------------------------------------------------
+pl_status pl_cuda_reduce(pl_reduce op, const pl_tensor *x, uint32_t dims, pl_tensor *out,
+                         pl_cuda_queue *q);
+pl_status pl_cuda_sum_squares(const pl_tensor *x, double *out, pl_cuda_queue *q);  // out: device
+pl_status pl_cuda_argreduce(bool max, const pl_tensor *x, int dim, pl_tensor *out,
+                            pl_cuda_queue *q);
+pl_status pl_cuda_cumsum(const pl_tensor *x, int dim, pl_tensor *out, pl_cuda_queue *q);
+
 #ifdef __cplusplus
 }
 #endif

@@ -28,6 +28,7 @@
         pl_launch_kernel<<<grid, block, dynamic_bytes, (cudaStream_t)(queue)->stream>>>( \
             __VA_ARGS__);                                                                \
     } while (0)
+#define PL_UNROLL _Pragma("unroll")
 #define PL_SHARED(type, name, count) __shared__ type name[count]
 #define PL_DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 #else
@@ -37,6 +38,7 @@
         (void)(queue);                                                                \
         simt_run(grid, block, dynamic_bytes, [&] { pl_launch_kernel(__VA_ARGS__); }); \
     } while (0)
+#define PL_UNROLL
 #define PL_SHARED(type, name, count)    \
     static const char name##_place = 0; \
     type *name = (type *)simt_shared(&name##_place, sizeof(type) * (count))
@@ -227,10 +229,10 @@ struct pl_plus {
         return a + b;
     }
 };
-struct pl_larger {  // a NaN loses; the callers that need it keep it themselves
+struct pl_larger {  // a NaN loses, as in fmax
     template <typename A>
     PL_DEVICE A operator()(A a, A b) const {
-        return a > b ? a : b;
+        return a > b || b != b ? a : b;
     }
 };
 

@@ -160,6 +160,141 @@ static pl_status host_arange(pl_tensor *out, double start, double step) {
     ON_HOST(r, pl_cuda_arange(out, start, step, &r.q));
 }
 
+static pl_status host_layer_norm(const pl_tensor *x, const pl_tensor *w, const pl_tensor *b,
+                                 double eps, pl_tensor *out, pl_tensor *mean, pl_tensor *rstd) {
+    host_run r = {0};
+    host_writes(&r, out, false, NULL);
+    host_writes(&r, mean, false, NULL);
+    host_writes(&r, rstd, false, NULL);
+    ON_HOST(r, pl_cuda_layer_norm(x, w, b, eps, out, mean, rstd, &r.q));
+}
+
+static pl_status host_layer_norm_grad(const pl_tensor *g, const pl_tensor *x, const pl_tensor *w,
+                                      const pl_tensor *mean, const pl_tensor *rstd, pl_tensor *dx,
+                                      pl_tensor *dw, bool add_w, pl_tensor *db, bool add_b) {
+    host_run r = {0};
+    host_writes(&r, dx, false, NULL);
+    host_writes(&r, dw, add_w, NULL);
+    host_writes(&r, db, add_b, NULL);
+    ON_HOST(r, pl_cuda_layer_norm_grad(g, x, w, mean, rstd, dx, dw, add_w, db, add_b, &r.q));
+}
+
+static pl_status host_softmax(bool log_form, const pl_tensor *x, pl_tensor *out) {
+    host_run r = {0};
+    host_writes(&r, out, false, x);
+    ON_HOST(r, pl_cuda_softmax(log_form, x, out, &r.q));
+}
+
+static pl_status host_softmax_grad(bool log_form, const pl_tensor *g, const pl_tensor *y,
+                                   pl_tensor *dx) {
+    host_run r = {0};
+    host_writes(&r, dx, false, NULL);
+    ON_HOST(r, pl_cuda_softmax_grad(log_form, g, y, dx, &r.q));
+}
+
+static pl_status host_dropout(const pl_tensor *x, double p, uint64_t seed, uint64_t offset,
+                              pl_tensor *out) {
+    host_run r = {0};
+    host_writes(&r, out, false, x);
+    ON_HOST(r, pl_cuda_dropout(x, p, seed, offset, out, &r.q));
+}
+
+static pl_status host_uniform(pl_tensor *out, double lo, double hi, uint64_t seed,
+                              uint64_t offset) {
+    host_run r = {0};
+    host_writes(&r, out, false, NULL);
+    ON_HOST(r, pl_cuda_uniform(out, lo, hi, seed, offset, &r.q));
+}
+
+static pl_status host_normal(pl_tensor *out, double mean, double std, uint64_t seed,
+                             uint64_t offset) {
+    host_run r = {0};
+    host_writes(&r, out, false, NULL);
+    ON_HOST(r, pl_cuda_normal(out, mean, std, seed, offset, &r.q));
+}
+
+static pl_status host_randint(pl_tensor *out, int64_t lo, int64_t hi, uint64_t seed,
+                              uint64_t offset) {
+    host_run r = {0};
+    host_writes(&r, out, false, NULL);
+    ON_HOST(r, pl_cuda_randint(out, lo, hi, seed, offset, &r.q));
+}
+
+static pl_status host_cross_entropy(const pl_tensor *logits, const pl_tensor *target,
+                                    const pl_tensor *weight, int64_t ignore_index, double smoothing,
+                                    pl_tensor *losses, pl_tensor *lse) {
+    host_run r = {0};
+    pl_cuda_loss loss = {target, weight, ignore_index, smoothing, losses, lse};
+    host_writes(&r, losses, false, NULL);
+    host_writes(&r, lse, false, NULL);
+    ON_HOST(r, pl_cuda_cross_entropy(&loss, logits, &r.q));
+}
+
+static pl_status host_cross_entropy_grad(const pl_tensor *g, const pl_tensor *logits,
+                                         const pl_tensor *target, const pl_tensor *weight,
+                                         const pl_tensor *lse, int64_t ignore_index,
+                                         double smoothing, pl_tensor *dlogits) {
+    host_run r = {0};
+    pl_tensor kept = *lse;
+    pl_cuda_loss loss = {target, weight, ignore_index, smoothing, NULL, &kept};
+    host_writes(&r, dlogits, false, logits);
+    ON_HOST(r, pl_cuda_cross_entropy_grad(&loss, g, logits, dlogits, &r.q));
+}
+
+static void host_writes_run(host_run *r, pl_dtype dt, int64_t n, void *p) {
+    host_add(r, NULL, p, (size_t)n * pl_dtype_size(dt), true);
+}
+
+static pl_status host_adam(const pl_adam_args *args, pl_dtype dt, int64_t n, void *p, const void *g,
+                           void *m, void *v) {
+    host_run r = {0};
+    host_writes_run(&r, dt, n, p);
+    host_writes_run(&r, dt, n, m);
+    host_writes_run(&r, dt, n, v);
+    host_writes_run(&r, PL_I32, 1, args->nonfinite);
+    ON_HOST(r, pl_cuda_adam(args, dt, n, p, g, m, v, &r.q));
+}
+
+static pl_status host_sgd(const pl_sgd_args *args, pl_dtype dt, int64_t n, void *p, const void *g,
+                          void *momentum) {
+    host_run r = {0};
+    host_writes_run(&r, dt, n, p);
+    host_writes_run(&r, dt, n, momentum);
+    host_writes_run(&r, PL_I32, 1, args->nonfinite);
+    ON_HOST(r, pl_cuda_sgd(args, dt, n, p, g, momentum, &r.q));
+}
+
+static pl_status host_unscale(pl_dtype dt, int64_t n, void *g, double factor, int *nonfinite) {
+    host_run r = {0};
+    host_writes_run(&r, dt, n, g);
+    host_writes_run(&r, PL_I32, 1, nonfinite);
+    ON_HOST(r, pl_cuda_unscale(dt, n, g, factor, nonfinite, &r.q));
+}
+
+static pl_status host_reduce(pl_reduce op, const pl_tensor *x, uint32_t dims, pl_tensor *out) {
+    host_run r = {0};
+    host_writes(&r, out, false, NULL);
+    ON_HOST(r, pl_cuda_reduce(op, x, dims, out, &r.q));
+}
+
+static pl_status host_sum_squares(const pl_tensor *x, double *out) {
+    host_run r = {0};
+    host_add(&r, NULL, (char *)out, sizeof *out, false);
+    ON_HOST(r, pl_cuda_sum_squares(x, out, &r.q));
+}
+
+static pl_status host_argreduce(bool max, const pl_tensor *x, int dim, pl_tensor *out) {
+    host_run r = {0};
+    host_writes(&r, out, false, NULL);
+    ON_HOST(r, pl_cuda_argreduce(max, x, dim, out, &r.q));
+}
+
+static pl_status host_cumsum(const pl_tensor *x, int dim, pl_tensor *out) {
+    host_run r = {0};
+    host_writes(&r, out, false, NULL);
+    ON_HOST(r, pl_cuda_cumsum(x, dim, out, &r.q));
+}
+
 static __attribute__((unused)) const pl_kernels *pl_kernels_on_host(void) {
     static const pl_kernels table = {
         .name = "cuda on the host",
@@ -170,6 +305,23 @@ static __attribute__((unused)) const pl_kernels *pl_kernels_on_host(void) {
         .fill = host_fill_value,
         .fill_int = host_fill_int,
         .arange = host_arange,
+        .layer_norm = host_layer_norm,
+        .layer_norm_grad = host_layer_norm_grad,
+        .softmax = host_softmax,
+        .softmax_grad = host_softmax_grad,
+        .dropout = host_dropout,
+        .uniform = host_uniform,
+        .normal = host_normal,
+        .randint = host_randint,
+        .cross_entropy = host_cross_entropy,
+        .cross_entropy_grad = host_cross_entropy_grad,
+        .adam = host_adam,
+        .sgd = host_sgd,
+        .unscale = host_unscale,
+        .reduce = host_reduce,
+        .sum_squares = host_sum_squares,
+        .argreduce = host_argreduce,
+        .cumsum = host_cumsum,
     };
     return &table;
 }

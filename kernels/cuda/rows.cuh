@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// rows: what kernels over the last dimension share. Up to 1024 columns a warp takes a row, so that
+// no barrier is needed, and a block eight rows; longer rows take a block each. Elements move in
+// packs of 16 bytes where row length and address allow it.
+#ifndef PL_CUDA_ROWS_CUH
+#define PL_CUDA_ROWS_CUH
+
+#include "cuda/device.cuh"
+
+enum { PL_ROW_BLOCK = 256, PL_ROW_WARPS = PL_ROW_BLOCK / PL_LANES, PL_WARP_COLUMNS = 1024 };
+
+// The rows of this group of threads, WARPS warps that share a row: first, first + step, ...
+template <int WARPS>
+static PL_DEVICE int64_t pl_first_row(void) {
+    return WARPS == 1 ? (int64_t)blockIdx.x * PL_ROW_WARPS + threadIdx.x / PL_LANES : blockIdx.x;
+}
+template <int WARPS>
+static PL_DEVICE int64_t pl_row_step(void) {
+    return (int64_t)gridDim.x * (WARPS == 1 ? PL_ROW_WARPS : 1);
+}
+// This thread's place among the threads of its row, and their number.
+template <int WARPS>
+static PL_DEVICE int pl_row_thread(void) {
+    return (int)(WARPS == 1 ? threadIdx.x % PL_LANES : threadIdx.x);
+}
+
+// Calls each(column, values) for this thread's share of a row of n, P elements at a time.
+template <int WARPS, int P, typename T, typename Each>
+static PL_DEVICE void pl_each_pack(const T *row, int64_t n, Each each) {
+    for (int64_t j = (int64_t)pl_row_thread<WARPS>() * P; j < n; j += WARPS * PL_LANES * P) {
+        pl_pack<T, P> in = pl_load<P>(row + j);
+        pl_acc<T> v[P];
+        PL_UNROLL
+        for (int k = 0; k < P; k++) v[k] = pl_get(in.v[k]);
+        each(j, v);
+    }
+}
+
+template <int P, typename T>
+static PL_DEVICE void pl_store_pack(T *to, const pl_acc<T> *v) {
+    pl_pack<T, P> out;
+    PL_UNROLL
+    for (int k = 0; k < P; k++) pl_put(&out.v[k], v[k]);
+    pl_store(to, out);
+}
+
+// Whether rows of n elements at these addresses (NULL counts) can move in 16-byte packs.
+static inline bool pl_rows_packed(int64_t n, size_t size, const void *a, const void *b,
+                                  const void *c) {
+    return n * (int64_t)size % 16 == 0 && pl_is_aligned(a, 16) && pl_is_aligned(b, 16) &&
+           pl_is_aligned(c, 16);
+}
+
+// Launches kernel<T, WARPS, P> for `rows` rows of n elements.
+#define PL_LAUNCH_ROWS(kernel, T, rows, n, packed, queue, ...)                                     \
+    do {                                                                                           \
+        enum { PL_P = 16 / sizeof(T) };                                                            \
+        bool pl_long = (n) > PL_WARP_COLUMNS;                                                      \
+        unsigned pl_grid = pl_blocks(rows, pl_long ? 1 : PL_ROW_WARPS);                            \
+        if (pl_long && (packed)) {                                                                 \
+            PL_LAUNCH((kernel<T, PL_ROW_WARPS, PL_P>), pl_grid, PL_ROW_BLOCK, 0, queue,            \
+                      __VA_ARGS__);                                                                \
+        } else if (pl_long) {                                                                      \
+            PL_LAUNCH((kernel<T, PL_ROW_WARPS, 1>), pl_grid, PL_ROW_BLOCK, 0, queue, __VA_ARGS__); \
+        } else if (packed) {                                                                       \
+            PL_LAUNCH((kernel<T, 1, PL_P>), pl_grid, PL_ROW_BLOCK, 0, queue, __VA_ARGS__);         \
+        } else {                                                                                   \
+            PL_LAUNCH((kernel<T, 1, 1>), pl_grid, PL_ROW_BLOCK, 0, queue, __VA_ARGS__);            \
+        }                                                                                          \
+    } while (0)
+
+static inline int64_t pl_last_dim(const pl_tensor *t) {
+    return t->ndim == 0 ? 1 : t->shape[t->ndim - 1];
+}
+
+#endif

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+// What kernels/cuda has beyond the CPU's table, on the host stand-in: norms with a residual, RMS,
+// rows longer than a warp takes, cross-entropy that leaves its gradient in place, the step that
+// stays on the device. Each against the oracle or a formula in double.
+#include "cuda_on_host.h"
+
+#include "kernels_check.h"
+
+static pl_tensor *like(const pl_tensor *t, pl_dtype dt) {
+    pl_tensor *n;
+    CHECK_OK(pl_tensor_empty(dt, t->ndim, t->shape, &n));
+    return n;
+}
+
+static pl_status on_host_norm(const pl_cuda_norm_args *args) {
+    host_run r = {0};
+    host_writes(&r, args->sum, false, NULL);
+    host_writes(&r, args->out, false, NULL);
+    host_writes(&r, args->mean, false, NULL);
+    host_writes(&r, args->rstd, false, NULL);
+    ON_HOST(r, pl_cuda_norm(args, &r.q));
+}
+
+static pl_status on_host_norm_grad(const pl_cuda_norm_grad_args *args) {
+    host_run r = {0};
+    host_writes(&r, args->dx, false, NULL);
+    host_writes(&r, args->dw, args->accumulate_w, NULL);
+    ON_HOST(r, pl_cuda_norm_grad(args, &r.q));
+}
+
+// Rows of 2,000: a block each; 2,001: without packs.
+static void long_rows(pl_dtype dt, int64_t n) {
+    pl_tensor *x = check_tensor(dt, 2, (int64_t[]){3, n}, 1.0), *w = check_tensor(dt, 1, &n, 1.0);
+    int64_t m = 3;
+    pl_dtype stat = dt == PL_F64 ? PL_F64 : PL_F32;
+    pl_tensor *out = like(x, dt), *want = like(x, PL_F64), *mean, *rstd, *wmean, *wrstd;
+    CHECK_OK(pl_tensor_empty(stat, 1, &m, &mean));
+    CHECK_OK(pl_tensor_empty(stat, 1, &m, &rstd));
+    CHECK_OK(pl_tensor_empty(PL_F64, 1, &m, &wmean));
+    CHECK_OK(pl_tensor_empty(PL_F64, 1, &m, &wrstd));
+    double tol = check_sum_eps(dt) * 64.0;  // 8 per thread, 8 levels of threads
+    CHECK_OK(host_layer_norm(x, w, NULL, 1e-5, out, mean, rstd));
+    CHECK_OK(pl_kernels_ref()->layer_norm(x, w, NULL, 1e-5, want, wmean, wrstd));
+    check_close("layer_norm", out, want, check_eps(dt) + tol, tol);
+    CHECK_OK(host_layer_norm_grad(x, x, w, mean, rstd, out, NULL, false, NULL, false));
+    CHECK_OK(
+        pl_kernels_ref()->layer_norm_grad(x, x, w, mean, rstd, want, NULL, false, NULL, false));
+    check_close("dx", out, want, check_eps(dt) + tol, 8.0 * tol);
+    CHECK_OK(host_softmax(false, x, out));
+    CHECK_OK(pl_kernels_ref()->softmax(false, x, want));
+    check_close("softmax", out, want, check_eps(dt) + tol, 0.0);
+    pl_tensor *all[] = {x, w, out, want, mean, rstd, wmean, wrstd};
+    for (int i = 0; i < 8; i++) pl_tensor_release(all[i]);
+}
+
+TEST(long_rows_agree_with_the_oracle) {
+    static const pl_dtype dtypes[] = {PL_F32, PL_BF16, PL_F16, PL_F64};
+    for (int d = 0; d < 4; d++) {
+        long_rows(dtypes[d], 2000);
+        long_rows(dtypes[d], 2001);
+    }
+}
+
+// RMS norm of x + residual and its gradient, in double from the rounded sum.
+static void rms_case(pl_dtype dt, int64_t m, int64_t n) {
+    pl_tensor *x = check_tensor(dt, 2, (int64_t[]){m, n}, 1.0),
+              *res = check_tensor(dt, 2, x->shape, 1.0);
+    pl_tensor *w = check_tensor(dt, 1, &n, 1.0), *g = check_tensor(dt, 2, x->shape, 1.0);
+    pl_tensor *through = check_tensor(dt, 2, x->shape, 1.0), *sum = like(x, dt), *out = like(x, dt);
+    pl_tensor *dx = like(x, dt), *dw = like(w, dt), *rstd;
+    CHECK_OK(pl_tensor_empty(PL_F32, 1, &m, &rstd));
+    pl_cuda_norm_args f = {.x = x,
+                           .residual = res,
+                           .w = w,
+                           .eps = 1e-6,
+                           .rms = true,
+                           .sum = sum,
+                           .out = out,
+                           .rstd = rstd};
+    CHECK_OK(on_host_norm(&f));
+    pl_cuda_norm_grad_args b = {.g = g,
+                                .x = sum,
+                                .w = w,
+                                .rstd = rstd,
+                                .through = through,
+                                .rms = true,
+                                .dx = dx,
+                                .dw = dw};
+    CHECK_OK(on_host_norm_grad(&b));
+    double eps = check_eps(dt), tol = 1e-5;
+    for (int64_t i = 0; i < m; i++) {
+        double squares = 0.0, dot = 0.0;
+        for (int64_t j = 0; j < n; j++) {
+            double s = check_get(sum, i * n + j),
+                   a = check_get(x, i * n + j) + check_get(res, i * n + j);
+            CHECK_NEAR(s, a, eps * fabs(a) + 1e-7);
+            squares += s * s;
+        }
+        double r = 1.0 / sqrt(squares / (double)n + 1e-6);
+        for (int64_t j = 0; j < n; j++) {
+            dot += check_get(g, i * n + j) * check_get(w, j) * check_get(sum, i * n + j) * r /
+                   (double)n;
+        }
+        for (int64_t j = 0; j < n; j++) {
+            double xhat = check_get(sum, i * n + j) * r, y = xhat * check_get(w, j);
+            CHECK_NEAR(check_get(out, i * n + j), y, eps * fabs(y) + tol);
+            double d = r * (check_get(g, i * n + j) * check_get(w, j) - xhat * dot) +
+                       check_get(through, i * n + j);
+            CHECK_NEAR(check_get(dx, i * n + j), d, eps * fabs(d) + 8.0 * tol);
+        }
+    }
+    for (int64_t j = 0; j < n; j++) {
+        double d = 0.0;
+        for (int64_t i = 0; i < m; i++) {
+            d += check_get(g, i * n + j) * check_get(sum, i * n + j) * check_get(rstd, i);
+        }
+        CHECK_NEAR(check_get(dw, j), d, eps * fabs(d) + 1e-5 * (double)m);
+    }
+    pl_tensor *all[] = {x, res, w, g, through, sum, out, dx, dw, rstd};
+    for (int i = 0; i < 10; i++) pl_tensor_release(all[i]);
+}
+
+TEST(rms_norm_with_a_residual) {
+    rms_case(PL_F32, 5, 40);
+    rms_case(PL_BF16, 70, 64);
+    rms_case(PL_F32, 2, 1500);
+}
+
+static pl_status on_host_fused(const pl_cuda_loss *loss, pl_tensor *logits, double scale) {
+    host_run r = {0};
+    host_writes(&r, loss->losses, false, NULL);
+    host_writes(&r, loss->lse, false, NULL);
+    host_writes(&r, logits, true, NULL);
+    ON_HOST(r, pl_cuda_cross_entropy_fused(loss, logits, scale, &r.q));
+}
+
+// The one kernel gives the bits of the two.
+TEST(fused_cross_entropy_is_both_halves) {
+    for (int k = 0; k < 4; k++) {
+        pl_dtype dt = k % 2 == 0 ? PL_F32 : PL_BF16;
+        int64_t m = 6, n = k < 2 ? 700 : 3001;
+        pl_tensor *logits = check_tensor(dt, 2, (int64_t[]){m, n}, 4.0), *d = like(logits, dt),
+                  *target;
+        CHECK_OK(pl_tensor_empty(PL_I64, 1, &m, &target));
+        for (int64_t i = 0; i < m; i++)
+            ((int64_t *)target->data)[i] = i == 2 ? -100 : (i * 577) % n;
+        pl_tensor *loss = like(target, PL_F32), *lse = like(target, PL_F32),
+                  *loss2 = like(target, PL_F32);
+        pl_tensor *lse2 = like(target, PL_F32), *g;
+        CHECK_OK(pl_tensor_empty(PL_F32, 0, NULL, &g));
+        *(float *)g->data = 0.25f;
+        double smooth = k == 0 ? 0.1 : 0.0;
+        CHECK_OK(host_cross_entropy(logits, target, NULL, -100, smooth, loss, lse));
+        CHECK_OK(host_cross_entropy_grad(g, logits, target, NULL, lse, -100, smooth, d));
+        pl_cuda_loss args = {target, NULL, -100, smooth, loss2, lse2};
+        CHECK_OK(on_host_fused(&args, logits, 0.25));
+        check_same_bits("losses", loss2, loss);
+        check_same_bits("lse", lse2, lse);
+        check_same_bits("gradient", logits, d);
+        pl_tensor *all[] = {logits, d, target, loss, lse, loss2, lse2, g};
+        for (int i = 0; i < 8; i++) pl_tensor_release(all[i]);
+    }
+}
+
+static pl_status on_host_mixed(const pl_adam_args *args, const pl_cuda_mixed_adam *run) {
+    host_run r = {0};
+    host_writes_run(&r, PL_F32, run->n, run->master);
+    host_writes_run(&r, PL_F32, run->n, run->m);
+    host_writes_run(&r, PL_F32, run->n, run->v);
+    host_writes_run(&r, run->w_dtype, run->n, run->weights);
+    ON_HOST(r, pl_cuda_adam_mixed(args, run, &r.q));
+}
+
+// The device's norm and clip factor, then the mixed step: as the plain step on scaled gradients.
+TEST(a_step_that_stays_on_the_device) {
+    enum { N = 1003 };
+    int64_t n = N;
+    pl_tensor *p = check_tensor(PL_F32, 1, &n, 1.0), *g = check_tensor(PL_BF16, 1, &n, 64.0);
+    pl_tensor *m = check_tensor(PL_F32, 1, &n, 0.1), *v = like(p, PL_F32), *w = like(p, PL_BF16);
+    for (int i = 0; i < N; i++) check_set(v, i, 0.01 + fabs(check_random()));
+    pl_tensor *p2 = like(p, PL_F32), *m2 = like(p, PL_F32), *v2 = like(p, PL_F32),
+              *g2 = like(p, PL_F32);
+    double squares[1], want = 0.0;
+    CHECK_OK(host_sum_squares(g, &squares[0]));
+    for (int i = 0; i < N; i++) want += check_get(g, i) * check_get(g, i);
+    CHECK_NEAR(squares[0], want, 1e-12 * want);
+    float scale, norm;
+    int bad;
+    pl_cuda_clip clip = {&scale, &norm, &bad};
+    pl_cuda_queue q = {0};
+    simt_set_schedule(SIMT_FORWARD, 1);
+    CHECK_OK(pl_cuda_clip_scale(squares, 1, 1.0, 1.0 / 64.0, &clip, &q));
+    CHECK_EQ(bad, 0);
+    CHECK_NEAR(norm, sqrt(want) / 64.0, 1e-5 * norm);
+    CHECK_NEAR(scale, 1.0 / 64.0 / (sqrt(want) / 64.0 + 1e-6), 1e-6 * scale);
+    for (int i = 0; i < N; i++) {
+        check_set(p2, i, check_get(p, i)), check_set(m2, i, check_get(m, i));
+        check_set(v2, i, check_get(v, i)), check_set(g2, i, check_get(g, i) * (double)scale);
+    }
+    pl_adam_args args = {.lr = 1e-2,
+                         .beta1 = 0.9,
+                         .beta2 = 0.95,
+                         .eps = 1e-8,
+                         .weight_decay = 0.1,
+                         .bias1 = 0.19,
+                         .bias2 = 0.0975,
+                         .grad_scale = 1.0,
+                         .decoupled = true};
+    pl_cuda_mixed_adam run = {.n = N,
+                              .master = p->data,
+                              .m = m->data,
+                              .v = v->data,
+                              .g = g->data,
+                              .weights = w->data,
+                              .g_dtype = PL_BF16,
+                              .w_dtype = PL_BF16,
+                              .scale = &scale};
+    CHECK_OK(on_host_mixed(&args, &run));
+    CHECK_OK(host_adam(&args, PL_F32, N, p2->data, g2->data, m2->data, v2->data));
+    check_close("p", p, p2, 1e-6, 1e-8);
+    check_close("w", w, p, check_eps(PL_BF16), 0.0);
+    int skip = 1;
+    run.skip = &skip;
+    pl_tensor *kept = like(p, PL_F32);
+    memcpy(kept->data, p->data, N * sizeof(float));
+    CHECK_OK(on_host_mixed(&args, &run));
+    check_same_bits("a skipped step", p, kept);
+    squares[0] = (double)INFINITY;
+    CHECK_OK(pl_cuda_clip_scale(squares, 1, 1.0, 1.0, &clip, &q));
+    CHECK_EQ(bad, 1);
+    run.w_dtype = PL_F64;
+    CHECK_FAILS(pl_cuda_adam_mixed(&args, &run, &q), PL_ETYPE, "got bfloat16 and float64");
+    run.m = (float *)m->data + 1;
+    CHECK_FAILS(pl_cuda_adam_mixed(&args, &run, &q), PL_EINVAL, "not aligned");
+    pl_tensor *all[] = {p, g, m, v, w, p2, m2, v2, g2, kept};
+    for (int i = 0; i < 10; i++) pl_tensor_release(all[i]);
+}
