@@ -116,7 +116,18 @@ def seed() -> int:
 
 
 def manual_seed(seed: int) -> Generator:
-    """Start the default stream from `seed`, so that a run can be repeated bit for bit."""
+    """Start the default stream from `seed`, so that a run can be repeated bit for bit.
+
+    Parameters
+    ----------
+    seed : int
+        Any integer; taken modulo 2^64.
+
+    Returns
+    -------
+    Generator
+        The default stream.
+    """
     default_generator.seed = int(seed) % _U64
     return default_generator
 
@@ -132,7 +143,18 @@ def get_rng_state() -> Tensor:
 
 
 def set_rng_state(new_state: _C.Tensor) -> None:
-    """Go on from what `get_rng_state` gave."""
+    """Go on from what `get_rng_state` gave.
+
+    Parameters
+    ----------
+    new_state : Tensor
+        16 bytes, uint8.
+
+    Raises
+    ------
+    ValueError
+        If it is not that.
+    """
     _unpack(default_generator, new_state)
 
 
@@ -143,7 +165,21 @@ def rand(
     device: Where = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """Uniform numbers of [0, 1)."""
+    """Uniform numbers of [0, 1).
+
+    Parameters
+    ----------
+    *size : int or sequence of int
+        The shape.
+    generator : Generator, optional
+        The stream drawn from; the default one otherwise.
+    dtype : dtype, optional
+        Floating; float32 by default.
+    device : device, optional
+        Only the CPU exists.
+    requires_grad : bool
+        Whether gradients are recorded.
+    """
     t = _C.uniform(as_shape("rand", size), 0.0, 1.0, float_code(dtype), generator)
     return finish("rand", t, device, requires_grad)
 
@@ -155,7 +191,21 @@ def randn(
     device: Where = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """Normal numbers of mean 0 and variance 1."""
+    """Normal numbers of mean 0 and variance 1.
+
+    Parameters
+    ----------
+    *size : int or sequence of int
+        The shape.
+    generator : Generator, optional
+        The stream drawn from; the default one otherwise.
+    dtype : dtype, optional
+        Floating; float32 by default.
+    device : device, optional
+        Only the CPU exists.
+    requires_grad : bool
+        Whether gradients are recorded.
+    """
     t = _C.normal(as_shape("randn", size), 0.0, 1.0, float_code(dtype), generator)
     return finish("randn", t, device, requires_grad)
 
@@ -170,7 +220,32 @@ def randint(
     device: Where = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """Integers of [low, high): ``randint(high, size)`` or ``randint(low, high, size)``."""
+    """Integers of [low, high): ``randint(high, size)`` or ``randint(low, high, size)``.
+
+    Parameters
+    ----------
+    *args
+        The numbers by position; else the keywords of the same meaning.
+    low, high : int
+        The least number, 0 by default, and the first one above.
+    size : sequence of int
+        The shape.
+    generator : Generator, optional
+        The stream drawn from; the default one otherwise.
+    dtype : dtype, optional
+        int64 by default.
+    device : device, optional
+        Only the CPU exists.
+    requires_grad : bool
+        Whether gradients are recorded.
+
+    Raises
+    ------
+    TypeError
+        If `high` or `size` is missing.
+    RuntimeError
+        If ``low >= high``.
+    """
     numbers = list(args)
     if size is None and numbers and isinstance(numbers[-1], (tuple, list)):
         size = numbers.pop()
@@ -195,7 +270,26 @@ def randperm(
     device: Where = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """The integers below `n` in random order."""
+    """The integers below `n` in random order.
+
+    Parameters
+    ----------
+    n : int
+        How many.
+    generator : Generator, optional
+        The stream drawn from; the default one otherwise.
+    dtype : dtype, optional
+        int64 by default.
+    device : device, optional
+        Only the CPU exists.
+    requires_grad : bool
+        Whether gradients are recorded.
+
+    Returns
+    -------
+    Tensor
+        (n).
+    """
     t = _C.randperm(n, generator)
     if dtype is not None:
         t = _C.to_dtype(t, to_code(dtype))
@@ -209,7 +303,19 @@ def rand_like(
     device: Where = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """As `rand`, with the shape and dtype of `input`."""
+    """As `rand`, with the shape and dtype of `input`.
+
+    Parameters
+    ----------
+    input : Tensor
+        Gives the shape and, without `dtype`, the dtype.
+    dtype : dtype, optional
+        Floating.
+    device : device, optional
+        Only the CPU exists.
+    requires_grad : bool
+        Whether gradients are recorded.
+    """
     t = _C.uniform(input.shape, 0.0, 1.0, to_code(dtype, input._dtype), None)
     return finish("rand_like", t, device, requires_grad)
 
@@ -221,7 +327,19 @@ def randn_like(
     device: Where = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """As `randn`, with the shape and dtype of `input`."""
+    """As `randn`, with the shape and dtype of `input`.
+
+    Parameters
+    ----------
+    input : Tensor
+        Gives the shape and, without `dtype`, the dtype.
+    dtype : dtype, optional
+        Floating.
+    device : device, optional
+        Only the CPU exists.
+    requires_grad : bool
+        Whether gradients are recorded.
+    """
     t = _C.normal(input.shape, 0.0, 1.0, to_code(dtype, input._dtype), None)
     return finish("randn_like", t, device, requires_grad)
 
@@ -233,7 +351,27 @@ def normal(
     *,
     generator: _C.Generator | None = None,
 ) -> Tensor:
-    """Normal numbers; `mean` and `std` may be tensors."""
+    """Normal numbers; `mean` and `std` may be tensors.
+
+    Parameters
+    ----------
+    mean, std : float or Tensor
+        Centre and standard deviation; tensors broadcast.
+    size : sequence of int, optional
+        The shape; needed where both are numbers.
+    generator : Generator, optional
+        The stream drawn from; the default one otherwise.
+
+    Returns
+    -------
+    Tensor
+        float32.
+
+    Raises
+    ------
+    TypeError
+        If the shape cannot be told.
+    """
     if size is None:
         if isinstance(mean, _C.Tensor):
             size = mean.shape
@@ -249,7 +387,20 @@ def normal(
 
 
 def bernoulli(input: _C.Tensor, *, generator: _C.Generator | None = None) -> Tensor:
-    """Ones with the probabilities in `input`, else zeros."""
+    """Ones with the probabilities in `input`, else zeros.
+
+    Parameters
+    ----------
+    input : Tensor
+        Probabilities, 0 to 1, floating.
+    generator : Generator, optional
+        The stream drawn from; the default one otherwise.
+
+    Returns
+    -------
+    Tensor
+        Shape and dtype of `input`.
+    """
     drawn = _C.uniform(input.shape, 0.0, 1.0, input._dtype, generator)
     return _C.to_dtype(_C.lt(drawn, input), input._dtype)
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operators of `paceline.nn` as functions, with PyTorch's arguments.
 
-Losses are in ``losses.py``; they are importable from here, where PyTorch has them.
+Losses are in ``losses.py``, activations in ``curves.py``; they are importable from here, where
+PyTorch has them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from paceline import _C
-from paceline.dtypes import dtype, to_code
+from paceline.nn.curves import (
+    gelu,
+    leaky_relu,
+    log_softmax,
+    logsigmoid,
+    placed,
+    relu,
+    sigmoid,
+    silu,
+    softmax,
+    softplus,
+    tanh,
+)
 from paceline.nn.losses import (
     binary_cross_entropy_with_logits,
     cross_entropy,
@@ -84,79 +97,6 @@ def linear(
     return _C.linear(input, weight, bias, code)
 
 
-def _placed(input: _C.Tensor, out: Tensor, inplace: bool) -> Tensor:
-    # inplace saves memory where nothing is recorded; the graph needs the input as it was.
-    return _C.copy_(input, out) if inplace and not out.requires_grad else out
-
-
-def relu(input: _C.Tensor, inplace: bool = False) -> Tensor:
-    """max(input, 0)."""
-    return _placed(input, _C.relu(input), inplace)
-
-
-def gelu(input: _C.Tensor, approximate: str = "none") -> Tensor:
-    """Gaussian error linear unit; `approximate` is ``"none"`` or ``"tanh"``."""
-    if approximate == "none":
-        return _C.gelu(input)
-    if approximate == "tanh":
-        return _C.gelu_tanh(input)
-    raise RuntimeError(f"[gelu] approximate: got {approximate!r}, expected 'none' or 'tanh'")
-
-
-def silu(input: _C.Tensor, inplace: bool = False) -> Tensor:
-    """input * sigmoid(input)."""
-    return _placed(input, _C.silu(input), inplace)
-
-
-def tanh(input: _C.Tensor) -> Tensor:
-    """Hyperbolic tangent."""
-    return _C.tanh(input)
-
-
-def sigmoid(input: _C.Tensor) -> Tensor:
-    """1 / (1 + exp(-input))."""
-    return _C.sigmoid(input)
-
-
-def leaky_relu(input: _C.Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
-    """`input` where positive, else ``negative_slope * input``."""
-    out = _C.where(_C.gt(input, 0), input, _C.mul(input, negative_slope))
-    return _placed(input, out, inplace)
-
-
-def softplus(input: _C.Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
-    """log(1 + exp(beta * input)) / beta, the line itself above `threshold`."""
-    scaled = _C.mul(input, beta)
-    # log(1 + e^x) = max(x, 0) + log(1 + e^-|x|), which never overflows.
-    tail = _C.log(_C.add(_C.exp(_C.neg(_C.abs(scaled))), 1.0))
-    curve = _C.div(_C.add(_C.relu(scaled), tail), beta)
-    return _C.where(_C.gt(scaled, threshold), input, curve)
-
-
-def logsigmoid(input: _C.Tensor) -> Tensor:
-    """log(sigmoid(input))."""
-    return _C.neg(softplus(_C.neg(input), threshold=math.inf))
-
-
-def softmax(input: _C.Tensor, dim: int | None = None, dtype: dtype | None = None) -> Tensor:
-    """exp(input) / sum(exp(input)) along `dim`."""
-    if dtype is not None:
-        input = _C.to_dtype(input, to_code(dtype))
-    return _C.softmax(input, _implied_dim(input) if dim is None else dim)
-
-
-def log_softmax(input: _C.Tensor, dim: int | None = None, dtype: dtype | None = None) -> Tensor:
-    """log(softmax(input)) along `dim`, without overflow."""
-    if dtype is not None:
-        input = _C.to_dtype(input, to_code(dtype))
-    return _C.log_softmax(input, _implied_dim(input) if dim is None else dim)
-
-
-def _implied_dim(input: _C.Tensor) -> int:
-    # PyTorch's choice where no dimension is given.
-    return 0 if input.ndim in (0, 1, 3) else 1
-
-
 def layer_norm(
     input: _C.Tensor,
     normalized_shape: Sequence[int],
@@ -164,7 +104,29 @@ def layer_norm(
     bias: _C.Tensor | None = None,
     eps: float = 1e-05,
 ) -> Tensor:
-    """Mean 0 and variance 1 over the last dimensions, then ``* weight + bias``."""
+    r"""Mean 0 and variance 1 over the last dimensions, then ``* weight + bias``.
+
+    Parameters
+    ----------
+    input : Tensor
+        (..., \*normalized_shape), floating.
+    normalized_shape : sequence of int
+        The last dimensions, over which mean and variance are taken.
+    weight, bias : Tensor, optional
+        Of shape `normalized_shape`.
+    eps : float
+        Added to the variance.
+
+    Returns
+    -------
+    Tensor
+        Shape and dtype of `input`.
+
+    Raises
+    ------
+    RuntimeError
+        If `input` does not end in `normalized_shape`.
+    """
     n = len(normalized_shape)
     if n == 0 or tuple(input.shape[-n:]) != tuple(normalized_shape):
         raise RuntimeError(
@@ -183,7 +145,33 @@ def embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Tensor:
-    """Rows of `weight` at the indices `input`; `padding_idx` gets no gradient."""
+    r"""Rows of `weight` at the indices `input`; `padding_idx` gets no gradient.
+
+    Parameters
+    ----------
+    input : Tensor
+        Indices, int64 or int32, any shape.
+    weight : Tensor
+        (rows, width).
+    padding_idx : int, optional
+        The row that gets no gradient; negative ones count from the end.
+    max_norm, norm_type, scale_grad_by_freq, sparse
+        As in PyTorch; only their defaults are built.
+
+    Returns
+    -------
+    Tensor
+        (\*input.shape, width).
+
+    Raises
+    ------
+    NotImplementedError
+        If one of the last four is asked for.
+    AssertionError
+        If `padding_idx` is not a row.
+    IndexError
+        If an index is not a row.
+    """
     if max_norm is not None or scale_grad_by_freq or sparse:
         raise NotImplementedError(
             "[embedding] max_norm, scale_grad_by_freq and sparse are not built: "
@@ -202,13 +190,35 @@ def embedding(
 def dropout(
     input: _C.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Tensor:
-    """Zero elements with probability `p` and scale the others by ``1 / (1 - p)``."""
+    """Zero elements with probability `p` and scale the others by ``1 / (1 - p)``.
+
+    Parameters
+    ----------
+    input : Tensor
+        Floating, any shape.
+    p : float
+        Probability of a zero, 0 to 1.
+    training : bool
+        False gives `input` itself.
+    inplace : bool
+        Write into `input` where no gradient is recorded.
+
+    Returns
+    -------
+    Tensor
+        Shape and dtype of `input`.
+
+    Raises
+    ------
+    ValueError
+        If `p` is out of its range.
+    """
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"[dropout] p: got {p}, expected 0 to 1")
     if not training or p == 0.0:
         return input  # type: ignore[return-value]
     out = _C.dropout(input, p, None)
-    return _placed(input, out, inplace)
+    return placed(input, out, inplace)
 
 
 def scaled_dot_product_attention(
@@ -273,7 +283,25 @@ def _as_heads(t: _C.Tensor) -> Tensor:
 
 
 def one_hot(tensor: _C.Tensor, num_classes: int = -1) -> Tensor:
-    """A new last dimension with a 1 at each index, else 0 (int64)."""
+    """A new last dimension with a 1 at each index, else 0 (int64).
+
+    Parameters
+    ----------
+    tensor : Tensor
+        Classes, integers from 0, shape (...).
+    num_classes : int
+        How many there are; -1 takes the largest of `tensor` and one more.
+
+    Returns
+    -------
+    Tensor
+        (..., num_classes), int64.
+
+    Raises
+    ------
+    RuntimeError
+        If a class is out of range, or `tensor` is empty and `num_classes` not given.
+    """
     if num_classes < 0:
         if tensor._numel() == 0:
             raise RuntimeError("[one_hot] num_classes: got none, expected one for an empty tensor")
@@ -290,13 +318,45 @@ def one_hot(tensor: _C.Tensor, num_classes: int = -1) -> Tensor:
 
 
 def normalize(input: _C.Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
-    """`input` divided by its norm along `dim`, which is taken as `eps` at least."""
+    """`input` divided by its norm along `dim`, which is taken as `eps` at least.
+
+    Parameters
+    ----------
+    input : Tensor
+        Floating, any shape.
+    p : float
+        Order of the norm.
+    dim : int
+        The dimension along which it is taken.
+    eps : float
+        The least divisor.
+
+    Returns
+    -------
+    Tensor
+        Shape and dtype of `input`.
+    """
     length = input.norm(p, dim, True)  # type: ignore[attr-defined]
     return _C.div(input, _C.clamp(length, eps, None))
 
 
 def cosine_similarity(x1: _C.Tensor, x2: _C.Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
-    """Cosine of the angle between vectors along `dim`."""
+    """Cosine of the angle between vectors along `dim`.
+
+    Parameters
+    ----------
+    x1, x2 : Tensor
+        Floating, of shapes that broadcast.
+    dim : int
+        The dimension of the vectors.
+    eps : float
+        The least length of a vector.
+
+    Returns
+    -------
+    Tensor
+        The common shape without `dim`; -1 to 1.
+    """
     dot = _C.sum(_C.mul(x1, x2), (dim,), False)
     squares = (_C.sum(_C.square(x1), (dim,), False), _C.sum(_C.square(x2), (dim,), False))
     lengths = [_C.clamp(_C.sqrt(s), eps, None) for s in squares]
@@ -306,7 +366,31 @@ def cosine_similarity(x1: _C.Tensor, x2: _C.Tensor, dim: int = 1, eps: float = 1
 def pad(
     input: _C.Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None
 ) -> Tensor:
-    """`input` with borders: (left, right) of the last dimension, then of the one before, ..."""
+    """`input` with borders: (left, right) of the last dimension, then of the one before, ...
+
+    Parameters
+    ----------
+    input : Tensor
+        Any shape.
+    pad : sequence of int
+        Widths, two per dimension; negative ones cut off.
+    mode : {"constant"}
+        Others are not built.
+    value : float, optional
+        What the borders hold, 0 by default.
+
+    Returns
+    -------
+    Tensor
+        A tensor of its own memory.
+
+    Raises
+    ------
+    NotImplementedError
+        For another mode.
+    RuntimeError
+        If the widths are odd in number or too many.
+    """
     if mode != "constant":
         raise NotImplementedError(f"[pad] mode: got {mode!r}, expected 'constant'")
     if len(pad) % 2 or len(pad) > 2 * input.ndim:

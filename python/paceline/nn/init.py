@@ -39,7 +39,17 @@ class _NoHistory:
 def uniform_(
     tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: _C.Generator | None = None
 ) -> Tensor:
-    """Uniform numbers of [a, b)."""
+    """Uniform numbers of [a, b).
+
+    Parameters
+    ----------
+    tensor : Tensor
+        What is filled, any shape; given back.
+    a, b : float
+        The bounds.
+    generator : Generator, optional
+        The stream drawn from; the default one otherwise.
+    """
     with _NoHistory():
         _C.uniform_(tensor, a, b, generator)
     return tensor
@@ -48,7 +58,17 @@ def uniform_(
 def normal_(
     tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: _C.Generator | None = None
 ) -> Tensor:
-    """Normal numbers."""
+    """Normal numbers.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        What is filled, any shape; given back.
+    mean, std : float
+        Centre and standard deviation.
+    generator : Generator, optional
+        The stream drawn from; the default one otherwise.
+    """
     with _NoHistory():
         _C.normal_(tensor, mean, std, generator)
     return tensor
@@ -62,7 +82,24 @@ def trunc_normal_(
     b: float = 2.0,
     generator: _C.Generator | None = None,
 ) -> Tensor:
-    """Normal numbers, drawn again where they fall outside [a, b]."""
+    """Normal numbers, drawn again where they fall outside [a, b].
+
+    Parameters
+    ----------
+    tensor : Tensor
+        What is filled, any shape; given back.
+    mean, std : float
+        Centre and standard deviation before the cut.
+    a, b : float
+        The bounds, absolute numbers.
+    generator : Generator, optional
+        The stream drawn from; the default one otherwise.
+
+    Raises
+    ------
+    ValueError
+        If ``a >= b``, or `mean` lies more than two `std` outside of them.
+    """
     if not a < b:
         raise ValueError(f"[trunc_normal_] range: got {a} to {b}, expected a < b")
     if mean < a - 2 * std or mean > b + 2 * std:
@@ -83,24 +120,55 @@ def trunc_normal_(
 
 
 def constant_(tensor: Tensor, val: float) -> Tensor:
-    """One value everywhere."""
+    """One value everywhere.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        What is filled, any shape; given back.
+    val : float
+        The value.
+    """
     with _NoHistory():
         _C.fill_(tensor, val)
     return tensor
 
 
 def ones_(tensor: Tensor) -> Tensor:
-    """Ones."""
+    """Ones.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        What is filled, any shape; given back.
+    """
     return constant_(tensor, 1.0)
 
 
 def zeros_(tensor: Tensor) -> Tensor:
-    """Zeros."""
+    """Zeros.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        What is filled, any shape; given back.
+    """
     return constant_(tensor, 0.0)
 
 
 def eye_(tensor: Tensor) -> Tensor:
-    """The identity matrix."""
+    """The identity matrix.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        (rows, columns), filled and given back.
+
+    Raises
+    ------
+    ValueError
+        If it has not two dimensions.
+    """
     from paceline._factories import eye
 
     if tensor.ndim != 2:
@@ -111,7 +179,21 @@ def eye_(tensor: Tensor) -> Tensor:
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
-    """Factor by which a nonlinearity shrinks the spread of what goes through it."""
+    """Factor by which a nonlinearity shrinks the spread of what goes through it.
+
+    Parameters
+    ----------
+    nonlinearity : str
+        ``"linear"``, ``"identity"``, ``"conv..."``, ``"sigmoid"``, ``"tanh"``, ``"relu"``,
+        ``"leaky_relu"`` or ``"selu"``.
+    param : float, optional
+        The slope of ``leaky_relu``, 0.01 by default.
+
+    Raises
+    ------
+    ValueError
+        For another name.
+    """
     if nonlinearity in ("linear", "sigmoid", "identity") or nonlinearity.startswith("conv"):
         return 1.0
     if nonlinearity == "tanh":
@@ -142,7 +224,22 @@ _calculate_fan_in_and_fan_out = _fans
 def xavier_uniform_(
     tensor: Tensor, gain: float = 1.0, generator: _C.Generator | None = None
 ) -> Tensor:
-    """Uniform, with the variance ``2 gain^2 / (fan_in + fan_out)`` (Glorot)."""
+    r"""Uniform, with the variance ``2 gain^2 / (fan_in + fan_out)`` (Glorot).
+
+    Parameters
+    ----------
+    tensor : Tensor
+        The weight, (out, in, \*field), filled and given back.
+    gain : float
+        See `calculate_gain`.
+    generator : Generator, optional
+        The stream drawn from; the default one otherwise.
+
+    Raises
+    ------
+    ValueError
+        If `tensor` has fewer than two dimensions.
+    """
     bound = gain * math.sqrt(6.0 / sum(_fans(tensor)))
     return uniform_(tensor, -bound, bound, generator)
 
@@ -150,7 +247,22 @@ def xavier_uniform_(
 def xavier_normal_(
     tensor: Tensor, gain: float = 1.0, generator: _C.Generator | None = None
 ) -> Tensor:
-    """Normal, with the variance ``2 gain^2 / (fan_in + fan_out)`` (Glorot)."""
+    r"""Normal, with the variance ``2 gain^2 / (fan_in + fan_out)`` (Glorot).
+
+    Parameters
+    ----------
+    tensor : Tensor
+        The weight, (out, in, \*field), filled and given back.
+    gain : float
+        See `calculate_gain`.
+    generator : Generator, optional
+        The stream drawn from; the default one otherwise.
+
+    Raises
+    ------
+    ValueError
+        If `tensor` has fewer than two dimensions.
+    """
     return normal_(tensor, 0.0, gain * math.sqrt(2.0 / sum(_fans(tensor))), generator)
 
 
@@ -168,7 +280,26 @@ def kaiming_uniform_(
     nonlinearity: str = "leaky_relu",
     generator: _C.Generator | None = None,
 ) -> Tensor:
-    """Uniform, with the variance ``gain^2 / fan`` (He)."""
+    r"""Uniform, with the variance ``gain^2 / fan`` (He).
+
+    Parameters
+    ----------
+    tensor : Tensor
+        The weight, (out, in, \*field), filled and given back.
+    a : float
+        Slope of ``leaky_relu`` left of 0.
+    mode : {"fan_in", "fan_out"}
+        Keep the variance of the activations, or that of the gradients.
+    nonlinearity : str
+        What follows the layer; see `calculate_gain`.
+    generator : Generator, optional
+        The stream drawn from; the default one otherwise.
+
+    Raises
+    ------
+    ValueError
+        If `tensor` has fewer than two dimensions, or `mode` or `nonlinearity` is unknown.
+    """
     if tensor._numel() == 0:
         return tensor
     bound = math.sqrt(3.0) * _kaiming_std(tensor, a, mode, nonlinearity)
@@ -182,7 +313,26 @@ def kaiming_normal_(
     nonlinearity: str = "leaky_relu",
     generator: _C.Generator | None = None,
 ) -> Tensor:
-    """Normal, with the variance ``gain^2 / fan`` (He)."""
+    r"""Normal, with the variance ``gain^2 / fan`` (He).
+
+    Parameters
+    ----------
+    tensor : Tensor
+        The weight, (out, in, \*field), filled and given back.
+    a : float
+        Slope of ``leaky_relu`` left of 0.
+    mode : {"fan_in", "fan_out"}
+        Keep the variance of the activations, or that of the gradients.
+    nonlinearity : str
+        What follows the layer; see `calculate_gain`.
+    generator : Generator, optional
+        The stream drawn from; the default one otherwise.
+
+    Raises
+    ------
+    ValueError
+        If `tensor` has fewer than two dimensions, or `mode` or `nonlinearity` is unknown.
+    """
     if tensor._numel() == 0:
         return tensor
     return normal_(tensor, 0.0, _kaiming_std(tensor, a, mode, nonlinearity), generator)

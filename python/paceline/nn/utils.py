@@ -32,7 +32,27 @@ def _gradients(parameters: Parameters) -> list[Tensor]:
 def get_total_norm(
     tensors: Parameters, norm_type: float = 2.0, error_if_nonfinite: bool = False
 ) -> Tensor:
-    """Norm of all tensors taken as one vector."""
+    """Norm of all tensors taken as one vector.
+
+    Parameters
+    ----------
+    tensors : Tensor or iterable of Tensor
+        Floating.
+    norm_type : float
+        2, 1, ``math.inf``, ...
+    error_if_nonfinite : bool
+        Whether an infinite or undefined norm is an error.
+
+    Returns
+    -------
+    Tensor
+        One float32 number.
+
+    Raises
+    ------
+    RuntimeError
+        See `error_if_nonfinite`.
+    """
     several = (tensors,) if isinstance(tensors, _C.Tensor) else tuple(tensors)
     norm = _norm(several, float(norm_type), error_if_nonfinite)
     return _C.full((), norm, float32.code)
@@ -103,7 +123,17 @@ def clip_grad_norm_(
 def clip_grad_value_(
     parameters: Parameters, clip_value: float, foreach: bool | None = None
 ) -> None:
-    """Clamp every element of the gradients to [-clip_value, clip_value]."""
+    """Clamp every element of the gradients to [-clip_value, clip_value].
+
+    Parameters
+    ----------
+    parameters : Tensor or iterable of Tensor
+        Those whose ``.grad`` is meant; ones without are passed over.
+    clip_value : float
+        The bound, 0 or more.
+    foreach : None
+        Accepted and not needed.
+    """
     limit = float(clip_value)
     before = _C.set_grad_enabled(False)
     try:
@@ -114,12 +144,31 @@ def clip_grad_value_(
 
 
 def parameters_to_vector(parameters: Iterable[_C.Tensor]) -> Tensor:
-    """All parameters, one after the other, in one vector."""
+    """All parameters, one after the other, in one vector.
+
+    Parameters
+    ----------
+    parameters : iterable of Tensor
+        Of one dtype.
+
+    Returns
+    -------
+    Tensor
+        (total number of elements).
+    """
     return _C.cat([_C.reshape(p, (-1,)) for p in parameters], 0)
 
 
 def vector_to_parameters(vec: _C.Tensor, parameters: Iterable[_C.Tensor]) -> None:
-    """Copy the parts of a vector into the parameters."""
+    """Copy the parts of a vector into the parameters.
+
+    Parameters
+    ----------
+    vec : Tensor
+        (total number of elements).
+    parameters : iterable of Tensor
+        What is written, in this order.
+    """
     at = 0
     before = _C.set_grad_enabled(False)
     try:
