@@ -20,7 +20,7 @@ from benchmarks.session import Session, head, head_text
 from benchmarks.table import Table, text
 
 PARTS = ["train", "allreduce", "ops", "loader", "bridge", "checkpoint", "overhead",
-         "startup"]  # fmt: skip
+         "startup", "scaling"]  # fmt: skip
 MODELS = ["gpt", "gpt-b1", "mlp"]
 
 
@@ -41,6 +41,8 @@ def arguments(words: list[str]) -> argparse.Namespace:
                         choices=["fp32", "bf16"])  # fmt: skip
     parser.add_argument("--without", nargs="+", default=[], choices=list(PEERS),
                         help="peers that are left out")  # fmt: skip
+    parser.add_argument("--cases", nargs="+", default=list(Session.cases),
+                        choices=Session.cases, help="of training steps")  # fmt: skip
     for peer in PEERS:
         parser.add_argument(f"--python-{peer}", metavar="PATH",
                             help=f"interpreter that has {peer}")  # fmt: skip
@@ -56,7 +58,8 @@ def session_of(args: argparse.Namespace) -> Session:
     pythons = {peer: getattr(args, f"python_{peer}") for peer in PEERS}
     pythons = {peer: python for peer, python in pythons.items() if python}
     peers = Peers(pythons, set(args.without))
-    return Session(args.rounds, args.quick, peers, tuple(args.models), tuple(args.precisions))
+    return Session(args.rounds, args.quick, peers, tuple(args.models), tuple(args.precisions),
+                   tuple(args.cases))  # fmt: skip
 
 
 def tables(parts: list[str], session: Session) -> Iterator[Table]:

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-SLOW = 5.0  # seconds of a step, from which on one warm-up step is enough
+SLOW_S = 1.0  # a step that takes longer is warmed once
 
 
 def serve(answers: dict[str, Callable[..., Any]], ready: Any = True) -> None:
@@ -22,9 +22,10 @@ def serve(answers: dict[str, Callable[..., Any]], ready: Any = True) -> None:
 
     Whatever else is printed meanwhile goes to stderr.
     """
-    with os.fdopen(os.dup(1), "w", buffering=1) as out:
-        os.dup2(2, 1)
-        out.write(json.dumps({"ok": ready}) + "\n")
+    out = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        _say(out, {"ok": ready})
         for line in sys.stdin:
             name, *words = line.split()
             try:
@@ -32,7 +33,15 @@ def serve(answers: dict[str, Callable[..., Any]], ready: Any = True) -> None:
             except Exception as error:
                 traceback.print_exc()
                 answer = {"failed": f"{type(error).__name__}: {error}"}
-            out.write(json.dumps(answer) + "\n")
+            _say(out, answer)
+    except BrokenPipeError:
+        pass  # nobody asks any more
+
+
+def _say(out: int, answer: Any) -> None:
+    line = (json.dumps(answer) + "\n").encode()
+    while line:
+        line = line[os.write(out, line) :]
 
 
 def timed(call: Callable[[], Any], times: int) -> list[float]:
@@ -56,7 +65,7 @@ def serve_steps(
     last = timed(lambda: losses.append(step()), 1)[-1]
     if compiled:
         last = timed(step, 1)[-1]
-    if last < SLOW:
+    if last < SLOW_S:
         last = timed(step, 3)[-1]
     ready = {"seconds": last, "loss": float(losses.pop())}
     serve({"go": lambda n: timed(step, int(n)), **more}, ready)

@@ -47,7 +47,7 @@ def tables(session: Session, model: str, precision: str) -> Iterator[Table]:
     with session.running(rows, f"bridge {model} {precision}") as contest:
         took = contest.turns(ask)
     if isinstance(took[OURS], str):
-        session.say(f"bridge: left out, PyTorch is {took['bridge']}")
+        session.say(f"bridge: left out, PyTorch is {took[OURS]}")
         return
 
     def of(pick: int) -> dict[str, list[float] | str]:

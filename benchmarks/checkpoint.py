@@ -20,7 +20,7 @@ from benchmarks.processes import Ranks
 from benchmarks.session import Session, row_of
 from benchmarks.table import Row, Table
 
-LAYERS = 8
+LAYERS, WIDTH = 8, 4000  # a layer has WIDTH squared parameters
 RAW = "raw"
 PEER = "Accelerate"
 TIMES = ("save", "load")
@@ -28,18 +28,18 @@ TIMES = ("save", "load")
 
 def run(session: Session) -> Iterator[Table]:
     """Yield seconds of saving and loading; rows take turns."""
-    layers = 1 if session.quick else LAYERS
+    layers, width = (1, 500) if session.quick else (LAYERS, WIDTH)
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir=Path.cwd()) as folder:
 
         def worker(library: str, needs: str = "") -> Ranks:
-            args = [library, f"{folder}/{library}", str(layers)]
+            args = [library, f"{folder}/{library}", str(layers), str(width)]
             return Ranks("benchmarks.checkpoint_worker", args, threads=2, needs=needs)
 
         rows = {"paceline": worker("paceline"), RAW: worker(RAW),
                 PEER: worker("accelerate", "accelerate")}  # fmt: skip
         with session.running(rows, "checkpoint") as contest:
             took = contest.turns(ask)
-    size = PIECE * pieces_of(layers) / 1e9
+    size = PIECE * pieces_of(layers, width) / 1e9
     table = Table("checkpoint", f"Checkpoint of {size:.2f} GB, one process", "s")
     for what in (*TIMES, "checksums"):
         of = {

@@ -15,40 +15,39 @@ from typing import Any
 from benchmarks import answer
 
 PIECE = 8 << 20
-WIDTH = 4000  # a layer has WIDTH squared parameters
 
 
-def pieces_of(layers: int) -> int:
+def pieces_of(layers: int, width: int) -> int:
     """Pieces that hold a run of so many layers: float32 parameters and AdamW's two moments."""
-    return max(3 * 4 * layers * WIDTH * WIDTH // PIECE, 1)
+    return max(3 * 4 * layers * width * width // PIECE, 1)
 
 
-def accelerator_of(library: str, layers: int) -> Any:
+def accelerator_of(library: str, layers: int, width: int) -> Any:
     """Give an Accelerator with a model after its first step."""
     torch = importlib.import_module("paceline" if library == "paceline" else "torch")
     accelerator = importlib.import_module(library).Accelerator(cpu=True)
-    stack = [torch.nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(layers)]
+    stack = [torch.nn.Linear(width, width, bias=False) for _ in range(layers)]
     model = torch.nn.Sequential(*stack)
     optimizer = torch.optim.AdamW(model.parameters())
     model, optimizer = accelerator.prepare(model, optimizer)
-    accelerator.backward(model(torch.ones(1, WIDTH)).sum())
+    accelerator.backward(model(torch.ones(1, width)).sum())
     optimizer.step()
     optimizer.zero_grad()
     return accelerator
 
 
-def library_calls(library: str, place: str, layers: int) -> dict[str, Any]:
+def library_calls(library: str, place: str, layers: int, width: int) -> dict[str, Any]:
     """What a library's row can do."""
-    accelerator = accelerator_of(library, layers)
+    accelerator = accelerator_of(library, layers, width)
     return {
         "save": lambda: accelerator.save_state(place),
         "load": lambda: accelerator.load_state(place),
     }
 
 
-def raw_calls(place: Path, layers: int) -> dict[str, Any]:
+def raw_calls(place: Path, count: int) -> dict[str, Any]:
     """The floor: the same bytes, flushed; read into memory that is new each time."""
-    piece, count = os.urandom(PIECE), pieces_of(layers)
+    piece = os.urandom(PIECE)
 
     def save() -> None:
         fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -72,11 +71,12 @@ def raw_calls(place: Path, layers: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    library, place, layers = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    library, place = sys.argv[1:3]
+    layers, width = map(int, sys.argv[3:5])
     if library == "raw":
-        calls = raw_calls(Path(place), layers)
+        calls = raw_calls(Path(place), pieces_of(layers, width))
     else:
-        calls = library_calls(library, place, layers)
+        calls = library_calls(library, place, layers, width)
     answer.serve({name: lambda f=f: answer.timed(f, 1)[0] for name, f in calls.items()})
 
 

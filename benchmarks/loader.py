@@ -8,6 +8,7 @@ loader: ``array[indices]`` per batch, nothing else; in order it copies slices.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ PEERS = {"numpy": "NumPy gather", "torch": "PyTorch", "torch 2 workers": "PyTorc
 
 def run(session: Session) -> Iterator[Table]:
     """Yield microseconds per batch, by size and order."""
+    batches = 4 if session.quick else BATCHES
     for title, rows in {"1 k rows": 1000}.items() if session.quick else SIZES.items():
         needed = rows * COLUMNS * 4 * (len(KINDS) + 1)
         if needed > available_bytes():
@@ -32,7 +34,7 @@ def run(session: Session) -> Iterator[Table]:
             continue
         for order in ("in order", "shuffled"):
             with session.running(workers(rows, order), f"loader {title} {order}") as contest:
-                took = contest.turns(seconds_per_batch)
+                took = contest.turns(partial(microseconds, batches))
             name = f"DataLoader, {title} of {COLUMNS} floats, batch {BATCH}, {order}"
             table = Table("loader", name, "us per batch")
             table.rows = [row_of("no workers", "paceline", took, PEERS),
@@ -49,10 +51,10 @@ def workers(rows: int, order: str) -> dict[str, Ranks]:
     }  # fmt: skip
 
 
-def seconds_per_batch(_: str, row: Ranks) -> float:
-    """Ask for one turn's microseconds per batch."""
-    answer: Any = row.ask(f"go {BATCHES}")[0]
-    return float(1e6 * answer / BATCHES)
+def microseconds(batches: int, _: str, row: Ranks) -> float:
+    """Ask for one turn's time per batch."""
+    answer: Any = row.ask(f"go {batches}")[0]
+    return float(1e6 * answer / batches)
 
 
 def available_bytes() -> int:

@@ -2,7 +2,7 @@
 """``python -m benchmarks plot RESULT.json ... [--out FOLDER]``: a picture of each table.
 
 Bars are medians, whiskers minimum and maximum; the head of the first file is the caption. Several
-files are runs of different parts; a table that is in more than one is drawn from the last.
+files are runs of different parts or cases; a row that is in more than one is taken from the last.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ COLOURS = ["#1b6ca8", "#d1495b", "#edae49", "#66a182", "#8d6a9f", "#7d8491", "#b
 def read(paths: list[Path]) -> tuple[dict[str, Any], list[Table]]:
     """Head of the first file, and the tables of all of them."""
     files = [json.loads(path.read_text()) for path in paths]
-    tables = {}
+    tables: dict[tuple[str, str], Table] = {}
     for values in files:
         for table in map(Table.from_json, values["tables"]):
-            tables[table.part, table.title] = table
+            before = tables.setdefault((table.part, table.title), table)
+            new = {row.case: row for row in table.rows}
+            rows = {row.case: row for row in before.rows} | new
+            before.rows = list(rows.values())
     return files[0]["head"], list(tables.values())
 
 

@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ class Ranks:
     threads: int = 1
     needs: str = ""  # the peer that must be installed
     python: str = sys.executable
-    env: dict[str, str] = field(default_factory=dict)
+    env_of: Callable[[int], dict[str, str]] | None = None
     prefixes: list[list[str]] = field(default_factory=list)
     pin: bool = True
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -82,7 +82,8 @@ class Ranks:
                     LOCAL_WORLD_SIZE=str(self.world), MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
                     PACELINE_RUN_ID=run_id,
                 )  # fmt: skip
-            env.update({k: v.format(rank=rank) for k, v in self.env.items()})
+            if self.env_of:
+                env.update(self.env_of(rank))
             prefix = self.prefixes[rank] if self.prefixes else []
             process = subprocess.Popen(
                 [*prefix, self.python, "-m", self.module, *self.args],

@@ -35,6 +35,7 @@ class Session:
     peers: Peers = field(default_factory=Peers)
     models: tuple[str, ...] = ("gpt", "mlp")
     precisions: tuple[str, ...] = ("fp32", "bf16")
+    cases: tuple[str, ...] = ("1-thread", "2-threads", "2-processes")
     interrupted: bool = False
 
     def say(self, text: str) -> None:
@@ -102,8 +103,8 @@ class Contest:
         except KeyboardInterrupt:
             self.session.interrupted = True
             self.session.say(f"{self.what}: interrupted, keeps the complete rounds")
-            done = min((len(v) for n, v in took.items() if n not in once), default=0)
-            took = {name: values[: max(done, 1)] for name, values in took.items()}
+            kept = [len(v) for n, v in took.items() if n not in once and n not in self.failed]
+            took = {name: values[: min(kept, default=1)] for name, values in took.items()}
         return {**took, **self.failed}
 
 

@@ -18,6 +18,7 @@ TITLES = {
     "tiny": "tiny GPT",
 }
 # Shown name, worker, library as the worker knows it, what must be installed.
+OURS = ("paceline", "benchmarks.worker", "paceline", "")
 PEERS = [
     ("PyTorch eager", "benchmarks.worker", "torch", "torch"),
     ("PyTorch compiled", "benchmarks.worker", "torch-compile", "torch"),
@@ -28,62 +29,62 @@ DDP = "PyTorch DDP on Gloo"
 ALONE = "paceline, unconnected"
 
 
-def rows(model: str, precision: str) -> dict[str, Ranks]:
-    """Every row of one table; names are library and threads or processes."""
-
-    def worker(module: str, library: str, needs: str, threads: int) -> Ranks:
-        args = [library, model, precision, str(threads)]
-        return Ranks(module, args, threads=threads, needs=needs)
-
-    def pair(library: str, needs: str, connected: bool) -> Ranks:
-        args = [library, model, precision, "1"]
-        return Ranks("benchmarks.worker", args, 2, connected, needs=needs)
-
-    result = {}
-    for threads in (1, 2):
-        result[f"paceline {threads}"] = worker("benchmarks.worker", "paceline", "", threads)
-        for shown, module, library, needs in PEERS:
-            result[f"{shown} {threads}"] = worker(module, library, needs, threads)
-    result["paceline pair"] = pair("paceline", "", True)
-    result[ALONE] = pair("paceline", "", False)
-    result[DDP] = pair("torch", "torch", True)
-    return result
+def rows(case: str, model: str, precision: str) -> tuple[dict[str, Ranks], dict[str, str]]:
+    """The rows of one case, ours first, and the peers' names; libraries as benchmarks.worker's."""
+    if case == "2-processes":
+        pair = ["paceline", model, precision, "1"]
+        found = {
+            "paceline": Ranks("benchmarks.worker", pair, 2),
+            ALONE: Ranks("benchmarks.worker", pair, 2, connected=False),
+            DDP: Ranks("benchmarks.worker", ["torch", *pair[1:]], 2, needs="torch"),
+        }
+    else:
+        threads = int(case[0])
+        found = {
+            shown: Ranks(module, [library, model, precision, str(threads)], threads=threads,
+                         needs=needs)
+            for shown, module, library, needs in [OURS, *PEERS]
+        }  # fmt: skip
+    return found, {name: name for name in found if name != "paceline"}
 
 
 def run(session: Session) -> Iterator[Table]:
     """Yield one table per model and precision: milliseconds of a step of the slowest rank."""
     for model in ("tiny",) if session.quick else session.models:
         for precision in session.precisions:
-            what = f"train {model} {precision}"
-            with session.running(rows(model, precision), what) as contest:
-                took = contest.turns(partial(milliseconds, STEPS[model]))
-            title = f"{TITLES[model]}, AdamW, {precision}"
-            note = losses(contest.rows)
-            yield Table("train", title, "ms per step", rows=cases(took), note=note)
+            table = Table("train", f"{TITLES[model]}, AdamW, {precision}", "ms per step")
+            first: dict[str, float] = {}
+            for case in session.cases:
+                if not session.interrupted:
+                    table.rows.append(measured(session, case, model, precision, first))
+            table.note = losses(first)
+            yield table
+
+
+def measured(
+    session: Session, case: str, model: str, precision: str, first: dict[str, float]
+) -> Row:
+    """Time one case; its first losses go into `first`."""
+    found, peers = rows(case, model, precision)
+    with session.running(found, f"train {model} {precision} {case}") as contest:
+        took = contest.turns(partial(milliseconds, STEPS[model]))
+        for name, row in found.items():
+            if row.ready:
+                first[f"{name}, {case}"] = row.ready[0]["loss"]
+    return row_of(case.replace("-", " "), "paceline", took, peers)
 
 
 def milliseconds(steps: int, _: str, row: Ranks) -> float:
-    """Ask a row for its step."""
-    return 1e3 * row.seconds_per_step(steps)
+    """Ask a row for its step: the median of as many as take two seconds."""
+    taken = max(ready["seconds"] for ready in row.ready)
+    return 1e3 * row.seconds_per_step(max(1, min(steps, round(2 / taken))))
 
 
-def losses(rows: dict[str, Ranks]) -> str:
+def losses(first: dict[str, float]) -> str:
     """Say how far first losses lie apart: every row begins with the same weights and batch."""
-    first = {name: row.ready[0]["loss"] for name, row in rows.items() if row.ready}
-    ours = first["paceline 1"]
-    far = [f"{name} {loss:.4f}" for name, loss in first.items() if abs(loss / ours - 1) > 0.005]
+    ours = next(loss for name, loss in first.items() if name.startswith("paceline"))
+    far = [f"{name}: {loss:.4f}" for name, loss in first.items() if abs(loss / ours - 1) > 0.005]
     if far:
-        return f"First losses differ from ours ({ours:.4f}): {', '.join(far)}"
+        return f"First losses differ from ours ({ours:.4f}): {'; '.join(far)}."
     apart = max(abs(loss / ours - 1) for loss in first.values())
     return f"First loss {ours:.4f} in every row, within {100 * apart:.3f} %."
-
-
-def cases(took: dict[str, list[float] | str]) -> list[Row]:
-    """The rows of a table; a share of unconnected processes is that row's ratio."""
-    result = []
-    for threads, case in ((1, "1 thread"), (2, "2 threads")):
-        peers = {f"{shown} {threads}": shown for shown, *_ in PEERS}
-        result.append(row_of(case, f"paceline {threads}", took, peers))
-    peers = {ALONE: ALONE, DDP: DDP}
-    result.append(row_of("2 processes", "paceline pair", took, peers))
-    return result

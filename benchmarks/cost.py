@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cost model of docs/scaling.md: seconds of an all-reduce and of a step for N ranks.
+
+Pure arithmetic: what is measured comes in as numbers. alpha is the time until a word that one rank
+has written is seen by another and answered for, beta the bytes per second after that (Hockney,
+Parallel Computing 20(3), 1994; for collectives Thakur, Rabenseifner, Gropp, IJHPCA 19(1), 2005).
+The pieces and phases are those of csrc/comm/staged.c and bucket.c.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+PIECE = 256 << 10  # bytes that go through the staging area at once
+FIRST_BUCKET = 1 << 20
+BUCKET = 25 << 20
+ONE_BUCKET = 4 << 20
+
+
+@dataclass(frozen=True)
+class Link:
+    """One rank's link to the others: `alpha` seconds, `beta` bytes per second."""
+
+    alpha: float
+    beta: float
+
+
+def fit(points: list[tuple[float, float]]) -> Link:
+    """Least squares of seconds = alpha + bytes / beta, every point weighed by its own size."""
+    weights = [1 / t**2 for _, t in points]
+    total = sum(weights)
+    mean_n = sum(w * n for w, (n, _) in zip(weights, points, strict=True)) / total
+    mean_t = sum(w * t for w, (_, t) in zip(weights, points, strict=True)) / total
+    over = sum(w * (n - mean_n) * (t - mean_t) for w, (n, t) in zip(weights, points, strict=True))
+    under = sum(w * (n - mean_n) ** 2 for w, (n, _) in zip(weights, points, strict=True))
+    slope = max(over / under, 1e-15)
+    return Link(max(mean_t - slope * mean_n, 0.0), 1 / slope)
+
+
+def network_all_reduce(ranks: int, nbytes: float, link: Link) -> float:
+    """Seconds of a reduction between machines of one rank each, through staging areas.
+
+    Two ranks show each other whole pieces and both fold: one exchange per piece. More send every
+    owner its slice, fold, and send the results back: two exchanges, each of (N - 1) / N of it.
+    """
+    seconds, left = 0.0, nbytes
+    while left > 0:
+        piece = min(left, PIECE)
+        if ranks == 2:
+            seconds += link.alpha + piece / link.beta
+        else:
+            seconds += 2 * (link.alpha + (ranks - 1) / ranks * piece / link.beta)
+        left -= piece
+    return seconds
+
+
+def shared_bucket(
+    ranks: int, cores: int, nbytes: float, measured: dict[int, float], switch: float
+) -> float:
+    """Seconds of a bucket in shared memory, from those of two ranks by size.
+
+    Every rank reads its slice of all buckets and writes it into all: n bytes each, whatever N; so
+    the memory of the machine carries N / 2 times what it does for two. A meeting and a step end
+    it; more ranks than cores meet only after each has been switched in.
+    """
+    rounds = math.ceil(ranks / cores)
+    seconds = interpolated(measured, nbytes) * max(ranks / 2, 1)
+    return seconds + 2 * (rounds - 1) * switch
+
+
+def interpolated(points: dict[int, float], nbytes: float) -> float:
+    """Seconds for a size between measured ones, on a straight line of both logarithms."""
+    sizes = sorted(points)
+    if nbytes <= sizes[0]:
+        return points[sizes[0]]
+    for low, high in pairwise(sizes):
+        if nbytes <= high or high == sizes[-1]:
+            slope = math.log(points[high] / points[low]) / math.log(high / low)
+            return points[low] * float((nbytes / low) ** slope)
+    return points[sizes[0]]
+
+
+def buckets(sizes: list[int]) -> list[int]:
+    """Bytes of each bucket, from the gradients' bytes in order of registration (ddp/layout.c)."""
+    total, filled = sum(sizes), [0]
+    for nbytes in reversed(sizes):
+        first = len(filled) == 1 and total > ONE_BUCKET
+        if filled[-1] and filled[-1] + nbytes > (FIRST_BUCKET if first else BUCKET):
+            filled.append(0)
+        filled[-1] += nbytes
+    return filled
+
+
+@dataclass(frozen=True)
+class Step:
+    """One rank's step without communication, seconds."""
+
+    forward: float
+    backward: float
+    update: float
+
+
+def step_seconds(step: Step, sizes: list[int], wire: list[float], busy: list[float]) -> float:
+    """Seconds of a step whose buckets take `wire` seconds each, `busy` of them computing.
+
+    A bucket is full when the backward pass has done as large a share of its work as the bucket
+    ends at (work is taken to be in proportion to parameters); it is reduced once those before it
+    are. What is computed for that takes the time from the backward pass, for no core is spare;
+    waiting does not. The last bucket is reduced after the pass.
+    """
+    total, at, end, stolen = sum(sizes), 0, 0.0, 0.0
+    for nbytes, seconds, used in zip(sizes, wire, busy, strict=True):
+        at += nbytes
+        full = step.backward * at / total + stolen
+        end = max(end, full) + seconds
+        stolen += min(used, seconds) if at < total else 0.0
+    # The last bucket began no earlier than the end of the pass.
+    return step.forward + end + step.update
