@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m benchmarks [PART ...]``: what is timed beside others, as tables and as JSON.
 
-``python -m benchmarks plot RESULT.json ...`` draws the pictures of docs/performance.md.
+``python -m benchmarks plot RESULT.json ...`` draws the pictures of docs/performance.md,
+``python -m benchmarks measures RESULT.json ...`` prints its table of targets.
 A part is a module with ``run(session)`` that yields tables.
 """
 
@@ -43,6 +44,8 @@ def arguments(words: list[str]) -> argparse.Namespace:
                         help="peers that are left out")  # fmt: skip
     parser.add_argument("--cases", nargs="+", default=list(Session.cases),
                         choices=Session.cases, help="of training steps")  # fmt: skip
+    parser.add_argument("--wires", nargs="+", default=[], metavar="WIRE",
+                        help="of scaling, such as 'TCP, 1 Gbit/s'")  # fmt: skip
     for peer in PEERS:
         parser.add_argument(f"--python-{peer}", metavar="PATH",
                             help=f"interpreter that has {peer}")  # fmt: skip
@@ -59,7 +62,7 @@ def session_of(args: argparse.Namespace) -> Session:
     pythons = {peer: python for peer, python in pythons.items() if python}
     peers = Peers(pythons, set(args.without))
     return Session(args.rounds, args.quick, peers, tuple(args.models), tuple(args.precisions),
-                   tuple(args.cases))  # fmt: skip
+                   tuple(args.cases), tuple(args.wires))  # fmt: skip
 
 
 def tables(parts: list[str], session: Session) -> Iterator[Table]:
@@ -81,8 +84,8 @@ def tables(parts: list[str], session: Session) -> Iterator[Table]:
 
 def main(words: list[str]) -> int:
     """Run what the command line asks for and give the exit status."""
-    if words[:1] == ["plot"]:
-        return int(importlib.import_module("benchmarks.plot").main(words[1:]))
+    if words[:1] in (["plot"], ["measures"]):
+        return int(importlib.import_module(f"benchmarks.{words[0]}").main(words[1:]))
     args = arguments(words)
     session = session_of(args)
     result: dict[str, Any] = {"head": head(session), "tables": []}

@@ -20,8 +20,9 @@ from benchmarks.processes import Ranks
 from benchmarks.session import Session
 from benchmarks.table import Row, Table
 
+SHARED = "shared memory"
 WIRES = {
-    "shared memory": None,
+    SHARED: None,
     "TCP, unlimited": netns.Limits(),
     "TCP, 1 Gbit/s": netns.Limits(mbit=1000),
     "TCP, 200 Mbit/s": netns.Limits(mbit=200),
@@ -56,16 +57,20 @@ def run(session: Session) -> Iterator[Table]:
                 seen[wire, ranks] = found
     except KeyboardInterrupt:
         session.interrupted = True
-    if ("shared memory", 2) in seen:
+    if (SHARED, 2) in seen:
         yield from tables(seen)
 
 
 def cases(session: Session) -> list[tuple[str, int]]:
     """Wires and numbers of ranks, two ranks first, for they give alpha and beta."""
     if session.quick:
-        return [("shared memory", 2), ("TCP, unlimited", 2)]
-    worlds = {"shared memory": WORLDS, "TCP, 1 Gbit/s": WORLDS}
-    return [(wire, n) for wire in WIRES for n in worlds.get(wire, WORLDS[:2])]
+        return [(SHARED, 2), ("TCP, unlimited", 2)]
+    unknown = set(session.wires) - set(WIRES)
+    if unknown:
+        raise SystemExit(f"[benchmarks] no wire {unknown.pop()!r}: choose from {', '.join(WIRES)}")
+    wires = [wire for wire in WIRES if not session.wires or wire in {SHARED, *session.wires}]
+    worlds = {SHARED: WORLDS, "TCP, 1 Gbit/s": WORLDS}
+    return [(wire, n) for wire in wires for n in worlds.get(wire, WORLDS[:2])]
 
 
 def measure(session: Session, wire: str, ranks: int) -> Seen | None:
@@ -94,8 +99,8 @@ def asked(row: Ranks, session: Session, shared: bool) -> Seen:
             seen.reduce.setdefault(nbytes, []).append(max(row.ask(f"all_reduce {nbytes} {times}")))
         for nbytes, times in BUCKETS.items() if shared else ():
             seen.bucket.setdefault(nbytes, []).append(max(row.ask(f"bucket {nbytes} {times}")))
-        seen.alone.append(max(row.ask("steps 3 alone"), key=lambda parts: parts[-1]))
-        seen.steps.append(max(parts[-1] for parts in row.ask("steps 3")))
+        seen.alone.append(max(row.ask("steps 2 alone"), key=lambda parts: parts[-1]))
+        seen.steps.append(max(parts[-1] for parts in row.ask("steps 2")))
     return seen
 
 
@@ -111,7 +116,7 @@ def tables(seen: dict[tuple[str, int], Seen]) -> Iterator[Table]:
     note = "Fitted to 8, 64 and 256 KiB between two ranks."
     yield Table("scaling", "alpha, through staging areas", "us", alphas, note=note)
     yield Table("scaling", "beta, through staging areas", "GB/s", betas, False, note)
-    model = Model(links, seen["shared memory", 2])
+    model = Model(links, seen[SHARED, 2])
     reduces = Table("scaling", f"All-reduce of {CHECK >> 20} MiB through staging areas", "ms")
     steps = Table("scaling", "Step of the GPT, batch 1 per rank", "ms")
     for (wire, ranks), found in seen.items():
@@ -163,7 +168,7 @@ class Model:
     def step(self, wire: str, ranks: int) -> float:
         """Seconds of a step whose gradients meet."""
         slower = [part * self.crowd(ranks) for part in self.parts]
-        if wire == "shared memory":
+        if wire == SHARED:
             taken = [cost.shared_bucket(ranks, self.cores, n, self.shared, 0.0)
                      for n in self.buckets]  # fmt: skip
             used = taken

@@ -36,6 +36,7 @@ class Session:
     models: tuple[str, ...] = ("gpt", "mlp")
     precisions: tuple[str, ...] = ("fp32", "bf16")
     cases: tuple[str, ...] = ("1-thread", "2-threads", "2-processes")
+    wires: tuple[str, ...] = ()  # of scaling; all if none is named
     interrupted: bool = False
 
     def say(self, text: str) -> None:

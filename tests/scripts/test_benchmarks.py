@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from benchmarks import cost, sizes
 from benchmarks.__main__ import PARTS
+from benchmarks.measures import Measure, samples
+from benchmarks.measures import line as measure_line
 from benchmarks.session import Session, alternate
 from benchmarks.table import Row, Table, text
 
@@ -118,6 +120,20 @@ def test_a_ratio_is_above_one_where_paceline_is_ahead() -> None:
     assert lower.ratio(row, "absent") == []
     assert "not installed" in text(lower)
     assert Table.from_json(json.loads(json.dumps(lower.to_json()))) == lower
+
+
+def test_a_measure_is_met_or_not() -> None:
+    row = Row("1 thread", [1.0, 1.0], {"PyTorch eager": [4.0, 4.0], "JAX": [3.0, 2.0]})
+    slow = Table("train", "MLP x, fp32", "ms", [row])
+    fast = Table("train", "MLP x, bf16", "ms", [Row("1 thread", [0.5, 0.25])])
+    tables = [slow, fast]
+    best = Measure("a", 2.5, "^MLP.*fp32", "1 thread", ("PyTorch eager", "JAX"))
+    assert measure_line(best, tables) == "| a | 2.5 | 2.50 (2.00 to 3.00) | JAX | yes |"
+    ours = Measure("b", 0.9, "^MLP.*fp32", "1 thread", at_most=True)
+    assert measure_line(ours, tables).endswith("| 1.00 (1.00 to 1.00) |  | no |")
+    over = Measure("c", 3, "^MLP.*bf16", "1 thread", over="^MLP.*fp32")
+    assert samples(over, tables) == ([2.0, 4.0], "ours")
+    assert "not measured" in measure_line(Measure("d", 1, "^GPT", "1 thread"), tables)
 
 
 def test_turns_keep_complete_rounds_only() -> None:
