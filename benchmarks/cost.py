@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cost model of docs/scaling.md: seconds of an all-reduce and of a step for N ranks.
 
-Pure arithmetic: what is measured comes in as numbers. alpha is the time until a word that one rank
-has written is seen by another and answered for, beta the bytes per second after that (Hockney,
+Pure arithmetic: what is measured comes in as numbers. alpha is the time until what one rank posts
+is seen by another, which posts at the same time; beta the bytes per second after that (Hockney,
 Parallel Computing 20(3), 1994; for collectives Thakur, Rabenseifner, Gropp, IJHPCA 19(1), 2005).
 The pieces and phases are those of csrc/comm/staged.c and bucket.c.
 """
@@ -28,7 +28,10 @@ class Link:
 
 
 def fit(points: list[tuple[float, float]]) -> Link:
-    """Least squares of seconds = alpha + bytes / beta, every point weighed by its own size."""
+    """Least squares of seconds = 2 alpha + bytes / beta, every point weighed by its own size.
+
+    Points are all-reduces of one piece between two ranks: a meeting, and one exchange.
+    """
     weights = [1 / t**2 for _, t in points]
     total = sum(weights)
     mean_n = sum(w * n for w, (n, _) in zip(weights, points, strict=True)) / total
@@ -36,16 +39,16 @@ def fit(points: list[tuple[float, float]]) -> Link:
     over = sum(w * (n - mean_n) * (t - mean_t) for w, (n, t) in zip(weights, points, strict=True))
     under = sum(w * (n - mean_n) ** 2 for w, (n, _) in zip(weights, points, strict=True))
     slope = max(over / under, 1e-15)
-    return Link(max(mean_t - slope * mean_n, 0.0), 1 / slope)
+    return Link(max(mean_t - slope * mean_n, 0.0) / 2, 1 / slope)
 
 
 def network_all_reduce(ranks: int, nbytes: float, link: Link) -> float:
     """Seconds of a reduction between machines of one rank each, through staging areas.
 
-    Two ranks show each other whole pieces and both fold: one exchange per piece. More send every
-    owner its slice, fold, and send the results back: two exchanges, each of (N - 1) / N of it.
+    A meeting; then two ranks show each other whole pieces and both fold: one exchange per piece.
+    More send every owner its slice, fold, and send the results back: two, each of (N - 1) / N.
     """
-    seconds, left = 0.0, nbytes
+    seconds, left = link.alpha, nbytes
     while left > 0:
         piece = min(left, PIECE)
         if ranks == 2:
@@ -56,18 +59,13 @@ def network_all_reduce(ranks: int, nbytes: float, link: Link) -> float:
     return seconds
 
 
-def shared_bucket(
-    ranks: int, cores: int, nbytes: float, measured: dict[int, float], switch: float
-) -> float:
+def shared_bucket(ranks: int, cores: int, nbytes: float, measured: dict[int, float]) -> float:
     """Seconds of a bucket in shared memory, from those of two ranks by size.
 
-    Every rank reads its slice of all buckets and writes it into all: n bytes each, whatever N; so
-    the memory of the machine carries N / 2 times what it does for two. A meeting and a step end
-    it; more ranks than cores meet only after each has been switched in.
+    Every rank reads its slice of all buckets and writes it into all: n bytes each, whatever N. So
+    it takes as long as for two while each rank has a core, and longer as ranks share cores.
     """
-    rounds = math.ceil(ranks / cores)
-    seconds = interpolated(measured, nbytes) * max(ranks / 2, 1)
-    return seconds + 2 * (rounds - 1) * switch
+    return interpolated(measured, nbytes) * max(ranks / cores, 1.0) / max(2 / cores, 1.0)
 
 
 def interpolated(points: dict[int, float], nbytes: float) -> float:

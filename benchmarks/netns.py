@@ -22,6 +22,10 @@ BURST_BYTES = 256 << 10
 MTU = 9000
 
 
+class Unavailable(RuntimeError):
+    """This machine cannot make such machines."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a machine's link can: bits per second (0: whatever it can) and delay one way."""
@@ -33,26 +37,24 @@ class Limits:
 def _run(*words: str) -> None:
     done = subprocess.run(words, capture_output=True, text=True, timeout=30)
     if done.returncode:
-        raise OSError(f"[benchmarks] {' '.join(words)}: {done.stderr.strip()}")
+        raise Unavailable(f"[benchmarks] {' '.join(words)}: {done.stderr.strip()}")
 
 
 @contextmanager
 def machines(count: int, limits: Limits) -> Iterator[Any]:
-    """Yield `count` machines of one rank each; None where they cannot be made (needs root)."""
+    """Yield `count` machines of one rank each, or raise `Unavailable`."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
     try:
         import pytest
 
         from machines import Net
-    except ImportError:
-        yield None
-        return
+    except ImportError as error:
+        raise Unavailable(f"[benchmarks] the tests' machines cannot be used: {error}") from None
     net = Net((1,) * count)
     try:
         net.__enter__()
-    except pytest.skip.Exception:
-        yield None
-        return
+    except pytest.skip.Exception as error:
+        raise Unavailable(f"[benchmarks] {error}") from None
     carrier = None
     try:
         if limits.delay_ms:
@@ -82,5 +84,5 @@ def _carried(net: Any, limits: Limits) -> subprocess.Popen[str]:
                                env={"PYTHONPATH": package_path()})  # fmt: skip
     assert carrier.stdout is not None
     if carrier.stdout.readline().strip() != "ready":
-        raise OSError("[benchmarks] the program that carries packets did not start")
+        raise Unavailable("[benchmarks] the program that carries packets did not start")
     return carrier
