@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m benchmarks measures RESULT.json ...``: what was aimed at, and what is reached.
+"""``python -m benchmarks measures RESULT.json ... [--tables]``: what was aimed at, what is reached.
 
 A measure names rows of tables: its figure is ours against the best of the named peers in the same
 run, or ours itself, or ours against ours in another table. Prints a table for docs/performance.md.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.plot import read
-from benchmarks.table import Row, Table, figure, summary
+from benchmarks.table import Row, Table, figure, markdown, summary
 
 PEERS = ("PyTorch eager", "PyTorch compiled", "JAX", "MLX")
 GPT, MLP = "^GPT 10.8 M, batch 8.*", "^MLP .*"
@@ -102,9 +102,13 @@ def main(words: list[str]) -> int:
     """Print the table of the files that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks measures", description=__doc__)
     parser.add_argument("results", nargs="+", type=Path, metavar="RESULT.json")
-    _, tables = read(parser.parse_args(words).results)
+    parser.add_argument("--tables", action="store_true", help="also every table, in Markdown")
+    args = parser.parse_args(words)
+    _, tables = read(args.results)
     print("| measure | target | median (min to max) | against | met |")
     print("| --- | --- | --- | --- | --- |")
     for measure in MEASURES:
         print(line(measure, tables))
+    for table in tables if args.tables else []:
+        print(f"\n{markdown(table)}", end="")
     return 0

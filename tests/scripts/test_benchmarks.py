@@ -17,13 +17,14 @@ from benchmarks import cost, sizes
 from benchmarks.__main__ import PARTS
 from benchmarks.measures import Measure, samples
 from benchmarks.measures import line as measure_line
+from benchmarks.peers import PEERS
 from benchmarks.session import Session, alternate
 from benchmarks.table import Row, Table, text
 
 import paceline
 
 TREE = Path(__file__).resolve().parents[2]
-ALONE = ["--without", "torch", "accelerate", "jax", "mlx"]
+ALONE = ["--without", *PEERS]
 # A bridge without PyTorch has nothing to show.
 EMPTY = {"bridge"}
 
