@@ -38,6 +38,7 @@ class Environment:
     log_level: str | None = None
     nonfinite: str | None = None
     report_file: str | None = None
+    torch_distributed: bool = False
     launched: bool = False
     origins: Mapping[str, str] = field(default_factory=dict)
 
@@ -119,6 +120,7 @@ def read_environment() -> Environment:
         log_level=read_log_level(),
         nonfinite=os.environ.get("PACELINE_NONFINITE") or None,
         report_file=os.environ.get("PACELINE_REPORT_FILE") or None,
+        torch_distributed=bool(_flag("PACELINE_TORCH_DISTRIBUTED")),
         launched=SOURCES in os.environ,
         origins=_origins(),
     )

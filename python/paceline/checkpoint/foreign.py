@@ -92,9 +92,16 @@ def _rank(saved: Any, rank: int) -> dict[str, Any]:
         "random": {
             "python": saved["random_state"],
             "numpy": saved["numpy_random_seed"],
-            "engines": {"torch": saved["torch_manual_seed"]},
+            "engines": {"torch": _torch_states(saved, rank)},
         },
     }
+
+
+def _torch_states(saved: dict[str, Any], rank: int) -> Any:
+    gpus = saved.get("torch_cuda_manual_seed")  # those of all that the process saw
+    if not isinstance(gpus, (list, tuple)) or not gpus:
+        return saved["torch_manual_seed"]
+    return {"cpu": saved["torch_manual_seed"], "cuda": gpus[rank % len(gpus)]}
 
 
 # -- weights ----------------------------------------------------------------------------------

@@ -113,6 +113,23 @@ def _gpus() -> str:
     return f"{cuda.device_count()} with CUDA"
 
 
+def _torch_tensors() -> str:
+    import subprocess
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        return "PyTorch is not installed"
+    asked = subprocess.run(
+        [sys.executable, "-m", "paceline.engines.torch.report"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    if asked.returncode != 0:
+        raise RuntimeError((asked.stderr.strip().splitlines() or ["no reason was given"])[-1])
+    return asked.stdout.strip()
+
+
 def _said(ask: Callable[[], str]) -> str:
     """Give an answer, or why there is none."""
     try:
@@ -182,6 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("Cores", _cores),
         ("Memory", _memory),
         ("GPUs", _gpus),
+        ("PyTorch between ranks", _torch_tensors),
         ("oneDNN", _onednn),
         *((name, lambda name=name: _distribution(name)) for name in _PACKAGES),
     ]

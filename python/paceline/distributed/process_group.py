@@ -188,6 +188,11 @@ class ProcessGroup:
         return group
 
     @property
+    def timeout(self) -> timedelta:
+        """How long a collective may take."""
+        return timedelta(milliseconds=self._timeout_ms)
+
+    @property
     def is_closed(self) -> bool:
         """Whether the group was destroyed."""
         return isinstance(self._native, _Closed)

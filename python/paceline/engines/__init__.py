@@ -131,10 +131,16 @@ class Engine(Protocol):
     def is_scheduler(self, obj: object) -> bool:
         """Tell whether ``obj`` is a learning-rate scheduler."""
 
+    def lend(self, group: ProcessGroup) -> None:
+        """Make a group the library's own default one, if it has such a thing and none yet."""
+
     # Devices and precision.
 
     def device(self, local_rank: int, cpu: bool) -> Any:
         """Give the device of a process."""
+
+    def gradient_scaler(self, device: Any, **options: Any) -> Any:
+        """Make what scales fp16 losses of models on a device; options of ``GradScalerKwargs``."""
 
     def move(self, tensor: Any, device: Any, non_blocking: bool) -> Any:
         """Give the tensor on a device; the same one where it is there already."""
@@ -315,8 +321,8 @@ class Engine(Protocol):
     def describe(self, tensor: Any) -> tuple[tuple[int, ...], str]:
         """Give shape and name of the dtype: what ``empty`` needs to make its like."""
 
-    def empty(self, shape: Sequence[int], dtype: str) -> Any:
-        """Make a tensor on the CPU, of any values."""
+    def empty(self, shape: Sequence[int], dtype: str, beside: Any = None) -> Any:
+        """Make a tensor of any values, on the CPU or the device of another one."""
 
     def slice(self, tensor: Any, start: int, stop: int) -> Any:
         """Take a range of dimension 0."""

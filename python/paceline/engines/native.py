@@ -120,6 +120,14 @@ class NativeEngine(AlikeModels, NativeData, NativeState):
     def device(self, local_rank: int, cpu: bool) -> Any:
         return CPU  # the only device of this version
 
+    def lend(self, group: ProcessGroup) -> None:
+        pass  # paceline.distributed has that group already
+
+    def gradient_scaler(self, device: Any, **options: Any) -> Any:
+        from ..training.grad_scaler import GradScaler
+
+        return GradScaler(str(device), **options)
+
     def move(self, tensor: Any, device: Any, non_blocking: bool) -> Any:
         return tensor if device is CPU else tensor.to(device)
 
@@ -221,7 +229,7 @@ class NativeEngine(AlikeModels, NativeData, NativeState):
         """Give shape and name of the dtype."""
         return tuple(tensor.shape), str(tensor.dtype).rpartition(".")[2]
 
-    def empty(self, shape: Sequence[int], dtype: str) -> Any:
+    def empty(self, shape: Sequence[int], dtype: str, beside: Any = None) -> Any:
         return _C.empty(list(shape), getattr(dtypes, dtype).code)
 
     def slice(self, tensor: Any, start: int, stop: int) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from .._trace import Kind, span
 from ..announce import say
-from ..engines import Engine, autocast, default_engine, engine_of_tensor
+from ..engines import Engine, autocast, default_engine, engine_of_tensor, loaded_engines
 from ..model import synchronises
 from ..optimizer import AcceleratedOptimizer
 from ..scheduler import AcceleratedScheduler
@@ -40,9 +40,8 @@ class TrainingMembers(Members):
         self._loaders_were_ready = None
         options = self._settings.scaler
         if self.mixed_precision == "fp16" and options.enabled:
-            from ..training.grad_scaler import GradScaler
-
-            scaler = GradScaler(str(self.device), **options.to_kwargs())
+            engine = loaded_engines()[-1]
+            scaler = engine.gradient_scaler(self.device, **options.to_kwargs())
             self._scaling = LossScaling(scaler, self._optimizers)
         self._guard = NonFiniteGuard(self._settings.nonfinite, lambda: self._group, self._models)
 

@@ -145,7 +145,7 @@ class _Plan:
             if keep[rank]:
                 own = engine.slice(own, 0, keep[rank])
             else:
-                own = engine.empty((0, *self.rest), self.dtype)
+                own = engine.empty((0, *self.rest), self.dtype, tensor)
             if keep[rank] < longest:
                 own = engine.pad(own, 0, longest, 0, False)
             length = longest

@@ -5,18 +5,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...announce import say
+from ...errors import DeviceError
 from . import exchange
 from .loaders import TorchData
 from .models import TorchModels
 from .operators import TorchOperators
 from .randomness import TorchRandomness
+from .scaler import TorchGradScaler
 
 if TYPE_CHECKING:
     from ...distributed import ProcessGroup
@@ -27,11 +28,18 @@ _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @cache
-def _say_that_gpus_wait() -> None:
-    say(
-        "PyTorch sees a GPU, but this version trains on the CPU; Accelerator(cpu=True) asks for "
-        "that and silences this line"
-    )
+def _gpu(local_rank: int) -> torch.device:
+    """Give the GPU of a process, and make it PyTorch's current one."""
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise DeviceError(
+            f"[Accelerator] each process needs a GPU of its own: got local rank {local_rank}, and "
+            f"{count} GPUs; start no more than {count} processes on this machine, or use "
+            "Accelerator(cpu=True)"
+        )
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
 
 
 class TorchEngine(TorchModels, TorchData, TorchRandomness):
@@ -56,19 +64,35 @@ class TorchEngine(TorchModels, TorchData, TorchRandomness):
     def is_scheduler(self, obj: object) -> bool:
         return isinstance(obj, torch.optim.lr_scheduler.LRScheduler)
 
+    def lend(self, group: ProcessGroup) -> None:
+        from .default_group import make_default
+
+        make_default(group)
+
     # --- devices and precision ------------------------------------------------------------------
 
     def device(self, local_rank: int, cpu: bool) -> Any:
-        if local_rank == 0 and not cpu and torch.cuda.is_available():
-            _say_that_gpus_wait()
-        return torch.device("cpu")  # the only device of this version
+        return torch.device("cpu") if cpu or not torch.cuda.is_available() else _gpu(local_rank)
+
+    def gradient_scaler(self, device: Any, **options: Any) -> Any:
+        if torch.device(str(device)).type != "cpu":
+            return TorchGradScaler(torch.device(str(device)).type, **options)
+        from ...training.grad_scaler import GradScaler
+
+        return GradScaler(str(device), **options)
 
     def move(self, tensor: Any, device: Any, non_blocking: bool) -> Any:
         return tensor.to(torch.device(str(device)), non_blocking=non_blocking)
 
     def autocast(self, precision: str) -> AbstractContextManager[Any]:
-        context: AbstractContextManager[Any] = torch.autocast("cpu", dtype=_PRECISIONS[precision])
-        return context
+        dtype = _PRECISIONS[precision]
+        if not torch.cuda.is_initialized():
+            context: AbstractContextManager[Any] = torch.autocast("cpu", dtype=dtype)
+            return context
+        both = ExitStack()
+        for kind in ("cpu", "cuda"):
+            both.enter_context(torch.autocast(kind, dtype=dtype))
+        return both
 
     def to_float(self, tensor: Any) -> Any:
         return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
@@ -96,8 +120,9 @@ class TorchEngine(TorchModels, TorchData, TorchRandomness):
     def describe(self, tensor: Any) -> tuple[tuple[int, ...], str]:
         return tuple(tensor.shape), str(tensor.dtype).rpartition(".")[2]
 
-    def empty(self, shape: Sequence[int], dtype: str) -> Any:
-        return torch.empty(tuple(shape), dtype=getattr(torch, dtype))
+    def empty(self, shape: Sequence[int], dtype: str, beside: Any = None) -> Any:
+        device = "cpu" if beside is None else beside.device
+        return torch.empty(tuple(shape), dtype=getattr(torch, dtype), device=device)
 
     def slice(self, tensor: Any, start: int, stop: int) -> Any:
         return tensor[start:stop]

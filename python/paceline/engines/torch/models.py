@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,10 +37,7 @@ class TorchModels(AlikeModels):
             exchange.overwrite(tensor, group, root)
 
     def average_parameters(self, model: Any, group: ProcessGroup) -> None:
-        by_dtype: dict[torch.dtype, list[torch.Tensor]] = {}
-        for parameter in model.parameters():
-            by_dtype.setdefault(parameter.dtype, []).append(parameter.detach())
-        for parameters in by_dtype.values():
+        for parameters in _alike(parameter.detach() for parameter in model.parameters()):
             flat = torch.cat([p.reshape(-1) for p in parameters])
             mean = exchange.all_reduce(flat, "mean", group)
             for p, part in zip(
@@ -50,11 +47,8 @@ class TorchModels(AlikeModels):
 
     def copy_buffers_from_rank_zero(self, model: Any, group: ProcessGroup) -> None:
         # Together: a model has many small ones, and each collective costs as much as it moves.
-        by_dtype: dict[torch.dtype, list[torch.Tensor]] = {}
-        for buffer in model.buffers():
-            if buffer.is_floating_point():
-                by_dtype.setdefault(buffer.dtype, []).append(buffer.detach())
-        for buffers in by_dtype.values():
+        floating = (buffer.detach() for buffer in model.buffers() if buffer.is_floating_point())
+        for buffers in _alike(floating):
             flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
             exchange.overwrite(flat, group)
             for buffer, part in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
@@ -86,12 +80,14 @@ class TorchModels(AlikeModels):
             else:
                 flat.append(memory)
         finite = _C.unscale_(flat, factor)
+        found: dict[torch.device, list[torch.Tensor]] = {}
         for grad in rest:
             values = grad._values() if grad.layout is not torch.strided else grad
-            finite = bool(torch.isfinite(values).all()) and finite
+            found.setdefault(values.device, []).append(torch.isfinite(values).all())
             if factor != 1.0:
                 values.mul_(factor)
-        return finite
+        # One look at each device: it must finish all that it has to do for that.
+        return all([bool(torch.stack(each).all()) for each in found.values()]) and finite
 
     def step_was_finite(self, optimizer: Any) -> bool | None:
         return None
@@ -153,8 +149,16 @@ class TorchModels(AlikeModels):
         for name, parameter in getattr(model, "_orig_mod", model).named_parameters():
             grad = named.get(name)
             if isinstance(grad, _C.Tensor):
-                grad = exchange.from_core(grad)
+                grad = exchange.from_core(grad).to(parameter.device)
             parameter.grad = grad
+
+
+def _alike(tensors: Iterable[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """Put tensors of one dtype and device together, in their order."""
+    groups: dict[tuple[torch.dtype, torch.device], list[torch.Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    return list(groups.values())
 
 
 def _flat(grad: torch.Tensor) -> Any:

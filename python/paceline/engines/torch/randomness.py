@@ -33,12 +33,19 @@ class TorchRandomness:
         return exchange.to_core(torch.randperm(n, generator=generator))
 
     def rng_state(self) -> Any:
-        return exchange.to_core(torch.get_rng_state())
+        own = exchange.to_core(torch.get_rng_state())
+        if not torch.cuda.is_initialized():
+            return own
+        # Of the one GPU that this process uses.
+        return {"cpu": own, "cuda": exchange.to_core(torch.cuda.get_rng_state())}
 
     def set_rng_state(self, state: Any) -> None:
+        states = state if isinstance(state, dict) else {"cpu": state}
         try:
-            torch.set_rng_state(exchange.from_core(state).clone())
-        except (TypeError, RuntimeError) as error:
+            torch.set_rng_state(exchange.from_core(states["cpu"]).clone())
+            if "cuda" in states and torch.cuda.is_available():
+                torch.cuda.set_rng_state(exchange.from_core(states["cuda"]).clone())
+        except (KeyError, TypeError, RuntimeError) as error:
             raise ValueError(
                 f"[load_state] this is no state of torch's generator: {error}"
             ) from None

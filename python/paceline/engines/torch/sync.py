@@ -21,6 +21,8 @@ import torch
 
 from paceline import _C
 
+from .device_group import device_group, goes_by_torch
+from .device_reducer import DeviceReducer
 from .exchange import CORE, from_core
 
 if TYPE_CHECKING:
@@ -55,8 +57,6 @@ class TorchGradientSync:
     def __init__(
         self, named: Sequence[tuple[str, torch.Tensor]], group: ProcessGroup, bucket_cap_mb: float
     ) -> None:
-        from paceline.distributed import ReduceOp
-
         self.number = next(_numbers)
         self._names = [name for name, _ in named]
         self._params = [parameter for _, parameter in named]
@@ -64,14 +64,7 @@ class TorchGradientSync:
         self._open = False  # hooks have fired, and nothing has been settled since
         self._ending = False  # somebody will end this pass
         bucket = max(1, int(bucket_cap_mb * _MIB))
-        self._reducer: _C.Reducer | None = _C.Reducer(
-            group.native,
-            [_place(name, parameter) for name, parameter in named],
-            self._names,
-            min(_MIB, bucket),
-            bucket,
-            ReduceOp.AVG,
-        )
+        self._reducer: _C.Reducer | DeviceReducer | None = _reducer(named, group, bucket)
         self._views = [
             _like(parameter, self._reducer.grad(i)) for i, parameter in enumerate(self._params)
         ]
@@ -110,7 +103,7 @@ class TorchGradientSync:
 
         return complete
 
-    def _adopt(self, reducer: _C.Reducer, i: int) -> None:
+    def _adopt(self, reducer: _C.Reducer | DeviceReducer, i: int) -> None:
         """Move a gradient into the bucket: torch made a new one, after set_to_none for instance."""
         parameter, view = self._params[i], self._views[i]
         grad = parameter.grad
@@ -159,7 +152,7 @@ class TorchGradientSync:
             raise
         self._open = self._ending = False
 
-    def _settle(self, reducer: _C.Reducer) -> None:
+    def _settle(self, reducer: _C.Reducer | DeviceReducer) -> None:
         missing = reducer.missing
         for i in missing:
             self._take(reducer, i)
@@ -171,7 +164,7 @@ class TorchGradientSync:
             if i in got:
                 self._params[i].grad = self._views[i]
 
-    def _take(self, reducer: _C.Reducer, i: int) -> None:
+    def _take(self, reducer: _C.Reducer | DeviceReducer, i: int) -> None:
         """Tell the reducer of a gradient from before this pass, or that there is none."""
         grad = self._params[i].grad
         if grad is not None:
@@ -228,6 +221,26 @@ class TorchGradientSync:
         self._views.clear()
 
 
+def _reducer(
+    named: Sequence[tuple[str, torch.Tensor]], group: ProcessGroup, bucket: int
+) -> _C.Reducer | DeviceReducer:
+    from paceline.distributed import ReduceOp
+
+    names, first = [name for name, _ in named], min(_MIB, bucket)
+    places = [_place(name, parameter) for name, parameter in named]
+    devices = {parameter.device: name for name, parameter in named}
+    if len(devices) > 1:
+        raise NotImplementedError(
+            "[prepare] a model's gradients are reduced on one device: got parameters on "
+            + ", ".join(f"{device} ({name!r})" for device, name in devices.items())
+        )
+    (device,) = devices
+    if goes_by_torch(device):
+        link = device_group(group, device)
+        return DeviceReducer(link, [parameter for _, parameter in named], names, first, bucket)
+    return _C.Reducer(group.native, places, names, first, bucket, ReduceOp.AVG)
+
+
 def _memory_order(parameter: torch.Tensor) -> tuple[list[int], list[int]]:
     """Give the dimensions from the slowest to the fastest, and the sizes in that order."""
     dense = torch.empty_like(parameter, device="meta")  # strides that torch wants of the gradient
@@ -239,10 +252,9 @@ def _place(name: str, parameter: torch.Tensor) -> tuple[list[int], int]:
     """Give shape and dtype code of a parameter's place in the bucket."""
     from paceline import dtypes
 
-    if parameter.device.type != "cpu" or parameter.layout is not torch.strided:
+    if parameter.layout is not torch.strided:
         raise NotImplementedError(
-            f"[prepare] this version reduces gradients in CPU memory: parameter {name!r} is on "
-            f"{parameter.device}, expected 'cpu'; use Accelerator(cpu=True)"
+            f"[prepare] parameter {name!r} is of layout {parameter.layout}, expected a dense one"
         )
     _, sizes = _memory_order(parameter)
     real = parameter.dtype
@@ -256,6 +268,8 @@ def _place(name: str, parameter: torch.Tensor) -> tuple[list[int], int]:
 
 def _like(parameter: torch.Tensor, place: Any) -> torch.Tensor:
     """Give the torch tensor over a place in a bucket, with the strides of its parameter."""
+    if isinstance(place, torch.Tensor):
+        return place
     order, _ = _memory_order(parameter)
     inverse = [order.index(d) for d in range(len(order))]
     if parameter.is_complex():
