@@ -106,6 +106,15 @@ class AcceleratorState(_OneEach):
 
     _precision: PrecisionType
 
+    @classmethod
+    def _reset_state(cls, reset_partial_state: bool = False) -> None:
+        """Forget the states made so far; and the default one, without closing its group."""
+        super()._reset_state()
+        if reset_partial_state:
+            from .state import PartialState
+
+            PartialState._reset_state()
+
     @property
     def mixed_precision(self) -> str:
         """The precision of this Accelerator's models."""

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scripts written for Accelerate that cannot be edited: ``import accelerate`` gives paceline.
 
-Only for the program's own code. Installed libraries (transformers and the like) keep the
-Accelerate they were written for, if there is one, so that both stand side by side in one process.
-``python -m paceline.compat script.py`` runs a script so.
+Only for the program's own code, and for the libraries that it names, such as transformers, whose
+``Trainer`` makes an Accelerator. Other installed libraries keep the Accelerate they were written
+for, if there is one, so that both stand side by side in one process.
+``python -m paceline.compat script.py`` runs a script so, transformers included.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .distributed import ProcessGroup
 
 __all__ = ["install", "run", "uninstall"]
 
@@ -34,7 +38,9 @@ def install(libraries: Sequence[str] = ()) -> None:
     Parameters
     ----------
     libraries : sequence of str
-        Top-level names of installed packages whose imports are to change, too.
+        Top-level names of installed packages whose imports are to change, too. They get a
+        stand-in for each name that is not here, which says so when it is used; and where
+        ``torch.distributed`` has no default group, it is given the Accelerator's.
 
     Examples
     --------
@@ -46,17 +52,33 @@ def install(libraries: Sequence[str] = ()) -> None:
     >>> uninstall()
     """
     global _before, _also
+    from .state import PartialState
+
     with _lock:
         _also |= frozenset(libraries)
+        if libraries and _lend_to_torch not in PartialState._uses:
+            PartialState._uses.append(_lend_to_torch)
         if _before is None:
             _before = builtins.__import__
             builtins.__import__ = _import
 
 
+def _lend_to_torch(group: ProcessGroup) -> None:
+    """Let libraries use ``torch.distributed``, which Accelerate would have initialised."""
+    from .engines import loaded_engines
+
+    for engine in loaded_engines():
+        engine.lend(group)
+
+
 def uninstall() -> None:
     """Undo ``install``; what was imported stays as it is."""
     global _before, _also
+    from .state import PartialState
+
     with _lock:
+        if _lend_to_torch in PartialState._uses:
+            PartialState._uses.remove(_lend_to_torch)
         if _before is not None and builtins.__import__ is _import:
             builtins.__import__ = _before
             _before = None
@@ -64,7 +86,7 @@ def uninstall() -> None:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run a script, or a module after ``-m``, with ``install`` in force.
+    """Run a script, or a module after ``-m``, with ``install`` in force; for transformers, too.
 
     Parameters
     ----------
@@ -84,7 +106,7 @@ def run(arguments: Sequence[str]) -> None:
         del given[0]
     if not given:
         raise ValueError("[compat] no script: expected `python -m paceline.compat script.py ...`")
-    install()
+    install(["transformers"])  # for its Trainer, which makes an Accelerator of its own
     sys.argv[:] = given
     if as_module:
         runpy.run_module(given[0], run_name="__main__", alter_sys=True)
@@ -102,10 +124,13 @@ def _import(
     level: int = 0,
 ) -> Any:
     top, dot, rest = name.partition(".")
-    if top != _NAME or level or not _concerns(globals or {}):
+    importer = globals or {}
+    if top != _NAME or level or not _concerns(importer):
         return (_before or _plain)(name, globals, locals, fromlist, level)
     from importlib import import_module
 
+    if _package(importer) in _also:
+        return _for_library(name, rest, bool(fromlist))
     wanted = f"{_HERE}{dot}{rest}"
     try:
         module = import_module(wanted)
@@ -119,9 +144,31 @@ def _import(
 _plain = builtins.__import__
 
 
+def _for_library(name: str, rest: str, last: bool) -> Any:
+    """Give a module as a library sees it: names that are not here fail when they are used."""
+    from importlib import import_module
+
+    from .stand_ins import StandIns
+
+    whole = StandIns(_NAME, import_module(_HERE), lambda part: _explain(f"{_NAME}.{part}", part))
+    module = whole
+    if rest:
+        try:
+            real = import_module(f"{_HERE}.{rest}")
+        except ModuleNotFoundError:
+            real = None
+        module = StandIns(name, real, lambda part: _explain(f"{name}.{part}", part))
+        setattr(whole, rest.partition(".")[0], module)
+    return module if last else whole
+
+
+def _package(importer: Mapping[str, object]) -> str:
+    return str(importer.get("__name__", "")).partition(".")[0]
+
+
 def _concerns(importer: Mapping[str, object]) -> bool:
     """Whether an import is of the program's own code."""
-    package = str(importer.get("__name__", "")).partition(".")[0]
+    package = _package(importer)
     if package in _also:
         return True
     file = str(importer.get("__file__") or "")

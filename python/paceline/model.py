@@ -179,6 +179,9 @@ class PreparedModels:
     def _group(self) -> ProcessGroup | None:
         return self._current_group()
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     def __iter__(self) -> Iterator[Any]:
         """Give the models in the order in which they were prepared."""
         return iter([entry.model for entry in self._entries.values()])

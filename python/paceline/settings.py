@@ -190,7 +190,8 @@ def resolve(env: Environment, given: Arguments) -> Settings:
         For an argument of a later version.
     """
     for name, instead in LATER.items():
-        if getattr(given, name) is not None:
+        value = getattr(given, name)
+        if value is not None and not (name == "dynamo_plugin" and _compiles_nothing(value)):
             not_yet(f"Accelerator({name}=...)", instead)
     handlers = _by_class(given.kwargs_handlers or ())
     sources = _Sources()
@@ -254,13 +255,17 @@ def _precision(argument: str | None, env: Environment, sources: _Sources) -> Pre
     return PrecisionType(mode)
 
 
+def _compiles_nothing(plugin: Any) -> bool:
+    return str(getattr(plugin, "backend", "")).lower() == "no"
+
+
 def _data(
     config: DataLoaderConfiguration | None, split: bool | None, sources: _Sources
 ) -> DataLoaderConfiguration:
     if config is not None:
         sources.note(config, "argument dataloader_config")
     if split is None:
-        return config or DataLoaderConfiguration()
+        return replace(config or DataLoaderConfiguration())  # a copy, checked again
     if config is not None and config.split_batches != split:
         raise ValueError(
             f"[Accelerator] split_batches={split} contradicts "

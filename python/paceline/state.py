@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 from ._call_site import frames_of_ours
 from .accelerator_state import AcceleratorState, GradientState
@@ -62,6 +62,7 @@ class PartialState:
     """
 
     _default: PartialState | None = None
+    _uses: ClassVar[list[Callable[[ProcessGroup], None]]] = []  # told of the group, repeatedly
 
     group: ProcessGroup | None
     backend: str | None
@@ -82,6 +83,9 @@ class PartialState:
             PartialState._default = default
         else:
             default._check_late(cpu, init.timeout)
+        if default.group is not None:
+            for use in cls._uses:
+                use(default.group)
         return default
 
     def _check_late(self, cpu: bool, timeout: timedelta | None) -> None:
@@ -117,7 +121,10 @@ class PartialState:
                     distributed.init_process_group(timeout=timeout)
             self.group = distributed.default_group()
             self.backend = distributed.get_backend()
-            self.distributed_type = DistributedType.MULTI_CPU
+            on_cpu = str(self.device).startswith("cpu")
+            self.distributed_type = (
+                DistributedType.MULTI_CPU if on_cpu else DistributedType.MULTI_GPU
+            )
         say_process(self.process_index, self.num_processes, self.device)
 
     def __copy__(self) -> PartialState:

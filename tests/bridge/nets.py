@@ -108,6 +108,26 @@ def qwen3() -> nn.Module:
     return made
 
 
+def gpt2() -> nn.Module:
+    """A tiny GPT-2 without dropout."""
+    from transformers import AutoModelForCausalLM, GPT2Config
+
+    config = GPT2Config(
+        vocab_size=50,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        n_positions=16,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    made: nn.Module = AutoModelForCausalLM.from_config(config)
+    return made
+
+
 def bert() -> nn.Module:
     """A tiny BERT for classification, without dropout."""
     from transformers import AutoModelForSequenceClassification, BertConfig
@@ -159,6 +179,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "mlp": MLP,
     "cnn": CNN,
     "gpt": GPT,
+    "gpt2": gpt2,
     "qwen3": qwen3,
     "bert": bert,
 }

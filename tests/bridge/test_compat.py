@@ -116,6 +116,48 @@ def test_installed_libraries_keep_their_accelerate(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+NEEDY = """\
+import accelerate
+import accelerate.parallelism_config
+from accelerate import Accelerator, PartialState
+from accelerate.parallelism_config import ParallelismConfig
+from accelerate.utils import DeepSpeedPlugin, TorchDynamoPlugin, gather, nonsense
+from accelerate.utils.memory import clear_device_cache, release_memory
+
+assert accelerate.__name__ == "paceline" and Accelerator.__module__ == "paceline.accelerator"
+assert accelerate.parallelism_config.ParallelismConfig is ParallelismConfig
+assert not isinstance(3, DeepSpeedPlugin)
+"""
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        ("needy.DeepSpeedPlugin(stage=2)", "DeepSpeed is not used; data parallel training needs"),
+        ("needy.ParallelismConfig(tp_size=2)", "only data parallelism is built"),
+        ("needy.DeepSpeedPlugin.from_file", "paceline has no DeepSpeedPlugin: DeepSpeed is not"),
+        ("needy.nonsense()", "no counterpart to accelerate.utils.nonsense"),
+        ("needy.TorchDynamoPlugin('inductor')", "got 'inductor', expected None: use torch.compile"),
+        ("needy.Accelerator(dynamo_plugin=needy.TorchDynamoPlugin())", ""),
+        ("needy.Accelerator(dynamo_plugin=object())", "dynamo_plugin"),
+    ],
+)
+def test_a_library_meets_what_is_not_here_when_it_uses_it(
+    tmp_path: Path, use: str, message: str
+) -> None:
+    home = tmp_path / "site-packages"
+    home.mkdir()
+    (home / "needy.py").write_text(NEEDY)
+    head = "import sys; sys.path.insert(0, 'site-packages')\nfrom paceline.compat import install\n"
+    done = python("-c", f"{head}install(['needy'])\nimport needy\n{use}", cwd=tmp_path)
+    if message:
+        assert done.returncode == 1
+        assert "NotImplementedError" in done.stderr
+        assert message in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+
+
 def test_accelerate_and_paceline_do_not_disturb_each_other(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
     text = (

@@ -190,6 +190,34 @@ def test_mixed_precision_beside_autocast(world: int) -> None:
     run_ranks(world, mixed_precision, timeout=100)
 
 
+def past_forward() -> None:
+    import torch
+    from torch import nn
+
+    from paceline import Accelerator
+    from rankside import RANK
+
+    class Scored(nn.Linear):
+        def score(self, x):
+            return super().forward(x).square().mean()
+
+    accelerator = Accelerator()
+    model = accelerator.prepare(Scored(3, 2))
+    whole = Scored(3, 2)
+    whole.load_state_dict(model.state_dict())
+    xs = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    model.score(xs[RANK]).backward()
+    (sum(whole.score(x) for x in xs) / 2).backward()
+    for p, q in zip(model.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
+        rows = accelerator.gather(p.grad[None])
+        assert torch.equal(rows[0], rows[1])
+
+
+def test_a_method_called_past_forward_does_not_bypass_the_reduction() -> None:
+    run_ranks(2, past_forward, with_torch=True, timeout=60)
+
+
 def half_parameters() -> None:
     import torch
 

@@ -31,10 +31,12 @@ def equal_to_ddp() -> None:
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_fp32_has_the_bits_of_ddp(world: int) -> None:
-    run_ranks(world, equal_to_ddp, args={"kinds": ["mlp", "cnn", "gpt"]}, timeout=100)
+    run_ranks(
+        world, equal_to_ddp, args={"kinds": ["mlp", "cnn", "gpt"]}, timeout=100, with_torch=True
+    )
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("transformers"), reason="needs transformers")
 @pytest.mark.parametrize("world", [1, 2])
 def test_transformers_models_have_the_bits_of_ddp(world: int) -> None:
-    run_ranks(world, equal_to_ddp, args={"kinds": ["qwen3", "bert"]}, timeout=110)
+    run_ranks(world, equal_to_ddp, args={"kinds": ["qwen3", "bert"]}, timeout=110, with_torch=True)

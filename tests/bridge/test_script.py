@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,55 @@ def unedited(tmp_path: Path) -> Path:
 def test_unedited_it_runs_as_accelerate(tmp_path: Path, unedited: Path) -> None:
     edited = accuracies(run(*LAUNCH, "1", str(SCRIPT), cwd=tmp_path))
     assert accuracies(run("-m", "paceline.compat", str(unedited), cwd=tmp_path)) == edited
+
+
+# What the example of Accelerate's README needs besides: its data set, and a model that can be
+# called with one argument, which torch.nn.Transformer cannot. Accelerate draws another order by
+# default, so that nothing is shuffled here.
+AROUND = """\
+import sys, types, torch
+class Small(torch.nn.Sequential):
+    def __init__(self):
+        torch.manual_seed(1)
+        super().__init__(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+torch.nn.Transformer = Small
+class InOrder(torch.utils.data.DataLoader):
+    def __init__(self, *args, shuffle=None, **kwargs):
+        super().__init__(*args, **kwargs)
+torch.utils.data.DataLoader = InOrder
+drawn = torch.Generator().manual_seed(2)
+x = torch.randn(11, 4, generator=drawn)
+rows = list(zip(x, x[:, :3].argmax(1).tolist()))
+sys.modules["datasets"] = types.SimpleNamespace(load_dataset=lambda name: rows)
+exec(open("readme.py").read())
+assert accelerator.num_processes == int(sys.argv[1]), accelerator.num_processes
+if accelerator.is_main_process:
+    print("ended at", [round(float(p.detach().double().sum()), 12) for p in model.parameters()])
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("accelerate"), reason="needs accelerate")
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_readme_of_accelerate_with_its_import_line_changed(tmp_path: Path, n: int) -> None:
+    about = metadata("accelerate")
+    text = str(about.get_payload() or about["Description"])
+    example = re.search(r"```diff\n(.*?\+ from accelerate import.*?)```", text, re.DOTALL)
+    assert example is not None
+    lines = [line[2:] for line in example[1].splitlines() if not line.startswith("-")]
+    assert lines.count("from accelerate import Accelerator") == 1
+    ends = []
+    for library in ("accelerate", "paceline"):
+        changed = "\n".join(lines).replace("from accelerate", f"from {library}")
+        (tmp_path / "readme.py").write_text(changed)
+        (tmp_path / "around.py").write_text(AROUND)
+        launcher = ("-m", "torch.distributed.run", "--nproc_per_node")
+        command = launcher if library == "accelerate" else LAUNCH
+        out = run(*command, str(n), "around.py", str(n), cwd=tmp_path)
+        ends.append([line for line in out.splitlines() if line.startswith("ended at")])
+    assert len(ends[0]) == 1
+    assert ends[0] == ends[1]
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("accelerate"), reason="needs accelerate")

@@ -8,6 +8,7 @@ is kept by the Accelerator itself.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from ..utils.dataclasses import (
     AutocastKwargs,
@@ -75,7 +76,7 @@ class ConfigurationMembers(Members):
     @property
     def dataloader_config(self) -> DataLoaderConfiguration:
         """How data loaders are shared out."""
-        return self._settings.data
+        return replace(self._settings.data)
 
     @property
     def dispatch_batches(self) -> bool | None:

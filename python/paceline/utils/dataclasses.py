@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration objects, under the names and with the fields that Accelerate gives them.
 
-All are frozen and check themselves when made. They know no tensor and no process group.
+All check themselves when made, and are frozen but for ``DataLoaderConfiguration``, whose fields
+libraries set one by one; an Accelerator keeps a copy. They know no tensor and no process group.
 """
 
 from __future__ import annotations
@@ -379,7 +380,7 @@ class ProjectConfiguration:
         return replace(self, project_dir=project_dir, logging_dir=logs)
 
 
-@dataclass(frozen=True)
+@dataclass
 class DataLoaderConfiguration:
     """How ``prepare`` shares a data loader between the processes.
 
