@@ -136,7 +136,14 @@ def test_members_tell_what_was_asked_for() -> None:
         step_scheduler_with_optimizer=False,
         kwargs_handlers=[paceline.GradScalerKwargs(init_scale=8.0)],
     )
-    assert accelerator.dataloader_config is config
+    assert accelerator.dataloader_config == config
+    config.even_batches = True  # its fields can be set, but what is running keeps its own
+    accelerator.dataloader_config.even_batches = True
+    assert not accelerator.dataloader_config.even_batches
+    config.shard = "rows"
+    with pytest.raises(ValueError, match="shard is not known"):
+        paceline.Accelerator(dataloader_config=config)
+    config.even_batches, config.shard = False, "batches"
     assert accelerator.split_batches is accelerator.non_blocking is True
     assert accelerator.even_batches is accelerator.use_seedable_sampler is False
     assert accelerator.dispatch_batches is None

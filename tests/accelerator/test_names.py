@@ -103,7 +103,9 @@ def test_name_of_another_module_exists(name: str) -> None:
 
 @pytest.mark.parametrize("name", _here(TABLES["Configuration classes"]))
 def test_configuration_class_exists_and_is_frozen(name: str) -> None:
-    assert getattr(paceline.utils, name).__dataclass_params__.frozen
+    kind = getattr(paceline.utils, name)
+    # Libraries set fields of that one; an Accelerator keeps a copy.
+    assert kind.__dataclass_params__.frozen == (name != "DataLoaderConfiguration")
 
 
 def test_arguments_are_accelerates_in_their_order() -> None:

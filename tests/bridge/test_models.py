@@ -44,17 +44,6 @@ def test_the_object_itself_comes_back(accelerator: Any) -> None:
     assert list(prepared.state_dict()) == list(nets.MLP().state_dict())
 
 
-def test_a_gpu_that_is_not_used_is_told_once(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    from paceline.engines.torch import ENGINE
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for rank, cpu in ((0, True), (1, False), (0, False), (0, False)):
-        assert ENGINE.device(rank, cpu) == torch.device("cpu")
-    assert capfd.readouterr().err.count("PyTorch sees a GPU, but this version trains") == 1
-
-
 def test_outputs_are_fp32_and_inside_is_bf16(accelerator: Any) -> None:
     seen = []
     model = nets.MLP()
