@@ -11,7 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from .accelerator import Accelerator
 
 __all__ = ["StandIns", "TorchDynamoPlugin"]
 
@@ -40,6 +43,8 @@ class StandIns(ModuleType):
             raise AttributeError(name)
         if name == "TorchDynamoPlugin":
             return TorchDynamoPlugin
+        if name == "Accelerator":
+            return _accelerator()
         try:
             return getattr(self._real, name)
         except (AttributeError, ImportError) as error:
@@ -64,6 +69,36 @@ class _Absent(type):
 @cache
 def _stand_in(name: str, reason: str) -> type:
     return _Absent(name, (), {"_reason": reason, "__module__": __name__})
+
+
+@cache
+def _accelerator() -> type[Accelerator]:
+    from .accelerator import Accelerator
+    from .engines import engine_of_tensor
+    from .utils.operations import recursively_apply
+
+    class LibraryAccelerator(Accelerator):
+        """An Accelerator whose metrics have one row per sample, as libraries take for granted.
+
+        ``Trainer`` repeats the loss of a batch as often as a full batch has samples, also for the
+        last one, which may be shorter: what is too much is cut off, as Accelerate does.
+        """
+
+        def gather_for_metrics(self, input_data: Any, use_gather_object: bool = False) -> Any:
+            loader = self.gradient_state.active_dataloader
+            rows = -1 if loader is None or not loader.end_of_dataloader else loader.remainder
+            if self.use_distributed or rows <= 0:  # several tell one another
+                return super().gather_for_metrics(input_data, use_gather_object)
+
+            def cut(tensor: Any) -> Any:
+                engine = engine_of_tensor(tensor)
+                return engine.slice(tensor, 0, rows) if engine.shape(tensor) else tensor
+
+            data = recursively_apply(cut, input_data)
+            return super().gather_for_metrics(data, use_gather_object)
+
+    LibraryAccelerator.__module__ = Accelerator.__module__
+    return LibraryAccelerator
 
 
 class TorchDynamoPlugin:

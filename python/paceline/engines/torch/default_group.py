@@ -85,9 +85,7 @@ class TorchView(dist.ProcessGroup):
                 place.copy_(row)
         return _done(outputs)
 
-    def _allgather_base(
-        self, output: torch.Tensor, tensor: torch.Tensor, opts: Any = None
-    ) -> Any:
+    def _allgather_base(self, output: torch.Tensor, tensor: torch.Tensor, opts: Any = None) -> Any:
         """Put every rank's tensor into one."""
         output.copy_(exchange.all_gather(tensor.reshape(-1), self.group).view(output.shape))
         return _done([output])
