@@ -69,7 +69,7 @@ def test_unedited_it_runs_as_accelerate(tmp_path: Path, unedited: Path) -> None:
 # called with one argument, which torch.nn.Transformer cannot. Accelerate draws another order by
 # default, so that nothing is shuffled here.
 AROUND = """\
-import sys, types, torch
+import sys, torch
 class Small(torch.nn.Sequential):
     def __init__(self):
         torch.manual_seed(1)
@@ -79,16 +79,21 @@ class InOrder(torch.utils.data.DataLoader):
     def __init__(self, *args, shuffle=None, **kwargs):
         super().__init__(*args, **kwargs)
 torch.utils.data.DataLoader = InOrder
-drawn = torch.Generator().manual_seed(2)
-x = torch.randn(11, 4, generator=drawn)
-rows = list(zip(x, x[:, :3].argmax(1).tolist()))
-sys.modules["datasets"] = types.SimpleNamespace(load_dataset=lambda name: rows)
 exec(open("readme.py").read())
 assert accelerator.num_processes == int(sys.argv[1]), accelerator.num_processes
 if accelerator.is_main_process:
     print("ended at", [round(float(p.detach().double().sum()), 12) for p in model.parameters()])
 if torch.distributed.is_initialized():
     torch.distributed.destroy_process_group()
+"""
+
+
+DATASETS = """\
+import torch
+x = torch.randn(11, 4, generator=torch.Generator().manual_seed(2))
+rows = list(zip(x, x[:, :3].argmax(1).tolist()))
+def load_dataset(name):
+    return rows
 """
 
 
@@ -106,6 +111,7 @@ def test_the_readme_of_accelerate_with_its_import_line_changed(tmp_path: Path, n
         changed = "\n".join(lines).replace("from accelerate", f"from {library}")
         (tmp_path / "readme.py").write_text(changed)
         (tmp_path / "around.py").write_text(AROUND)
+        (tmp_path / "datasets.py").write_text(DATASETS)
         launcher = ("-m", "torch.distributed.run", "--nproc_per_node")
         command = launcher if library == "accelerate" else LAUNCH
         out = run(*command, str(n), "around.py", str(n), cwd=tmp_path, ACCELERATE_USE_CPU="true")
