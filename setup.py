@@ -64,7 +64,8 @@ class CMakeBuild(build_ext):
             f"-D{name}={value}"
             for name, value in os.environ.items()
             if name.startswith("PACELINE_")
-            and name.removeprefix("PACELINE_") in ("ONEDNN", "CUDA", "SANITIZE", "DEBUG", "WERROR")
+            and name.removeprefix("PACELINE_")
+            in ("ONEDNN", "CUDA", "CUDA_ARCHS", "SANITIZE", "DEBUG", "WERROR")
         ]
         subprocess.run(configure, check=True)
         subprocess.run([cmake, "--build", str(objects)], check=True)

@@ -26,6 +26,7 @@ typedef enum pl_cuda_fault_kind {
     PL_CUDA_FAULT_TAKE,    // got: the index, limit: the number of rows
     PL_CUDA_FAULT_TAKE_GRAD,
     PL_CUDA_FAULT_GATHER,  // limit: the size of the dimension
+    PL_CUDA_FAULT_SCATTER,
     PL_CUDA_FAULT_TARGET,  // limit: the number of classes
 } pl_cuda_fault_kind;
 typedef struct pl_cuda_fault {
@@ -158,6 +159,20 @@ pl_status pl_cuda_sum_squares(const pl_tensor *x, double *out, pl_cuda_queue *q)
 pl_status pl_cuda_argreduce(bool max, const pl_tensor *x, int dim, pl_tensor *out,
                             pl_cuda_queue *q);
 pl_status pl_cuda_cumsum(const pl_tensor *x, int dim, pl_tensor *out, pl_cuda_queue *q);
+
+// ---- index.cu, take_grad.cu, sort.cu ------------------------------------------------------------
+pl_status pl_cuda_take(const pl_tensor *x, const pl_tensor *index, pl_tensor *out,
+                       pl_cuda_queue *q);
+pl_status pl_cuda_take_grad(const pl_tensor *g, const pl_tensor *index, int64_t skip,
+                            bool accumulate, pl_tensor *dx, pl_cuda_queue *q);
+pl_status pl_cuda_gather(const pl_tensor *x, int dim, const pl_tensor *index, pl_tensor *out,
+                         pl_cuda_queue *q);
+pl_status pl_cuda_scatter_add(const pl_tensor *g, int dim, const pl_tensor *index, pl_tensor *dx,
+                              pl_cuda_queue *q);
+pl_status pl_cuda_count_nonzero(const pl_tensor *x, int64_t *out, pl_cuda_queue *q);  // out: device
+pl_status pl_cuda_nonzero(const pl_tensor *x, pl_tensor *out, pl_cuda_queue *q);
+pl_status pl_cuda_sort(const pl_tensor *x, bool descending, pl_tensor *values, pl_tensor *indices,
+                       pl_cuda_queue *q);
 
 #ifdef __cplusplus
 }

@@ -21,6 +21,8 @@ pl_status pl_cuda_fault_status(const pl_cuda_fault *f) {
             return out_of_range("take_grad", f, -f->limit);
         case PL_CUDA_FAULT_GATHER:
             return out_of_range("gather", f, 0);
+        case PL_CUDA_FAULT_SCATTER:
+            return out_of_range("scatter_add", f, 0);
         case PL_CUDA_FAULT_TARGET:
             return pl_fail(PL_EINDEX,
                            "[cross_entropy] target out of range: got %lld, expected [0, %lld)",

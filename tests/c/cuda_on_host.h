@@ -295,6 +295,52 @@ static pl_status host_cumsum(const pl_tensor *x, int dim, pl_tensor *out) {
     ON_HOST(r, pl_cuda_cumsum(x, dim, out, &r.q));
 }
 
+static pl_status host_take(const pl_tensor *x, const pl_tensor *index, pl_tensor *out) {
+    host_run r = {0};
+    host_writes(&r, out, false, NULL);
+    ON_HOST(r, pl_cuda_take(x, index, out, &r.q));
+}
+
+static pl_status host_take_grad(const pl_tensor *g, const pl_tensor *index, int64_t skip,
+                                bool accumulate, pl_tensor *dx) {
+    host_run r = {0};
+    host_writes(&r, dx, accumulate, NULL);
+    ON_HOST(r, pl_cuda_take_grad(g, index, skip, accumulate, dx, &r.q));
+}
+
+static pl_status host_gather(const pl_tensor *x, int dim, const pl_tensor *index, pl_tensor *out) {
+    host_run r = {0};
+    host_writes(&r, out, false, NULL);
+    ON_HOST(r, pl_cuda_gather(x, dim, index, out, &r.q));
+}
+
+static pl_status host_scatter_add(const pl_tensor *g, int dim, const pl_tensor *index,
+                                  pl_tensor *dx) {
+    host_run r = {0};
+    host_writes(&r, dx, true, NULL);
+    ON_HOST(r, pl_cuda_scatter_add(g, dim, index, dx, &r.q));
+}
+
+static pl_status host_count_nonzero(const pl_tensor *x, int64_t *out) {
+    host_run r = {0};
+    host_add(&r, NULL, (char *)out, sizeof *out, false);
+    ON_HOST(r, pl_cuda_count_nonzero(x, out, &r.q));
+}
+
+static pl_status host_nonzero(const pl_tensor *x, pl_tensor *out) {
+    host_run r = {0};
+    host_writes(&r, out, false, NULL);
+    ON_HOST(r, pl_cuda_nonzero(x, out, &r.q));
+}
+
+static pl_status host_sort(const pl_tensor *x, bool descending, pl_tensor *values,
+                           pl_tensor *indices) {
+    host_run r = {0};
+    host_writes(&r, values, false, NULL);
+    host_writes(&r, indices, false, NULL);
+    ON_HOST(r, pl_cuda_sort(x, descending, values, indices, &r.q));
+}
+
 static __attribute__((unused)) const pl_kernels *pl_kernels_on_host(void) {
     static const pl_kernels table = {
         .name = "cuda on the host",
@@ -322,6 +368,13 @@ static __attribute__((unused)) const pl_kernels *pl_kernels_on_host(void) {
         .sum_squares = host_sum_squares,
         .argreduce = host_argreduce,
         .cumsum = host_cumsum,
+        .sort = host_sort,
+        .take = host_take,
+        .take_grad = host_take_grad,
+        .gather = host_gather,
+        .scatter_add = host_scatter_add,
+        .count_nonzero = host_count_nonzero,
+        .nonzero = host_nonzero,
     };
     return &table;
 }

@@ -235,3 +235,23 @@ TEST(a_step_that_stays_on_the_device) {
     pl_tensor *all[] = {p, g, m, v, w, p2, m2, v2, g2, kept};
     for (int i = 0; i < 10; i++) pl_tensor_release(all[i]);
 }
+
+// More rows than a tile of the radix sort, a table of more than 256, one index far more often.
+TEST(the_gradient_of_many_rows) {
+    int64_t m = 5000, table = 70000, width = 3;
+    pl_tensor *g = check_tensor(PL_F32, 2, (int64_t[]){m, width}, 1.0), *index, *dx, *want;
+    CHECK_OK(pl_tensor_empty(PL_I64, 1, &m, &index));
+    for (int64_t i = 0; i < m; i++) {
+        int64_t at = i % 3 == 0 ? 65537 : i % 7 == 0 ? 12 : (i * 7919) % table;
+        ((int64_t *)index->data)[i] = i % 5 == 0 ? at - table : at;
+    }
+    CHECK_OK(pl_tensor_empty(PL_F32, 2, (int64_t[]){table, width}, &dx));
+    want = like(dx, PL_F32);
+    CHECK_OK(host_take_grad(g, index, 12, false, dx));
+    CHECK_OK(pl_kernels_ref()->take_grad(g, index, 12, false, want));
+    check_close("take_grad", dx, want, 0.0, 0.0);  // the same order of additions
+    ((int64_t *)index->data)[4321] = table;
+    CHECK_FAILS(host_take_grad(g, index, -1, true, dx), PL_EINDEX, "got 70000, expected [-70000");
+    pl_tensor *all[] = {g, index, dx, want};
+    for (int i = 0; i < 4; i++) pl_tensor_release(all[i]);
+}

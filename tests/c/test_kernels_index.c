@@ -157,8 +157,5 @@ TEST(sort_rows_with_gaps) {
     CHECK_OK(pl_kernels_ref()->sort(x, false, want, j));
     check_close("values", got, want, 0.0, 0.0);
     check_close("places", i, j, 0.0, 0.0);
-    pl_alloc_fail_at(1, true);
-    CHECK_FAILS(pl_kernels_cpu()->sort(x, false, got, i), PL_ENOMEM, "");
-    pl_alloc_fail_at(0, false);
     release_all(6, (pl_tensor *[]){wide, x, got, want, i, j});
 }

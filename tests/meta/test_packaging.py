@@ -89,11 +89,23 @@ def test_every_dependency_has_its_reason() -> None:
         assert f"`{name}`" in page, name
 
 
-def test_cuda_is_refused_until_it_is_written(tmp_path: Path) -> None:
+def configure(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     cmake = shutil.which("cmake", path=path)
     assert cmake is not None
-    command = [cmake, "-S", tree.ROOT, "-B", tmp_path, "-G", "Ninja", "-DPACELINE_CUDA=1"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path})
+    command = [cmake, "-S", tree.ROOT, "-B", folder, "-G", "Ninja", "-DPACELINE_PYTHON=0"]
+    env = {**os.environ, "PATH": path, **environment}
+    return subprocess.run(command, capture_output=True, text=True, env=env)
+
+
+def test_cuda_without_nvcc_is_one_sentence(tmp_path: Path) -> None:
+    done = configure(tmp_path, PACELINE_CUDA="1", CUDACXX="/nowhere/nvcc")
     assert done.returncode != 0
-    assert "not written yet" in " ".join(done.stderr.split())
+    assert "PACELINE_CUDA=1: nvcc is missing; expected a CUDA 13" in " ".join(done.stderr.split())
+
+
+def test_a_plain_build_leaves_cuda_out(tmp_path: Path) -> None:
+    # Until tensors live on a GPU a library of kernels would only make the wheel bigger.
+    done = configure(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "CUDA       off (PACELINE_CUDA=auto)" in done.stdout

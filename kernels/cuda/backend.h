@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// backend: the one symbol of paceline/_cuda.so. The library holds no part of the core: what it
+// needs of it (messages of failures) it gets from who opens it. C and C++, no CUDA header.
+#ifndef PL_CUDA_BACKEND_H
+#define PL_CUDA_BACKEND_H
+
+#include "cuda/cuda.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { PL_CUDA_BACKEND_VERSION = 1 };
+
+// What the opener gives. `fail` records a finished message for this thread, as pl_fail does.
+typedef struct pl_cuda_host {
+    pl_status (*fail)(pl_status st, const char *file, int line, const char *message);
+} pl_cuda_host;
+
+// The kernels of cuda.h under their names there. Grows at its end; `version` says how far.
+typedef struct pl_cuda_backend {
+    int version;
+    // Devices that CUDA shows, or PL_EDEVICE with what to do: no driver, or one that is too old.
+    // Initialises the driver: after it a forked child cannot use CUDA.
+    pl_status (*device_count)(int *out);
+    pl_status (*fault_status)(const pl_cuda_fault *f);
+#define PL_CUDA_KERNEL(name) __typeof__(pl_cuda_##name) *name;
+#include "cuda/kernels.inc.h"
+#undef PL_CUDA_KERNEL
+} pl_cuda_backend;
+
+// NULL where `version` is not this library's. `host` must outlive the library's use.
+__attribute__((visibility("default"))) const pl_cuda_backend *pl_cuda_backend_open(
+    int version, const pl_cuda_host *host);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
