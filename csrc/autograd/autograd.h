@@ -63,6 +63,20 @@ bool pl_autograd_has_grad_view(const pl_tensor *leaf);
 // Makes the view the gradient (it holds a reduced value), or takes the gradient away.
 void pl_autograd_mark_grad(pl_tensor *leaf, bool defined);
 
+// Note [deferred scale]: clipping and unscaling multiply all gradients by one number, which an
+// optimizer's step can do on its way through them. So the number may be left with the leaf: it is
+// applied by the step, or to the memory before anyone else reads or changes the gradient
+// (pl_autograd_settle, which the passes here call themselves). That is right only while nobody
+// holds the gradient or a view of it, who would see the memory without the factor:
+// pl_autograd_grads_unseen, of fp32 and fp64 only. The sum of squares of the memory is kept by the
+// same rule, so that a norm after an unscaling costs no second pass.
+bool pl_autograd_grads_unseen(int n, pl_tensor *const *leaves);
+void pl_autograd_defer_scale(pl_tensor *leaf, double factor);  // of unseen gradients
+double pl_autograd_due(const pl_tensor *leaf);                 // 1 where nothing is
+void pl_autograd_keep_squares(pl_tensor *leaf, double squares);
+bool pl_autograd_squares(const pl_tensor *leaf, double *out);  // false: not known
+pl_status pl_autograd_settle(pl_tensor *leaf) PL_MUST_USE;
+
 // Autocast's copy of t in a lower precision, kept with t until its memory changes.
 pl_status pl_autograd_low(pl_tensor *t, pl_dtype dt, pl_tensor **out) PL_MUST_USE;
 

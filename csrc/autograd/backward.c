@@ -157,23 +157,25 @@ static pl_status to_node(pl_node *node, pl_tensor *g) {
 }
 
 // Where input i's gradient may be put right away: see pl_op_back.
-static void offer_destination(const pass *p, const pl_node *node, int i, pl_tensor **into,
-                              bool *accumulate) {
+static pl_status offer_destination(const pass *p, const pl_node *node, int i, pl_tensor **into,
+                                   bool *accumulate) {
     const pl_edge *e = &node->edges[i];
     for (int k = 0; k < i; k++) {  // one input twice: only the first may write
         if ((e->leaf && node->edges[k].leaf == e->leaf) ||
             (e->node && node->edges[k].node == e->node)) {
-            return;
+            return PL_OK;
         }
     }
     if (e->leaf && !p->captures) {
-        const struct pl_grad_meta *m = e->leaf->meta;
+        struct pl_grad_meta *m = e->leaf->meta;
+        PL_TRY(pl__apply_due(m));
         *into = m->grad ? m->grad : m->grad_view;
         *accumulate = m->grad != NULL;
     } else if (e->node && e->node->grad && pl__exclusive(e->node->grad)) {
         *into = e->node->grad;
         *accumulate = true;
     }
+    return PL_OK;
 }
 
 #define FEW 8  // inputs whose bookkeeping fits on the stack; cat may have more
@@ -193,11 +195,12 @@ static pl_status run_node(pass *p, pl_node *node) {
         needs = (bool *)(out + n);
         acc = needs + n;
     }
+    pl_status st = check_saved(node);
     for (int i = 0; i < node->n_in; i++) {
         needs[i] = node->edges[i].node || node->edges[i].leaf;
         acc[i] = false;
         into[i] = out[i] = NULL;
-        if (needs[i]) offer_destination(p, node, i, &into[i], &acc[i]);
+        if (needs[i] && st == PL_OK) st = offer_destination(p, node, i, &into[i], &acc[i]);
     }
     pl_op_back b = {.op = node->op,
                     .n_in = node->n_in,
@@ -209,7 +212,6 @@ static pl_status run_node(pass *p, pl_node *node) {
                     .into = into,
                     .accumulate = acc,
                     .out = out};
-    pl_status st = check_saved(node);
     if (st == PL_OK) st = node->op->backward(&b);
     pl_tensor_release(node->grad);
     node->grad = NULL;

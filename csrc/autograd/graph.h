@@ -43,6 +43,10 @@ struct pl_grad_meta {
     uint32_t low_version;
     uint64_t pass;    // the pass that last counted this leaf
     int64_t pending;  // contributions still to come in it
+    // Note [deferred scale], autograd.h: `due` is the factor, `squares` the sum of squares of
+    // what stands in memory; each valid while its flag is set.
+    double due, squares;
+    bool has_due, has_squares;
 };
 
 pl_status pl__meta_ensure(pl_tensor *t);
@@ -52,6 +56,10 @@ void pl__node_drop_saved(pl_node *n);
 // Adds g (taken over) to *sum (NULL: none yet), in place where one of both is nobody else's.
 pl_status pl__sum_into(pl_tensor **sum, pl_tensor *g);
 bool pl__exclusive(const pl_tensor *t);
+// Applies what is due to the leaf's gradient; to be called before its memory is used or changed.
+pl_status pl__apply_due(struct pl_grad_meta *m);
+// The gradient is another one now: nothing is due to it.
+static inline void pl__forget_due(struct pl_grad_meta *m) { m->has_due = m->has_squares = false; }
 // Adds g (taken over) to the leaf's gradient.
 pl_status pl__leaf_accumulate(pl_tensor *leaf, pl_tensor *g);
 

@@ -100,6 +100,7 @@ pl_status pl__sum_into(pl_tensor **sum, pl_tensor *g) {
 static pl_status leaf_add(struct pl_grad_meta *m, pl_tensor *g) {
     if (m->grad == g) return PL_OK;
     if (m->grad) {
+        PL_TRY(pl__apply_due(m));
         pl_storage_bump(m->grad->storage);
         return pl_k()->binary(PL_BINARY_ADD, m->grad, g, m->grad);
     }

@@ -58,6 +58,8 @@ pl_status pl_set_grad(pl_tensor *t, pl_tensor *grad) {
                            pl_dtype_name(grad->dtype),
                            pl_shape_text(t->ndim, t->shape, b, sizeof b), pl_dtype_name(t->dtype));
         }
+        // Its own gradient may be given back to it, or a view of it.
+        PL_TRY(pl__apply_due(m));
         if (m->grad_view && grad->data != m->grad_view->data) {
             PL_TRY(pl_k()->copy(grad, m->grad_view));
             grad = m->grad_view;
@@ -65,6 +67,7 @@ pl_status pl_set_grad(pl_tensor *t, pl_tensor *grad) {
         pl_tensor_retain(grad);
     }
     pl_tensor *old = m->grad;
+    pl__forget_due(m);
     m->grad = grad;
     pl_tensor_release(old);
     return PL_OK;
@@ -85,6 +88,7 @@ pl_status pl_autograd_set_grad_view(pl_tensor *leaf, pl_tensor *view) {
     PL_TRY(pl__meta_ensure(leaf));
     struct pl_grad_meta *m = leaf->meta;
     pl_tensor *now = NULL;
+    PL_TRY(pl__apply_due(m));
     if (m->grad && view) {
         PL_TRY(pl_k()->copy(m->grad, view));
         now = pl_tensor_retain(view);
@@ -104,7 +108,9 @@ bool pl_autograd_has_grad_view(const pl_tensor *leaf) {
 
 void pl_autograd_mark_grad(pl_tensor *leaf, bool defined) {
     struct pl_grad_meta *m = leaf->meta;
-    if (!m || !m->grad_view || (m->grad != NULL) == defined) return;
+    if (!m || !m->grad_view) return;
+    pl__forget_due(m);
+    if ((m->grad != NULL) == defined) return;
     pl_tensor *old = m->grad;
     m->grad = defined ? pl_tensor_retain(m->grad_view) : NULL;
     pl_tensor_release(old);

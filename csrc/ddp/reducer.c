@@ -17,24 +17,26 @@ pl_status pl__reducer_grad_view(const pl_reducer *r, int p, pl_tensor **out) {
 }
 
 // Publishes which parameters have a gradient and zeroes the places of those without.
-static void fill_used(pl_reducer *r, pl__bucket *b) {
+static pl_status fill_used(pl_reducer *r, pl__bucket *b) {
     memset(b->used, 0, (size_t)(b->n + 63) / 64 * sizeof *b->used);
     for (int i = 0; i < b->n; i++) {
         int p = r->members[b->first + i];
         if (pl_grad_of(r->params[p])) {
             b->used[i / 64] |= (uint64_t)1 << (i % 64);
+            PL_TRY(pl_autograd_settle(r->params[p]));  // of an earlier pass, untouched by this one
         } else {
             char *at = (char *)pl_segment_data(r->segment) + r->slots[p].offset;
             memset(at, 0, pl_tensor_nbytes(r->params[p]));
         }
     }
+    return PL_OK;
 }
 
 static bool is_last(const pl_reducer *r) { return r->n_launched == r->n_buckets - 1; }
 
 static pl_status launch(pl_reducer *r, int k) {
     pl__bucket *b = &r->buckets[k];
-    fill_used(r, b);
+    PL_TRY(fill_used(r, b));
     pl_bucket_call call = {.seg = r->segment,
                            .offset_bytes = (size_t)b->offset,
                            .count = b->nbytes / (int64_t)pl_dtype_size(b->dtype),

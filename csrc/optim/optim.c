@@ -41,9 +41,37 @@ static int run_length(int i, int n, int n_lists, pl_tensor *const *const *lists,
     return len;
 }
 
-pl_status pl_optim_adam(const pl_adam_args *args, int n, pl_tensor *const *params,
-                        pl_tensor *const *grads, pl_tensor *const *exp_avgs,
-                        pl_tensor *const *exp_avg_sqs) {
+// How many of the len tensors from i on are due the same factor; 1 for gradients that are given.
+static int same_due(int i, int len, pl_tensor *const *params, bool own, double *due) {
+    int k = 1;
+    *due = own ? pl_autograd_due(params[i]) : 1.0;
+    if (!own) return len;
+    // An unequal NaN ends the run, which is then shorter than it could be.
+    while (k < len && pl_autograd_due(params[i + k]) == *due) k++;
+    return k;
+}
+
+static int64_t numel_of(int len, pl_tensor *const *t) {
+    int64_t n = 0;
+    for (int k = 0; k < len; k++) n += t[k]->numel;
+    return n;
+}
+
+// The gradients of n leaves in a new list, to be freed with pl_free.
+static pl_status own_grads(const char *op, int n, pl_tensor *const *params, pl_tensor ***out) {
+    PL_TRY(pl_alloc((size_t)(n + 1) * sizeof **out, (void **)out));
+    for (int i = 0; i < n; i++) {
+        (*out)[i] = pl_grad_of(params[i]);
+        if ((*out)[i]) continue;
+        pl_free(*out);
+        return pl_fail(PL_ERUNTIME, "[%s] parameter %d has no gradient", op, i);
+    }
+    return PL_OK;
+}
+
+static pl_status adam(const pl_adam_args *args, int n, pl_tensor *const *params,
+                      pl_tensor *const *grads, bool own, pl_tensor *const *exp_avgs,
+                      pl_tensor *const *exp_avg_sqs) {
     pl_tensor *const *lists[] = {params, grads, exp_avgs, exp_avg_sqs};
     static const char *const names[] = {"parameter", "gradient", "exp_avg", "exp_avg_sq"};
     for (int i = 0; i < n; i++) {
@@ -54,7 +82,12 @@ pl_status pl_optim_adam(const pl_adam_args *args, int n, pl_tensor *const *param
     for (int i = 0; i < n;) {
         int64_t numel;
         int len = run_length(i, n, 4, lists, &numel);
-        PL_TRY(pl_k()->adam(args, params[i]->dtype, numel, params[i]->data, grads[i]->data,
+        pl_adam_args here = *args;
+        double due;
+        len = same_due(i, len, params, own, &due);
+        numel = numel_of(len, params + i);
+        here.grad_scale *= due;
+        PL_TRY(pl_k()->adam(&here, params[i]->dtype, numel, params[i]->data, grads[i]->data,
                             exp_avgs[i]->data, exp_avg_sqs[i]->data));
         for (int k = i; k < i + len; k++) pl_storage_bump(params[k]->storage);
         i += len;
@@ -62,8 +95,19 @@ pl_status pl_optim_adam(const pl_adam_args *args, int n, pl_tensor *const *param
     return PL_OK;
 }
 
-pl_status pl_optim_sgd(const pl_sgd_args *args, int n, pl_tensor *const *params,
-                       pl_tensor *const *grads, pl_tensor *const *momenta) {
+pl_status pl_optim_adam(const pl_adam_args *args, int n, pl_tensor *const *params,
+                        pl_tensor *const *grads, pl_tensor *const *exp_avgs,
+                        pl_tensor *const *exp_avg_sqs) {
+    if (grads) return adam(args, n, params, grads, false, exp_avgs, exp_avg_sqs);
+    pl_tensor **own;
+    PL_TRY(own_grads("adam", n, params, &own));
+    pl_status st = adam(args, n, params, own, true, exp_avgs, exp_avg_sqs);
+    pl_free(own);
+    return st;
+}
+
+static pl_status sgd(const pl_sgd_args *args, int n, pl_tensor *const *params,
+                     pl_tensor *const *grads, bool own, pl_tensor *const *momenta) {
     pl_tensor *const *lists[] = {params, grads, momenta};
     for (int i = 0; i < n; i++) {
         PL_TRY(check_pair("sgd", "gradient", i, params[i], grads[i]));
@@ -72,12 +116,27 @@ pl_status pl_optim_sgd(const pl_sgd_args *args, int n, pl_tensor *const *params,
     for (int i = 0; i < n;) {
         int64_t numel;
         int len = run_length(i, n, 3, lists, &numel);
-        PL_TRY(pl_k()->sgd(args, params[i]->dtype, numel, params[i]->data, grads[i]->data,
+        pl_sgd_args here = *args;
+        double due;
+        len = same_due(i, len, params, own, &due);
+        numel = numel_of(len, params + i);
+        here.grad_scale *= due;
+        PL_TRY(pl_k()->sgd(&here, params[i]->dtype, numel, params[i]->data, grads[i]->data,
                            momenta ? momenta[i]->data : NULL));
         for (int k = i; k < i + len; k++) pl_storage_bump(params[k]->storage);
         i += len;
     }
     return PL_OK;
+}
+
+pl_status pl_optim_sgd(const pl_sgd_args *args, int n, pl_tensor *const *params,
+                       pl_tensor *const *grads, pl_tensor *const *momenta) {
+    if (grads) return sgd(args, n, params, grads, false, momenta);
+    pl_tensor **own;
+    PL_TRY(own_grads("sgd", n, params, &own));
+    pl_status st = sgd(args, n, params, own, true, momenta);
+    pl_free(own);
+    return st;
 }
 
 static pl_status read_scalar(pl_tensor *t, double *out) {

@@ -5,9 +5,12 @@
 #ifndef PL_OPTIM_H
 #define PL_OPTIM_H
 
+#include "autograd/autograd.h"
 #include "kernels.h"
 
 // All four lists have n tensors, pairwise of one shape, contiguous, of one floating dtype per i.
+// grads NULL: the parameters' own, which all must have; what is due to them (Note [deferred
+// scale], autograd.h) is multiplied in on the way, and stays due to the memory.
 pl_status pl_optim_adam(const pl_adam_args *args, int n, pl_tensor *const *params,
                         pl_tensor *const *grads, pl_tensor *const *exp_avgs,
                         pl_tensor *const *exp_avg_sqs) PL_MUST_USE;
@@ -21,5 +24,13 @@ pl_status pl_optim_scale(int n, pl_tensor *const *tensors, double factor) PL_MUS
 // them was NaN or infinite before. A factor of 1 only looks.
 pl_status pl_optim_unscale(int n, pl_tensor *const *grads, double factor,
                            bool *nonfinite) PL_MUST_USE;
+
+// The same three for the gradients of leaves; leaves without one are passed over. The norm is
+// kept, and scaling is left with the leaves, where nobody else holds the gradients: then unscaling
+// is one reading pass, and the norm after it none.
+pl_status pl_optim_leaf_norm(int n, pl_tensor *const *leaves, double *out) PL_MUST_USE;  // 2-norm
+pl_status pl_optim_leaf_scale(int n, pl_tensor *const *leaves, double factor) PL_MUST_USE;
+pl_status pl_optim_leaf_unscale(int n, pl_tensor *const *leaves, double factor,
+                                bool *nonfinite) PL_MUST_USE;
 
 #endif

@@ -41,8 +41,8 @@ static int flag(PyObject *o, bool *out) {
     return v < 0 ? -1 : 0;
 }
 
-// params, grads, exp_avgs, exp_avg_sqs, step, lr, beta1, beta2, eps, weight_decay, decoupled,
-// maximize, grad_scale; gives whether every gradient was finite
+// params, grads or None (their own), exp_avgs, exp_avg_sqs, step, lr, beta1, beta2, eps,
+// weight_decay, decoupled, maximize, grad_scale; gives whether every gradient was finite
 static PyObject *py_adam_step(ARGS) {
     lists l = {0};
     int nonfinite = 0;
@@ -72,8 +72,8 @@ static PyObject *py_adam_step(ARGS) {
     return st == PL_OK ? PyBool_FromLong(!nonfinite) : pl_raise(module, st);
 }
 
-// params, grads, momenta or None, first, lr, momentum, dampening, weight_decay, nesterov,
-// maximize, grad_scale; gives whether every gradient was finite
+// params, grads or None (their own), momenta or None, first, lr, momentum, dampening, weight_decay,
+// nesterov, maximize, grad_scale; gives whether every gradient was finite
 static PyObject *py_sgd_step(ARGS) {
     lists l = {0};
     int nonfinite = 0;
@@ -150,7 +150,66 @@ static PyObject *py_unscale_(ARGS) {
     return st == PL_OK ? PyBool_FromLong(!nonfinite) : pl_raise(module, st);
 }
 
-static PyMethodDef functions[] = {FAST(adam_step), FAST(sgd_step), FAST(grad_norm),
-                                  FAST(scale_),    FAST(unscale_), {NULL, NULL, 0, NULL}};
+// The tensors of a list that have a gradient.
+static PyObject *py_with_grad(ARGS) {
+    if (pl_arg_count("with_grad", n, 1)) return NULL;
+    (void)module;
+    Py_ssize_t count = PySequence_Size(args[0]);
+    PyObject *out = count < 0 ? NULL : PyList_New(0);
+    for (Py_ssize_t i = 0; out && i < count; i++) {
+        PyObject *item = PySequence_GetItem(args[0], i);
+        pl_tensor *t = item ? pl_tensor_of(item, "with_grad") : NULL;
+        bool bad = !t || (pl_grad_of(t) && PyList_Append(out, item) != 0);
+        Py_XDECREF(item);
+        if (bad) Py_CLEAR(out);
+    }
+    return out;
+}
+
+// leaves; gives the 2-norm of their gradients
+static PyObject *py_leaf_norm(ARGS) {
+    lists l = {0};
+    double norm = 0;
+    if (pl_arg_count("leaf_norm", n, 1)) return NULL;
+    if (lists_of("leaf_norm", args, 1, &l)) {
+        lists_free(&l);
+        return NULL;
+    }
+    pl_status st = PL_OK;
+    Py_BEGIN_ALLOW_THREADS
+    st = pl_optim_leaf_norm(l.n[0], l.items[0], &norm);
+    Py_END_ALLOW_THREADS
+    lists_free(&l);
+    return st == PL_OK ? PyFloat_FromDouble(norm) : pl_raise(module, st);
+}
+
+// leaves, factor, unscale: multiplies their gradients; with `unscale` gives whether every element
+// was finite before, else None
+static PyObject *py_leaf_scale_(ARGS) {
+    lists l = {0};
+    double factor;
+    bool unscale, nonfinite = false;
+    if (pl_arg_count("leaf_scale_", n, 3) || pl_arg_double(args[1], "factor", &factor) ||
+        flag(args[2], &unscale)) {
+        return NULL;
+    }
+    if (lists_of("leaf_scale_", args, 1, &l)) {
+        lists_free(&l);
+        return NULL;
+    }
+    pl_status st = PL_OK;
+    Py_BEGIN_ALLOW_THREADS
+    st = unscale ? pl_optim_leaf_unscale(l.n[0], l.items[0], factor, &nonfinite)
+                 : pl_optim_leaf_scale(l.n[0], l.items[0], factor);
+    Py_END_ALLOW_THREADS
+    lists_free(&l);
+    if (st != PL_OK) return pl_raise(module, st);
+    if (!unscale) Py_RETURN_NONE;
+    return PyBool_FromLong(!nonfinite);
+}
+
+static PyMethodDef functions[] = {FAST(adam_step), FAST(sgd_step),    FAST(grad_norm),
+                                  FAST(scale_),    FAST(unscale_),    FAST(with_grad),
+                                  FAST(leaf_norm), FAST(leaf_scale_), {NULL, NULL, 0, NULL}};
 
 int pl_bind_optim(PyObject *module) { return PyModule_AddFunctions(module, functions); }

@@ -95,6 +95,8 @@ static PyObject *get_grad(PyObject *self, void *unused) {
     (void)unused;
     pl_tensor *g = pl_grad_of(T(self));
     if (!g) Py_RETURN_NONE;
+    pl_status st = pl_autograd_settle(T(self));
+    if (st != PL_OK) return pl_raise(NULL, st);
     return pl_tensor_wrap(pl_tensor_retain(g));
 }
 static int set_grad(PyObject *self, PyObject *value, void *unused) {

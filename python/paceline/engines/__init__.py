@@ -193,6 +193,12 @@ class Engine(Protocol):
         A factor of 1 only looks.
         """
 
+    def unscale_gradients(self, parameters: Sequence[Any], factor: float) -> bool:
+        """As ``unscale_`` for the gradients of parameters, which all have one.
+
+        The engine may leave the factor to the optimizer's step, if nobody can tell.
+        """
+
     def step_was_finite(self, optimizer: Any) -> bool | None:
         """Tell whether the gradients of the optimizer's last step were finite.
 

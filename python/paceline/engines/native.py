@@ -191,6 +191,10 @@ class NativeEngine(AlikeModels, NativeData, NativeState):
         """Multiply gradients in place, and tell whether all were finite, in one pass."""
         return _C.unscale_(list(grads), factor)
 
+    def unscale_gradients(self, parameters: Sequence[Any], factor: float) -> bool:
+        """Look only, where nothing else refers to the gradients: the step multiplies."""
+        return bool(_C.leaf_scale_(list(parameters), factor, True))
+
     def step_was_finite(self, optimizer: Any) -> bool | None:
         """Tell what the update kernels saw."""
         finite: bool | None = getattr(optimizer, "grads_were_finite", None)

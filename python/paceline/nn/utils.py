@@ -65,6 +65,10 @@ def _norm(tensors: Iterable[_C.Tensor], kind: float, error_if_nonfinite: bool) -
     else:
         powers = [float(_C.sum(_C.pow(_C.abs(t), kind), None, False).item()) for t in several]
         norm = math.fsum(powers) ** (1.0 / kind)
+    return _checked(norm, kind, error_if_nonfinite)
+
+
+def _checked(norm: float, kind: float, error_if_nonfinite: bool) -> float:
     if error_if_nonfinite and not math.isfinite(norm):
         raise RuntimeError(
             f"The total norm of order {kind} for gradients from `parameters` is non-finite, so it "
@@ -84,6 +88,9 @@ def clip_grad_norm_(
     scale_nonfinite: bool = True,
 ) -> Tensor:
     """Scale the gradients so that their norm, taken as one vector, is `max_norm` at most.
+
+    Where nothing else refers to them, the factor is left with the gradients: the optimizer's step
+    multiplies by it on its way, and so does whoever reads ``.grad`` before.
 
     Parameters
     ----------
@@ -106,17 +113,18 @@ def clip_grad_norm_(
     Tensor
         The norm before.
     """
-    grads = _gradients(parameters)
-    norm = _norm(grads, float(norm_type), error_if_nonfinite)
-    if grads and (scale_nonfinite or math.isfinite(norm)):
+    several = (parameters,) if isinstance(parameters, _C.Tensor) else parameters
+    leaves = list(several)
+    kind = float(norm_type)
+    if kind == 2.0:
+        norm = _checked(_C.leaf_norm(leaves), kind, error_if_nonfinite)
+    else:
+        norm = _norm(_gradients(leaves), kind, error_if_nonfinite)
+    if scale_nonfinite or math.isfinite(norm):
         # As PyTorch: the norm is a float32 number, and 1e-6 keeps the quotient finite.
         factor = max_norm / (norm + 1e-6)
         if not factor >= 1.0:
-            before = _C.set_grad_enabled(False)
-            try:
-                _C.scale_(grads, factor)
-            finally:
-                _C.set_grad_enabled(before)
+            _C.leaf_scale_(leaves, factor, False)
     return _C.full((), norm, float32.code)
 
 

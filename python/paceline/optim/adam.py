@@ -101,7 +101,7 @@ class Adam(Optimizer):
             held = [state[p] for p in members]
             finite &= _C.adam_step(
                 members,
-                [p.grad for p in members],
+                None,  # their own gradients
                 [s["exp_avg"] for s in held],
                 [s["exp_avg_sq"] for s in held],
                 step,

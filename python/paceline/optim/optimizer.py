@@ -34,8 +34,8 @@ class Optimizer:
     state : dict
         What the optimizer keeps per parameter.
     grad_scale : float
-        The next `step` multiplies every gradient by this first and puts it back to 1. Clipping and
-        unscaling may leave their factor here instead of passing over the gradients.
+        The next `step` multiplies every gradient by this first and puts it back to 1. (Clipping
+        and unscaling leave their factor with the gradients themselves.)
     grads_were_finite : bool or None
         Whether the last `step` met no NaN and no Inf in a gradient; None where it did not look.
     """
@@ -119,7 +119,7 @@ class Optimizer:
         scale, self.grad_scale = self.grad_scale, 1.0
         finite: bool | None = True
         for group in self.param_groups:
-            with_grad = [p for p in group["params"] if p.grad is not None]
+            with_grad = _C.with_grad(group["params"])
             if with_grad:
                 seen = self._update(group, with_grad, scale)
                 finite = None if seen is None or finite is None else finite and seen

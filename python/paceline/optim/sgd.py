@@ -96,7 +96,7 @@ class SGD(Optimizer):
     ) -> bool:
         return _C.sgd_step(
             params,
-            [p.grad for p in params],
+            None,  # their own gradients
             momenta,
             first,
             float(group["lr"]),

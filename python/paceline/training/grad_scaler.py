@@ -254,9 +254,9 @@ class GradScaler:
                         "[GradScaler.unscale_] Attempting to unscale FP16 gradients: keep the "
                         "parameters in fp32, autocast casts them where it pays"
                     )
-                engine = engine_of_tensor(p.grad)
-                by_engine.setdefault(engine.name, (engine, []))[1].append(p.grad)
-        finite = [engine.unscale_(grads, factor) for engine, grads in by_engine.values()]
+                engine = engine_of_tensor(p)
+                by_engine.setdefault(engine.name, (engine, []))[1].append(p)
+        finite = [engine.unscale_gradients(ps, factor) for engine, ps in by_engine.values()]
         return all(finite)
 
     def found_inf(self, optimizer: Any) -> bool:

@@ -89,6 +89,9 @@ class TorchModels(AlikeModels):
         # One look at each device: it must finish all that it has to do for that.
         return all([bool(torch.stack(each).all()) for each in found.values()]) and finite
 
+    def unscale_gradients(self, parameters: Sequence[Any], factor: float) -> bool:
+        return self.unscale_([p.grad for p in parameters], factor)
+
     def step_was_finite(self, optimizer: Any) -> bool | None:
         return None
 
