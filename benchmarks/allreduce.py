@@ -1,63 +1,106 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All-reduce of fp32 on two ranks: bandwidth and latency, next to Gloo and to a copy loop.
+"""All-reduce of fp32: latency and bandwidth on 2 and 4 ranks, next to Gloo, three MPIs and limits.
 
-A copy of n bytes by each rank is the traffic of an in-place all-reduce of n bytes between two
-ranks: each reads n bytes (half of both parts) and writes n.
+The limits are loops in C with the traffic of an all-reduce and nothing around it, see
+``benchmarks/c/collectives.c``; the latency of a C call is taken there as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks.processes import Ranks
 from benchmarks.session import Session
 from benchmarks.table import Row, Table
 
-SIZES = {4: 2000, 1 << 20: 200, 16 << 20: 20, 64 << 20: 6}
-OURS = {"bucket, in place": "bucket in place", "ordinary buffer": "ordinary buffer"}
-PEERS = {"Gloo": "Gloo"}
-LIMIT = "copy loop of both ranks"
+SIZES = {4: 2000, 1 << 20: 100, 16 << 20: 10, 64 << 20: 4}
+WORLDS = (2, 4)
+MPI = {"Open MPI": "openmpi", "MPICH": "mpich", "Intel MPI": "impi"}
+FLAGS = "limit, an exchange of flags"
+IN_PLACE = "limit, in place"
+STAGED = "limit, staged"
+Took = dict[str, Any]
+
+
+def rows(world: int) -> dict[str, Ranks]:
+    """Every row of a number of ranks."""
+    result = {
+        "paceline": Ranks("benchmarks.reduce_worker", ["paceline"], world),
+        "paceline in C": Ranks("benchmarks.loops", ["collectives", str(world)], pin=False),
+        "Gloo": Ranks("benchmarks.reduce_worker", ["torch"], world, needs="torch"),
+    }
+    for shown, peer in MPI.items():
+        args = [peer, str(world)]
+        result[shown] = Ranks("benchmarks.mpi_worker", args, needs=peer, pin=False)
+    return result
 
 
 def run(session: Session) -> Iterator[Table]:
-    """Yield latency and bandwidth; the slower rank counts."""
+    """Yield latency and bandwidth by number of ranks; the slowest rank counts."""
     sizes = {4: 10, 1 << 16: 2} if session.quick else SIZES
-    rows = {
-        "paceline": Ranks("benchmarks.reduce_worker", ["paceline"], 2),
-        "Gloo": Ranks("benchmarks.reduce_worker", ["torch"], 2, needs="torch"),
-    }
+    for world in (2,) if session.quick else WORLDS:
 
-    def ask(_: str, row: Ranks) -> dict[int, dict[str, float]]:
-        took = {}
-        for nbytes, repeats in sizes.items():
-            answers = row.ask(f"go {nbytes} {repeats}")
-            took[nbytes] = {kind: max(a[kind] for a in answers) for kind in answers[0]}
-        return took
+        def ask(name: str, row: Ranks, world: int = world) -> dict[tuple[int, str], float]:
+            return {
+                (nbytes, kind): seconds
+                for nbytes, repeats in sizes.items()
+                for kind, seconds in turn(name, row, nbytes, max(1, repeats * 2 // world)).items()
+            }
 
-    with session.running(rows, "allreduce") as contest:
-        took = contest.turns(ask)
-    latency = Table("allreduce", "All-reduce, 4 bytes, 2 ranks", "us")
-    latency.rows = _rows(took, 4, lambda nbytes, seconds: 1e6 * seconds)
-    yield latency
-    title = "All-reduce, fp32, 2 ranks"
-    bandwidth = Table("allreduce", title, "GB/s of the buffer", lower_is_better=False)
-    for nbytes in list(sizes)[1:]:
-        bandwidth.rows += _rows(took, nbytes, lambda n, seconds: n / seconds / 1e9)
-    bandwidth.note = "The copy reads its target's lines before it writes them; a bucket need not."
-    yield bandwidth
+        with session.running(rows(world), f"allreduce on {world}") as contest:
+            took = contest.turns(ask)
+        yield latency(took, world)
+        yield bandwidth(took, world, list(sizes)[1:])
 
 
-def _rows(took: dict[str, Any], nbytes: int, shown: Any) -> list[Row]:
-    def samples(who: str, kind: str) -> Any:
-        answers = took[who]
-        if isinstance(answers, str):
-            return answers
-        return [shown(nbytes, answer[nbytes][kind]) for answer in answers]
+def turn(name: str, row: Ranks, nbytes: int, repeats: int) -> dict[str, float]:
+    """Seconds of a call by kind, as one row gives them."""
+    if name == "paceline in C":
+        kinds = ["call", "flags"] if nbytes == 4 else ["inplace", "staged"]
+        return {k: row.ask(f"go {k} {nbytes} {repeats * (5 if nbytes == 4 else 1)}")[0]
+                for k in kinds}  # fmt: skip
+    answers = row.ask(f"go {nbytes} {repeats}")
+    if name in MPI:
+        return {"all_reduce": answers[0]}
+    return {kind: max(a[kind] for a in answers) for kind in answers[0]}
 
-    size = f"{nbytes >> 20} MiB" if nbytes >= 1 << 20 else f"{nbytes} B"
-    peers = {name: samples(name, kind) for name, kind in PEERS.items()}
-    if nbytes >= 1024:
-        peers[LIMIT] = samples("paceline", "copy loop (limit)")
-    ours = {name: samples("paceline", kind) for name, kind in OURS.items()}
-    return [Row(f"{size}, {name}", values, dict(peers)) for name, values in ours.items()]
+
+def samples(took: Took, who: str, key: tuple[int, str], shown: Callable[[float], float]) -> Any:
+    """One row's figures of one kind, or why there are none."""
+    answers = took[who]
+    return answers if isinstance(answers, str) else [shown(a[key]) for a in answers]
+
+
+def latency(took: Took, world: int) -> Table:
+    """4 bytes: from Python beside the peers, from C beside what two or four words cost."""
+
+    def us(who: str, kind: str) -> Any:
+        return samples(took, who, (4, kind), lambda seconds: 1e6 * seconds)
+
+    table = Table("allreduce", f"All-reduce, 4 bytes, {world} ranks", "us")
+    peers = {"Gloo": us("Gloo", "all_reduce"), **{m: us(m, "all_reduce") for m in MPI}}
+    table.rows.append(Row("from Python", us("paceline", "ordinary"), peers))
+    table.rows.append(Row("C call", us("paceline in C", "call"),
+                          {FLAGS: us("paceline in C", "flags")}))  # fmt: skip
+    return table
+
+
+def bandwidth(took: Took, world: int, sizes: list[int]) -> Table:
+    """Bytes of the buffer per second; a bucket lies in memory that the ranks share."""
+    title = f"All-reduce, fp32, {world} ranks"
+    table = Table("allreduce", title, "GB/s of the buffer", lower_is_better=False)
+    for nbytes in sizes:
+        size = f"{nbytes >> 20} MiB" if nbytes >= 1 << 20 else f"{nbytes >> 10} KiB"
+
+        def rate(who: str, kind: str, nbytes: int = nbytes) -> Any:
+            return samples(took, who, (nbytes, kind), lambda seconds: nbytes / seconds / 1e9)
+
+        peers = {"Gloo": rate("Gloo", "all_reduce"), **{m: rate(m, "all_reduce") for m in MPI}}
+        for shown, kind, limit, loop in (
+            ("bucket, in place", "bucket", IN_PLACE, "inplace"),
+            ("ordinary buffer", "ordinary", STAGED, "staged"),
+        ):
+            limits = {limit: rate("paceline in C", loop)}
+            table.rows.append(Row(f"{size}, {shown}", rate("paceline", kind), {**limits, **peers}))
+    return table

