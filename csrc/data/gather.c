@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rows of an array by index. Neighbouring rows are copied as one block, so that reading in order
-// is one memcpy; the head of a row further on is asked for early, since its place is random.
+// is one memcpy. Rows in random places are asked for early, in two steps, since the processor
+// cannot guess where the next one is: the translation of its address far ahead (it takes a walk
+// through page tables, of the host too on a virtual machine), its lines when they are soon wanted.
 // Threads: no state; any thread.
 #include <string.h>
 
@@ -8,8 +10,9 @@
 
 enum {
     GRAIN_BYTES = 1 << 16,  // a piece of a parallel gather: below this a thread costs more
-    AHEAD_ROWS = 2,         // whose first lines are prefetched; the processor streams the rest
-    AHEAD_LINES = 8,
+    FAR_ROWS = 16,          // ahead: the addresses of first and last byte are translated
+    NEAR_BYTES = 6 << 10,   // ahead: lines are fetched, at least of the next row ...
+    NEAR_MAX_BYTES = 8192,  // ... and at most so much of a row: the processor streams the rest
     LINE = 64
 };
 
@@ -37,19 +40,31 @@ static const char *row_at(const gather_ctx *c, int64_t i) {
     return (const char *)c->rows->data + at * c->rows->stride_bytes;
 }
 
-static void ask_ahead(const gather_ctx *c, int64_t i, int64_t end) {
-    if (i + AHEAD_ROWS >= end) return;
-    const char *row = row_at(c, i + AHEAD_ROWS);
+// Row i is about to be copied; rows up to `end` follow. near: rows ahead whose lines are fetched.
+static void ask_ahead(const gather_ctx *c, int64_t i, int64_t end, int64_t near) {
     int64_t bytes = c->rows->row_bytes;
-    for (int64_t at = 0; at < bytes && at < AHEAD_LINES * LINE; at += LINE) {
-        __builtin_prefetch(row + at, 0, 1);
+    if (i + FAR_ROWS < end) {
+        const char *row = row_at(c, i + FAR_ROWS);
+        __builtin_prefetch(row);
+        __builtin_prefetch(row + bytes - 1);
     }
+    if (i + near >= end) return;
+    const char *row = row_at(c, i + near);
+    for (int64_t at = 0; at < bytes && at < NEAR_MAX_BYTES; at += LINE) {
+        __builtin_prefetch(row + at);
+    }
+}
+
+static int64_t rows_near(int64_t row_bytes) {
+    int64_t rows = NEAR_BYTES / row_bytes + 1;
+    return rows < FAR_ROWS ? rows : FAR_ROWS;
 }
 
 static void gather_range(int64_t begin, int64_t end, void *ctx) {
     const gather_ctx *c = ctx;
     int64_t bytes = c->rows->row_bytes;
     bool dense = c->rows->stride_bytes == bytes;
+    int64_t near = rows_near(bytes);
     for (int64_t i = begin; i < end;) {
         int64_t stop = i + 1;
         // A negative index stands for another place: it ends a run, unless all of it is negative.
@@ -57,7 +72,7 @@ static void gather_range(int64_t begin, int64_t end, void *ctx) {
                c->index[stop] != 0) {
             stop++;
         }
-        if (stop == i + 1) ask_ahead(c, i, end);
+        if (stop == i + 1) ask_ahead(c, i, end, near);
         memcpy(c->out + i * bytes, row_at(c, i), (size_t)((stop - i) * bytes));
         i = stop;
     }

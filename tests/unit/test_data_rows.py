@@ -20,6 +20,7 @@ from paceline.utils.data import (
     Subset,
     TensorDataset,
     default_collate,
+    rows,
 )
 from paceline.utils.data.rows import rows_of
 
@@ -43,6 +44,18 @@ def same(a, b) -> bool:
 
 def threads() -> int:
     return len(os.listdir("/proc/self/task"))
+
+
+@pytest.fixture(params=["ahead", "in turn"])
+def idle(request) -> bool:
+    """Whether loops leave a processor to the thread that reads ahead; both ways."""
+    processors = len(os.sched_getaffinity(0))
+    if request.param == "ahead" and processors < 2:
+        pytest.skip("one processor")
+    before = paceline.get_num_threads()
+    paceline.set_num_threads(1 if request.param == "ahead" else processors)
+    yield request.param == "ahead"
+    paceline.set_num_threads(before)
 
 
 DTYPES = ["bool", "uint8", "int32", "int64", "float16", "float32", "float64"]
@@ -98,6 +111,32 @@ def test_a_memory_map_is_read_by_rows(tmp_path) -> None:
             assert np.array_equal(x.numpy(), data[i.numpy()])
 
 
+def test_a_file_is_read_ahead_whatever_loops_use(tmp_path, idle) -> None:
+    path = tmp_path / "rows.npy"
+    np.save(path, wide().numpy())
+    data = np.load(path, mmap_mode="r")
+    list(DataLoader(data, LARGE))
+    before = threads()
+    iterator = iter(DataLoader(data, LARGE))
+    next(iterator)
+    assert threads() == before + 1
+    del iterator
+
+
+def test_a_share_of_the_machine_has_no_idle_processor(monkeypatch) -> None:
+    before = paceline.get_num_threads()
+    paceline.set_num_threads(1)
+    try:
+        whole = os.cpu_count()
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(whole)))
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(whole))
+        assert not rows._has_idle_processor()
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+        assert rows._has_idle_processor() == (whole > 1)
+    finally:
+        paceline.set_num_threads(before)
+
+
 def test_what_needs_more_than_a_gather() -> None:
     class Louder(TensorDataset):
         def __getitem__(self, i):
@@ -137,12 +176,13 @@ def test_tensors_that_need_an_operator() -> None:
     assert next(iter(DataLoader(mixed, 3)))[1].tolist() == [0, 1, 2]
 
 
-def test_large_batches_are_read_by_a_thread_that_goes(no_leaks) -> None:
-    before = threads()
+def test_large_batches_are_read_by_a_thread_that_goes(no_leaks, idle) -> None:
     data = TensorDataset(wide(), paceline.arange(100))
+    list(DataLoader(data, LARGE))  # starts the threads of loops, which stay
+    before = threads()
     iterator = iter(DataLoader(data, LARGE))
     next(iterator)
-    assert threads() == before + (len(os.sched_getaffinity(0)) > 1)
+    assert threads() == before + idle
     assert [y[0].item() for _, y in iterator] == [16, 32, 48, 64, 80, 96]
     del iterator
     for _batch in DataLoader(data, LARGE):
@@ -155,7 +195,7 @@ def test_large_batches_are_read_by_a_thread_that_goes(no_leaks) -> None:
     del small
 
 
-def test_a_change_of_the_data_is_seen_at_once() -> None:
+def test_a_change_of_the_data_is_seen_at_once(idle) -> None:
     data = TensorDataset(wide(), paceline.zeros(100))
     for number, (x, y) in enumerate(DataLoader(data, LARGE)):
         assert y.tolist() == [number] * len(y)
@@ -170,7 +210,7 @@ def test_a_change_of_the_data_is_seen_at_once() -> None:
     assert not rows_of(shared, default_collate)._gather.is_stable
 
 
-def test_a_tensor_whose_data_are_replaced_lives_until_the_end_of_the_epoch() -> None:
+def test_a_tensor_whose_data_are_replaced_lives_until_the_end_of_the_epoch(idle) -> None:
     x = wide()
     iterator = iter(DataLoader(x, LARGE))
     first = next(iterator)[0, 1].item()
@@ -181,7 +221,7 @@ def test_a_tensor_whose_data_are_replaced_lives_until_the_end_of_the_epoch() -> 
     del iterator
 
 
-def test_an_index_out_of_range_is_told_in_its_turn() -> None:
+def test_an_index_out_of_range_is_told_in_its_turn(idle) -> None:
     x = wide()
     sampler = [*range(LARGE), 100, *range(2 * LARGE - 1)]
 
@@ -199,7 +239,7 @@ def test_an_index_out_of_range_is_told_in_its_turn() -> None:
         del iterator
 
 
-def test_a_sampler_of_ones_own_is_asked_batch_by_batch() -> None:
+def test_a_sampler_of_ones_own_is_asked_batch_by_batch(idle) -> None:
     asked = []
 
     class Batches:
@@ -212,7 +252,7 @@ def test_a_sampler_of_ones_own_is_asked_batch_by_batch() -> None:
         assert len(asked) == number + 1  # what it draws from is not ahead of the loop
 
 
-def test_iterators_in_many_threads() -> None:
+def test_iterators_in_many_threads(idle) -> None:
     data, wrong = wide(), []
 
     def read() -> None:

@@ -8,7 +8,9 @@ Note [reading ahead]: a batch may be gathered by a thread before its turn only i
 So the order must be fixed at the start of the epoch, and a change of the data must be noticed:
 tensors count their changes, and what was read before one is read again; arrays of NumPy's do not
 count, so only those that are read-only are read ahead. A write to a tensor's memory through
-``tensor.numpy()`` in the middle of an epoch may be missed by the next two batches.
+``tensor.numpy()`` in the middle of an epoch may be missed by the next two batches. And it must
+pay: where loops leave no processor idle, the thread would take one from the training, and a
+gather on all threads at the batch's turn is quicker; unless it is a disk that is waited for.
 """
 
 from __future__ import annotations
@@ -81,9 +83,9 @@ class Rows:
 
     def _worth_it(self, batch: Any) -> bool:
         gather = self._gather
-        if gather is None or not gather.is_stable or len(os.sched_getaffinity(0)) < 2:
+        if gather is None or not gather.is_stable or len(batch) * gather.row_bytes < _WORTH_IT:
             return False
-        return len(batch) * gather.row_bytes >= _WORTH_IT
+        return not self.in_memory or _has_idle_processor()
 
     def read_all(self, batches: Iterable[Any]) -> Iterator[Any]:
         """Gather batches, ahead of their turn where that pays; their order must be fixed."""
@@ -111,6 +113,14 @@ class Rows:
         """Give the oldest batch asked for."""
         assert self._gather is not None
         return self._batch(self._gather.take())
+
+
+def _has_idle_processor() -> bool:
+    """Whether loops leave one of this rank's processors idle."""
+    processors = len(os.sched_getaffinity(0))
+    if processors == os.cpu_count():  # nobody has cut the machine into parts
+        processors //= max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
+    return _C.get_num_threads() < processors
 
 
 class _Ahead:
