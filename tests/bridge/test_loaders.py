@@ -174,3 +174,80 @@ def test_a_shuffled_loader_reads_as_accelerates_does() -> None:
     paceline.utils.set_seed(3)
     prepared = paceline.Accelerator().prepare(loader())
     assert [int(i) for (batch,) in prepared for i in batch] == [int(i) for i in expected]
+
+
+def sample_by_sample(samples):
+    """As torch's own, but by a function of one's own: nothing is gathered at once."""
+    from torch.utils import data
+
+    return data.default_collate(samples)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_plain_tensors_are_gathered_as_torch_collates_them(shuffle: bool) -> None:
+    import torch
+    from torch.utils import data
+
+    from paceline import Accelerator
+    from paceline.engines.torch import rows
+    from paceline.utils import set_seed
+
+    x, y = torch.randn(23, 3, 2), torch.arange(23)
+    pairs = data.TensorDataset(x, y)
+    gathered = [pairs, x.bfloat16(), data.Subset(pairs, [5, -1, 7, 5]),
+                data.Subset(data.Subset(pairs, range(20)), [1, 2, 3])]  # fmt: skip
+    others = [data.TensorDataset(x.to(torch.int16)), data.TensorDataset(x.clone().requires_grad_()),
+              data.TensorDataset(x.transpose(0, 1)), [1, 2, 3]]  # fmt: skip
+    accelerator = Accelerator()
+    for dataset in [*gathered, *others]:
+        found = []
+        for collate in (None, sample_by_sample):
+            set_seed(4)
+            loader = data.DataLoader(dataset, 4, shuffle, collate_fn=collate)
+            prepared = accelerator.prepare(loader)
+            batches = [batch for _ in range(2) for batch in prepared]
+            found.append((batches, torch.get_rng_state().tolist()))
+            known = rows._rows_of_loader(prepared.base) is not None
+            assert known == (collate is None and any(dataset is one for one in gathered))
+        assert same(*found), dataset
+
+
+def same(one, other) -> bool:
+    import torch
+
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def test_a_gathered_batch_is_a_copy_that_can_be_written() -> None:
+    import torch
+    from torch.utils import data
+
+    from paceline import Accelerator
+
+    x = torch.ones(8, 3)
+    batches = iter(Accelerator().prepare(data.DataLoader(data.TensorDataset(x), 4)))
+    (first,) = next(batches)
+    first.zero_()
+    assert x.sum() == 24
+    x.mul_(2)  # what the script changes is in the next batch
+    (second,) = next(batches)
+    assert second.sum() == 24
+    assert second.requires_grad_().mul(2).sum().backward() is None
+
+
+def test_a_loader_of_a_class_of_its_own_iterates_in_its_own_way() -> None:
+    import torch
+    from torch.utils import data
+
+    from paceline import Accelerator
+
+    class Twice(data.DataLoader):
+        def __iter__(self):
+            return (2 * batch for batch in super().__iter__())
+
+    loader = Accelerator().prepare(Twice(torch.arange(4), batch_size=2))
+    assert [batch.tolist() for batch in loader] == [[0, 2], [4, 6]]

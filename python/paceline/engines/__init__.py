@@ -307,6 +307,9 @@ class Engine(Protocol):
         up in its middle; None lets the loader choose.
         """
 
+    def batches_of(self, loader: Any) -> Iterator[Any]:
+        """Iterate a loader that ``with_batches`` made, as it would itself."""
+
     def worker_info(self) -> tuple[int, int] | None:
         """Give id and number of the loader's workers, in one of them; None outside."""
 

@@ -88,6 +88,9 @@ class AlikeData:
             plain=type(sampler) is library.DistributedSampler,
         )
 
+    def batches_of(self, loader: Any) -> Iterator[Any]:
+        return iter(loader)
+
     def _order(self, dataset: Any, sampler: Any) -> Order:
         library = self._library()
         if isinstance(dataset, library.IterableDataset):

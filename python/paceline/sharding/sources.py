@@ -264,7 +264,7 @@ class IndexSource:
         if place.resumed:
             quiet = ReadingRandom(self._engine, seed or 0)()
         with quiet:
-            batches = iter(self.base)
+            batches = self._engine.batches_of(self.base)
             feed.start()
         if place.resumed:
             self._generators.restore(place.generators)

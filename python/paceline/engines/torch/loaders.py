@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch.utils import data
 
 from ..alike import AlikeData, AlikeStream
+from .rows import batches_of
 from .workers import Numbers, WorkerStart
 
 __all__ = ["TorchData"]
@@ -37,6 +38,9 @@ class TorchData(AlikeData):
         names = ("dataset", "sampler", "batch_sampler", "batch_size", "drop_last", "collate_fn",
                  "_dataset_kind")  # fmt: skip
         return _changed(loader, **{name: getattr(plain, name) for name in names})
+
+    def batches_of(self, loader: Any) -> Iterator[Any]:
+        return batches_of(loader)
 
     def start_epoch(self, loader: Any, first_batch: int, seed: int | None) -> None:
         if seed is None or not isinstance(loader, data.DataLoader):

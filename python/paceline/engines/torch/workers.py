@@ -51,6 +51,10 @@ class Numbers:
                 plain = _marked(plain, seed, number)
             yield plain
 
+    def as_given(self) -> Iterator[Any]:
+        """Iterate the items as they are, for who takes the core's tensors."""
+        return iter(self._items)
+
     def __len__(self) -> int:
         return len(self._items)
 
