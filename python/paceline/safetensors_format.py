@@ -21,6 +21,9 @@ from paceline.errors import PacelineError
 HEADER_LIMIT = 100_000_000
 _ALIGN = 64
 
+#: Fills the memory of tensors with their bytes; is given the file, which stands at the data.
+Fill = Callable[["IO[bytes]", "list[tuple[Entry, memoryview]]"], None]
+
 #: Is shown each part of a file on its way: the header under "", then each tensor's bytes by name.
 Watch = Callable[[str, "bytes | memoryview"], None]
 _NAMES = ("BOOL", "U8", "I32", "I64", "F16", "BF16", "F32", "F64")  # by dtype code
@@ -214,7 +217,10 @@ def _entry(name: str, value: Any) -> Entry:
 
 
 def read(
-    file: IO[bytes], size: int | None = None, watch: Watch | None = None
+    file: IO[bytes],
+    size: int | None = None,
+    watch: Watch | None = None,
+    fill: Fill | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """All tensors of a file, and its texts.
 
@@ -226,6 +232,9 @@ def read(
         Length of the file; where it is known, it is checked before memory is taken.
     watch : callable, optional
         Is shown each part as it was read; what it raises ends the reading.
+    fill : callable, optional
+        Reads the data of all tensors in its own way, of which `watch` is then shown nothing; for a
+        file whose `size` is given.
 
     Raises
     ------
@@ -240,16 +249,20 @@ def read(
             kind = "ends early" if data < total else "has bytes after its tensors"
             raise FormatError(f"[load] file {kind}: got {data} bytes of data, expected {total}")
     tensors: dict[str, Tensor] = {}
+    parts: list[tuple[Entry, memoryview]] = []
     for entry in entries:
-        t = _C.empty(entry.shape, entry.code)
-        memory = raw_memory(t)
-        _fill(file, entry, memory)
-        if watch is not None:
-            watch(entry.name, memory)
-        _check_bools(entry, memory)
-        tensors[entry.name] = t
-    if file.read(1):
+        t = tensors[entry.name] = _C.empty(entry.shape, entry.code)
+        parts.append((entry, raw_memory(t)))
+        if fill is None:
+            _fill(file, *parts[-1])
+            if watch is not None:
+                watch(entry.name, parts[-1][1])
+    if fill is not None:
+        fill(file, parts)
+    elif file.read(1):
         raise FormatError("[load] file has bytes after its tensors")
+    for part in parts:
+        _check_bools(*part)
     return tensors, metadata
 
 

@@ -21,7 +21,9 @@ from typing import Any, TypeVar
 from ..errors import CheckpointError
 
 __all__ = [
+    "CHUNK",
     "Lock",
+    "READ_CHUNK",
     "OpenFolder",
     "Writer",
     "clean_name",
@@ -30,6 +32,7 @@ __all__ = [
     "hasher",
     "link",
     "make_folder",
+    "read_at",
     "remove_tree",
     "rename",
     "sync_folder",
@@ -37,7 +40,10 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-_CHUNK = 8 << 20  # bytes per write or read: large enough to be cheap, small enough to stay in cache
+#: Bytes per write, and per read: many enough for a system call to be cheap, few enough to stay in
+#: the processor's cache, so that hashing them there costs no second trip to memory.
+CHUNK = 8 << 20
+READ_CHUNK = 1 << 20
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -101,10 +107,10 @@ class Writer:
         view = memoryview(data).cast("B")
         at = 0
         while at < len(view):
-            part = view[at : at + _CHUNK]
+            part = view[at : at + CHUNK]
             taken = self._do(lambda part=part: os.write(self._fd, part))  # type: ignore[misc]
             at += taken
-        self.size += len(view)
+            self.size += taken
         return len(view)
 
     def close(self) -> None:
@@ -121,6 +127,17 @@ class Writer:
             self.close()
         elif self._fd >= 0:
             os.close(self._fd)
+
+
+def read_at(fd: int, memory: memoryview, at: int) -> int:
+    """Fill memory from a place in a file; gives the bytes read, fewer only where the file ends."""
+    done = 0
+    while done < len(memory):
+        got = os.preadv(fd, [memory[done:]], at + done)
+        if not got:
+            break
+        done += got
+    return done
 
 
 def sync_folder(path: str) -> None:
@@ -336,7 +353,7 @@ class OpenFolder:
         """Give the checksum of a whole file."""
         running = hasher()
         with self.open(name) as file:
-            while part := file.read(_CHUNK):
+            while part := file.read(CHUNK):
                 running.update(part)
         return str(running.hexdigest())
 

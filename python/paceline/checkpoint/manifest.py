@@ -15,7 +15,8 @@ from typing import Any
 
 from .. import safetensors_format
 from ..errors import CheckpointError
-from .disk import OpenFolder, Writer, clean_name, digest
+from .disk import CHUNK, OpenFolder, Writer, clean_name, digest, hasher
+from .reading import read_parts
 
 __all__ = ["MANIFEST", "FileEntry", "Manifest", "read_manifest", "read_tensors", "write_tensors"]
 
@@ -156,15 +157,35 @@ def write_tensors(path: str, tensors: Mapping[str, Any], metadata: Mapping[str, 
     CheckpointError
         If the system refuses: the text has the path, the reason and the bytes needed and free.
     """
-    sums: dict[str, str] = {}
-
-    def watch(name: str, part: Any) -> None:
-        sums[name] = digest(part)
-
     needed = safetensors_format.total_size(tensors) + sum(map(len, metadata.values()))
     with Writer(path, needed) as file:
-        safetensors_format.write(file, tensors, metadata, watch)  # type: ignore[arg-type]
-    return FileEntry(file.size, sums.pop(""), sums)
+        summed = _Summed(file)
+        safetensors_format.write(summed, tensors, metadata, summed.watch)  # type: ignore[arg-type]
+    return FileEntry(file.size, summed.sums.pop(""), summed.sums)
+
+
+class _Summed:
+    """A file to write to, which hashes each part piece by piece on its way, in the cache."""
+
+    def __init__(self, file: Writer) -> None:
+        self.sums: dict[str, str] = {}
+        self._file = file
+        self._name = ""
+
+    def watch(self, name: str, part: Any) -> None:
+        """Learn the name of the part that is written next, if it has any bytes."""
+        self._name = name
+        self.sums[name] = hasher().hexdigest()
+
+    def write(self, data: Any) -> int:
+        """Write a whole part."""
+        running, view = hasher(), memoryview(data).cast("B")
+        for at in range(0, len(view), CHUNK):
+            piece = view[at : at + CHUNK]
+            running.update(piece)
+            self._file.write(piece)
+        self.sums[self._name] = running.hexdigest()
+        return len(view)
 
 
 def read_tensors(
@@ -185,19 +206,25 @@ def read_tensors(
         )
     sums = {} if entry is None else dict(entry.tensors or {})
 
-    def watch(tensor: str, part: Any) -> None:
-        if entry is None:
-            return
-        wanted = entry.checksum if tensor == "" else sums.pop(tensor, None)
-        if digest(part) != wanted:
+    def check(tensor: str, found: str, wanted: str | None) -> None:
+        if entry is not None and found != wanted:
             what = f"tensor {tensor!r}" if tensor else "its header"
             raise CheckpointError(
                 f"[load_state] {where} is damaged: the checksum of {what} differs"
             )
 
+    def watch(_: str, header: Any) -> None:
+        if entry is not None:
+            check("", digest(header), entry.checksum)
+
+    def fill(file: Any, parts: list[tuple[safetensors_format.Entry, memoryview]]) -> None:
+        found = read_parts(file.fileno(), file.tell(), parts)
+        for tensor, _ in parts:
+            check(tensor.name, found[tensor.name], sums.pop(tensor.name, None))
+
     with folder.open(name) as file:
         try:
-            tensors, metadata = safetensors_format.read(file, size, watch)
+            tensors, metadata = safetensors_format.read(file, size, watch, fill)
         except safetensors_format.FormatError as error:
             raise CheckpointError(f"[load_state] {where} is damaged: {error}") from error
     if sums:

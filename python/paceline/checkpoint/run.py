@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .. import safetensors_format, serialization
+from .._handed_over import HandedOver
 from ..engines import default_engine, known_engine, loaded_engines
 from ..errors import CheckpointError
 from . import random_states
@@ -236,7 +237,8 @@ class Run:
             *zip(self.schedulers, loaded.schedulers, strict=True),
         ]
         for thing, state in pairs:
-            thing.load_state_dict(_converted(state, known_engine(thing).from_core))
+            own_state = _converted(state, known_engine(thing).from_core)
+            thing.load_state_dict(HandedOver(own_state))
         for obj, state in zip(self.custom, loaded.custom, strict=True):
             obj.load_state_dict(_converted(state, from_core))
         own = loaded.own(self.rank)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from paceline import _C
+from paceline._handed_over import HandedOver
 from paceline._tensor import Tensor
 from paceline.dtypes import ALL
 
@@ -159,7 +160,7 @@ class Optimizer:
         return out
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave; the tensors are copied.
+        """Take over what `state_dict` gave; the tensors are copied, but for a `HandedOver`.
 
         Raises
         ------
@@ -179,10 +180,12 @@ class Optimizer:
         for own, new in zip(self.param_groups, groups, strict=True):
             by_number.update(zip(new["params"], own["params"], strict=True))
         state: dict[Tensor, dict[str, Any]] = {}
+        # Of a checkpoint's tensors each is kept once; a second user of one gets a copy.
+        kept_ids: set[int] | None = set() if isinstance(state_dict, HandedOver) else None
         for number, values in state_dict["state"].items():
             p = by_number.get(number)
             if p is not None:
-                state[p] = {name: _adopted(p, name, v) for name, v in values.items()}
+                state[p] = {name: _adopted(p, name, v, kept_ids) for name, v in values.items()}
         for own, new in zip(self.param_groups, groups, strict=True):
             kept = {"params": own["params"]}
             kept.update({k: copy.deepcopy(v) for k, v in new.items() if k != "params"})
@@ -198,8 +201,9 @@ class Optimizer:
         return "\n".join([*lines, ")"])
 
 
-def _adopted(p: Tensor, name: str, value: Any) -> Any:
-    # One entry of a loaded state as this optimizer keeps it.
+def _adopted(p: Tensor, name: str, value: Any, kept: set[int] | None) -> Any:
+    # One entry of a loaded state as this optimizer keeps it. kept: ids of the tensors that it has
+    # kept as they are; None where all are copied.
     if name == "step":
         return int(value.item()) if hasattr(value, "item") else int(value)
     if hasattr(value, "__array__") and not isinstance(value, _C.Tensor):
@@ -208,9 +212,13 @@ def _adopted(p: Tensor, name: str, value: Any) -> Any:
         value = tensor(value)
     if not isinstance(value, _C.Tensor):
         return copy.deepcopy(value)
+    known = id(value)
     if ALL[value._dtype].is_floating_point:
         value = _C.to_dtype(value, p._dtype)
-    return _C.clone(_C.detach(value))
+    if kept is None or known in kept:
+        return _C.clone(_C.detach(value))
+    kept.add(known)
+    return _C.detach(value)
 
 
 def in_memory_order(params: list[Any]) -> list[Any]:
