@@ -15,7 +15,7 @@ from typing import Any
 
 import paceline as torch
 from paceline import Accelerator, PartialState
-from paceline.checkpoint import disk, folder
+from paceline.checkpoint import disk, folder, sharded
 
 #: What can touch a disk. Each is one step at which a save may be cut short.
 CALLS = (
@@ -122,7 +122,7 @@ class Calls:
 @contextmanager
 def injected(calls: Calls, can_exchange: bool = True) -> Iterator[Calls]:
     """Put ``calls`` in the place of ``os`` where checkpoints are written and removed."""
-    modules = (disk, folder, shutil)
+    modules = (disk, folder, sharded, shutil)
     exchange = disk.exchange
     for module in modules:
         module.os = calls  # type: ignore[attr-defined]

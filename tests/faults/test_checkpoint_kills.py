@@ -9,6 +9,7 @@ one, bit for bit.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -19,10 +20,13 @@ from pathlib import Path
 
 import pytest
 
+import paceline
 from faults import saving
 from faults.saving import Calls, Tiny, injected
 from harness import run_ranks
+from paceline.checkpoint import sharded
 from paceline.checkpoint.folder import Place
+from paceline.checkpoint.sharded import save_weights
 from paceline.errors import CheckpointError
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -60,8 +64,10 @@ class Scene:
             return "none"
         assert found in (self.old, self.new), "neither the old run nor the new one"
         if overwrite:
-            place = next(self.dir.parent.glob("checkpoint*/log.txt"))
-            assert place.read_text() == "a file of the script's own"
+            place = self.dir  # a folder beside it may be going away under a saver that lives
+            if not place.exists():
+                place = next(self.dir.parent.glob("checkpoint*/log.txt")).parent
+            assert (place / "log.txt").read_text() == "a file of the script's own"
         return "new" if found == self.new else "old"
 
     def check_next_save(self) -> None:
@@ -108,6 +114,61 @@ def test_kill_at_every_call(tmp_path: Path, overwrite: bool, can_exchange: bool)
 def test_kill_in_the_middle_of_every_write(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     assert set(_killed_everywhere(scene, True, True, saving.kill_half_way, "write")) == {"old"}
+
+
+def _weights_found(folder: Path) -> object:
+    """What a reader of the field finds: all of one set, by its index or as one file."""
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        names = {"model.safetensors"} if (folder / "model.safetensors").exists() else set()
+    else:
+        names = set(json.loads(index.read_text())["weight_map"].values())
+    found = {}
+    for name in sorted(names):
+        found |= {key: t.tolist() for key, t in paceline.load(folder / name).items()}
+    return found or None
+
+
+@pytest.mark.parametrize("can_rename", [True, False], ids=["renamed", "stays"])
+def test_kill_at_every_call_of_save_model_leaves_no_mixture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_rename: bool
+) -> None:
+    """Shards of one model over shards of another: one of the two, or for a folder that cannot be
+    renamed, maybe none.
+    """
+    if not can_rename:
+        monkeypatch.setattr(sharded, "_can_be_replaced", lambda folder: False)
+    folder = tmp_path / "place" / "model"
+    old = {f"w{i}": paceline.full((40,), float(i)) for i in range(5)}
+    new = {name: t + 10 for name, t in old.items()}
+    expected = [{name: t.tolist() for name, t in one.items()} for one in (old, new)]
+
+    def begin() -> None:
+        shutil.rmtree(folder.parent, ignore_errors=True)
+        save_weights(old, str(folder), 200)
+        (folder / "config.json").write_text("{}")
+
+    def found_after(at: int) -> object:
+        def save() -> None:
+            with injected(Calls(at, saving.kill)):
+                save_weights(new, str(folder), 200)
+
+        begin()
+        assert saving.ended(saving.fork(save)) == (-signal.SIGKILL if at else 0)
+        assert (folder / "config.json").read_text() == "{}"
+        return _weights_found(folder)
+
+    begin()
+    with injected(Calls()) as calls:
+        save_weights(new, str(folder), 200)
+    assert len(calls.names) > 20
+    assert len(list(folder.glob("model-*"))) == 5
+    seen = [found_after(at) for at in range(1, len(calls.names) + 1)]
+    assert seen[0] == expected[0]
+    assert found_after(0) == expected[1]
+    assert all(one in expected or (one is None and not can_rename) for one in seen)
+    assert (None in seen) == (not can_rename)
+    assert sorted(os.listdir(folder.parent)) == ["model"]
 
 
 def test_kill_9_at_50_random_moments(tmp_path: Path) -> None:

@@ -93,11 +93,33 @@ class Place:
             raise self._refused(error) from error
         self._lock.release()
 
+    def replace(self, old_files: Collection[str]) -> None:
+        """Make what was written the folder, where it is no checkpoint of ours.
+
+        Parameters
+        ----------
+        old_files : collection of str
+            What is not carried over into it.
+
+        Raises
+        ------
+        CheckpointError
+            When the system refuses; the folder that was there before still is.
+        """
+        try:
+            self._replace(old_files)
+        except OSError as error:
+            raise self._refused(error) from error
+        self._lock.release()
+
     def _publish(self, manifest: Manifest) -> None:
         text = Manifest({**manifest.files, **self._unlisted(manifest)}, manifest.about).render()
         with disk.Writer(os.path.join(self.temp, MANIFEST), len(text)) as file:
             file.write(text)
-        old_files = _listed(self.target)
+        self._replace(_listed(self.target))
+
+    def _replace(self, old_files: Collection[str]) -> None:
+        """Put the new folder in the place of the old one, with what is not of ``old_files``."""
         _carry_over(self.target, self.temp, old_files, disk.link)
         for folder, _, _ in os.walk(self.temp):
             disk.sync_folder(folder)

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model's weights by themselves: one file, or shards and an index, named as the field names them.
 
-New files are written beside and flushed, then all get their names, the index last; only then are
-shards of an earlier, other set removed. It knows state dicts of the core's tensors, no model.
+New files are written beside and flushed before any gets its name. One file replaces another in one
+step, and a new set is not seen before its index, which comes last. Where a set of several files
+takes the place of an older one, names of both may be the same: there the whole folder is replaced
+(``folder.py``). It knows state dicts of the core's tensors, no model.
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ from typing import Any
 from .. import safetensors_format, serialization
 from ..errors import CheckpointError
 from . import disk
+from .folder import Place
 from .manifest import MANIFEST
 
 __all__ = ["save_weights", "size_in_bytes"]
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+_INDEX = "model.safetensors.index.json"
 _OURS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 
 
@@ -75,7 +79,11 @@ def save_weights(weights: Mapping[str, Any], folder: str, max_shard_size: int | 
     mark = secrets.token_hex(4)
     try:
         os.makedirs(folder, exist_ok=True)
-        _write(files, folder, mark)
+        old = _ours(folder)
+        if old and len(files) + len(old) > 2 and _can_be_replaced(folder):
+            _replace(files, folder)
+        else:
+            _write(files, folder, mark)
     except OSError as error:
         if isinstance(error, CheckpointError):
             error.args = (str(error).replace("[save_state]", "[save_model]", 1),)
@@ -109,7 +117,7 @@ def _planned(weights: Mapping[str, Any], limit: int) -> dict[str, Any]:
         placed |= dict.fromkeys(part, name)
     total = safetensors_format.total_size(tensors)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}
-    files["model.safetensors.index.json"] = (json.dumps(index, indent=2) + "\n").encode()
+    files[_INDEX] = (json.dumps(index, indent=2) + "\n").encode()
     return files
 
 
@@ -117,21 +125,49 @@ def _beside(folder: str, name: str, mark: str) -> str:
     return os.path.join(folder, f".{name}.{mark}.tmp")
 
 
+def _ours(folder: str) -> list[str]:
+    return [name for name in os.listdir(folder) if _OURS.fullmatch(name)]
+
+
+def _can_be_replaced(folder: str) -> bool:
+    """Whether the folder's name can be given to another."""
+    folder = os.path.realpath(folder)
+    return not os.path.ismount(folder) and os.access(os.path.dirname(folder), os.W_OK)
+
+
+def _replace(files: Mapping[str, Any], folder: str) -> None:
+    """Write a folder with the new set and the old one's other files, and let them change places."""
+    place = Place(folder)
+    try:
+        for name, content in files.items():
+            _write_one(os.path.join(place.temp, name), content)
+        place.replace(_ours(place.target))
+    except BaseException:
+        place.give_up()
+        raise
+
+
 def _write(files: Mapping[str, Any], folder: str, mark: str) -> None:
     for name, content in files.items():
-        needed = (
-            len(content)
-            if isinstance(content, bytes)
-            else safetensors_format.total_size(content[0])
-        )
-        with disk.Writer(_beside(folder, name, mark), needed) as file:
-            if isinstance(content, bytes):
-                file.write(content)
-            else:
-                safetensors_format.write(file, *content)  # type: ignore[arg-type]
+        _write_one(_beside(folder, name, mark), content)
+    if len(files) > 1:
+        # Where the folder itself has to stay: no weights for a moment, rather than a mixture.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(folder, _INDEX))
+            disk.sync_folder(folder)
     for name in files:  # the index is the last
         disk.rename(_beside(folder, name, mark), os.path.join(folder, name))
     disk.sync_folder(folder)
-    for name in os.listdir(folder):
-        if _OURS.fullmatch(name) and name not in files:
+    for name in _ours(folder):
+        if name not in files:
             os.unlink(os.path.join(folder, name))
+
+
+def _write_one(path: str, content: Any) -> None:
+    is_text = isinstance(content, bytes)
+    needed = len(content) if is_text else safetensors_format.total_size(content[0])
+    with disk.Writer(path, needed) as file:
+        if is_text:
+            file.write(content)
+        else:
+            safetensors_format.write(file, *content)  # type: ignore[arg-type]
