@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixed costs before the first step: importing, and starting two processes that meet once."""
+"""Fixed costs before the first step: importing, commands, starting two processes that meet."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from benchmarks.peers import ABSENT
 from benchmarks.processes import package_path
@@ -24,6 +25,7 @@ accelerator = Accelerator(cpu=True)
 accelerator.prepare(torch.nn.Linear(4, 4))
 accelerator.wait_for_everyone()
 """
+COMMANDS = ("--help", "env", "test")
 NATIVE = SCRIPT.format(library="paceline", torch="import paceline as torch")
 BRIDGE = SCRIPT.format(library="paceline", torch="import torch")
 THEIRS = SCRIPT.format(library="accelerate", torch="import torch")
@@ -32,6 +34,7 @@ THEIRS = SCRIPT.format(library="accelerate", torch="import torch")
 def run(session: Session) -> Iterator[Table]:
     """Yield seconds of imports and of launches, in turns."""
     yield imports(session)
+    yield commands(session)
     yield launches(session)
 
 
@@ -55,6 +58,26 @@ def imports(session: Session) -> Table:
     names = {name: name for name in modules if name != "paceline"}
     row = row_of("import", "paceline", {**over, **absent}, names)
     return Table("startup", "Import, over a bare interpreter", "ms", [row])
+
+
+def commands(session: Session) -> Table:
+    """Seconds of commands that start no rank, and of the self-test, which starts two."""
+    ours = [sys.executable, "-m", "paceline.commands"]
+    peer = _beside("accelerate") if session.peers.has("accelerate") else None
+    programs = {}
+    for what in COMMANDS:
+        programs[what] = [*ours, *what.split()]
+        if peer is not None and what != "test":  # its peer asks for a configuration first
+            programs[f"accelerate {what}"] = [peer, *what.split()]
+    with tempfile.TemporaryDirectory() as folder:
+        calls = {name: timer(program, Path(folder)) for name, program in programs.items()}
+        took: dict[str, Any] = dict(alternate(session, "commands", calls))
+    rows = []
+    for what in COMMANDS:
+        theirs = took.get(f"accelerate {what}", [] if what == "test" else ABSENT)
+        rows.append(row_of(f"paceline {what}", what, {**took, "peer": theirs},
+                           {"peer": "accelerate"} if theirs else {}))  # fmt: skip
+    return Table("startup", "Commands", "s", rows)
 
 
 def launches(session: Session) -> Table:
