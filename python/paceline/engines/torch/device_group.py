@@ -85,6 +85,7 @@ class DeviceGroup:
     def __init__(self, group: ProcessGroup, device: torch.device) -> None:
         self.kind = device.type
         self.reducers = itertools.count()  # numbers them, alike on all ranks
+        self._failed = False
         self.trail = 0  # checksum of the reductions begun without telling, in their order
         self._owner = weakref.ref(group)
         self._store = _meeting_place(group, device.type)
@@ -92,6 +93,7 @@ class DeviceGroup:
         self._backend: Any = _join(group, device, f"/proc/self/fd/{self._store}")
         if self.kind != "cpu":
             _watch(self)
+        atexit.register(_close, weakref.ref(self))
 
     @property
     def group(self) -> ProcessGroup:
@@ -189,9 +191,15 @@ class DeviceGroup:
 
     def abort(self) -> None:
         """End what is under way, also on the device; no collective may follow."""
+        self._failed = True
         end = getattr(self._backend, "abort", None) or getattr(self._backend, "_abort", None)
-        if end is not None and self.kind != "cpu":
+        if end is not None:
             end()
+
+    def close(self) -> None:
+        """Let the backend end its threads; after a failure they may wait for ever, and are left."""
+        if not self._failed:
+            self._backend = None
 
 
 def _bytes(dense: torch.Tensor) -> torch.Tensor:
@@ -272,6 +280,13 @@ def _nccl(store: Any, rank: int, world: int, timeout: timedelta, device: torch.d
     return made
 
 
+def _close(link: weakref.ref[DeviceGroup]) -> None:
+    """At the end of the process: threads of torch's that outlive Python can end it by SIGABRT."""
+    found = link()
+    if found is not None:
+        found.close()
+
+
 # --- faults -------------------------------------------------------------------------------------
 
 
@@ -309,11 +324,5 @@ def _watch(link: DeviceGroup) -> None:
                     ended()
                 return
 
-    def end() -> None:
-        stop.set()
-        found = backend()
-        if found is not None:
-            found.abort()
-
-    atexit.register(end)
+    atexit.register(stop.set)
     threading.Thread(target=look, name="paceline-torch-watch", daemon=True).start()

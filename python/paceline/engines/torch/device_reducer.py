@@ -139,6 +139,7 @@ class DeviceReducer:
         """Note that a pass failed half-way; it is forgotten where nothing was sent."""
         if self._sent:
             self._broken = True
+            self._link.abort()
         else:
             self._forget()
 
