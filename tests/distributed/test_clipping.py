@@ -14,10 +14,19 @@ import paceline as torch
 from paceline import Accelerator
 from rankside import RANK, out
 
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = torch.nn.Linear(300, 400), torch.nn.Linear(400, 3)
+
+    def forward(self, x, both):
+        hidden = torch.nn.functional.relu(self.a(x))
+        return self.b(hidden) if both else hidden
+
 def train(held, again):
     accelerator = Accelerator()
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(300, 400), torch.nn.ReLU(), torch.nn.Linear(400, 3))
+    model = Net()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     model, optimizer = accelerator.prepare(model, optimizer)
     params = list(model.parameters())
@@ -25,9 +34,10 @@ def train(held, again):
     for step in range(3):
         torch.manual_seed(100 * step + RANK)
         x = torch.randn(16, 300)
+        both = step != 1 or RANK == 0  # else what rank 0 has comes to a rank that has none
         with accelerator.no_sync(model):
-            accelerator.backward((model(x) ** 2).sum())
-        accelerator.backward((model(x) ** 2).sum())
+            accelerator.backward((model(x, both) ** 2).sum())
+        accelerator.backward((model(x, both) ** 2).sum())
         holds = [p.grad for p in params] if held else []
         address = params[0].grad._data_ptr
         before = ctypes.c_float.from_address(address).value

@@ -84,7 +84,20 @@ def through_matmul(params: list[Any]) -> None:
     (paceline.ones(2, 50) @ params[0]).sum().backward()  # writes into the gradient itself
 
 
-BETWEEN = [nothing, clip_again, read_one, change_one, accumulate, replace_one, through_matmul]
+def from_the_leaf_itself(params: list[Any]) -> None:
+    params[3].backward()
+
+
+BETWEEN = [
+    nothing,
+    from_the_leaf_itself,
+    clip_again,
+    read_one,
+    change_one,
+    accumulate,
+    replace_one,
+    through_matmul,
+]
 OPTIMIZERS = {
     "AdamW": lambda ps: paceline.optim.AdamW(ps, lr=0.1),
     "Adam": lambda ps: paceline.optim.Adam(ps, lr=0.1, weight_decay=0.1, maximize=True),
