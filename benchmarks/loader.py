@@ -92,7 +92,7 @@ def tables(name: str, took: dict[str, Any]) -> Iterator[Table]:
         table = Table("loader", name + what, unit)
         for case, (ours, peers) in ROWS.items():
             # The processor time of workers is not that of the process that is asked.
-            if ours in told and not ("workers" in ours and at == 2):
+            if isinstance(told.get(ours), list) and not ("workers" in ours and at == 2):
                 table.rows.append(row_of(case, ours, told, {peer: peer for peer in peers}))
         yield table
 
