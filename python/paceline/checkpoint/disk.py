@@ -43,7 +43,7 @@ T = TypeVar("T")
 #: Bytes per write, and per read: many enough for a system call to be cheap, few enough to stay in
 #: the processor's cache, so that hashing them there costs no second trip to memory.
 CHUNK = 8 << 20
-READ_CHUNK = 1 << 20
+READ_CHUNK = 256 << 10
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
