@@ -113,7 +113,7 @@ def tables(seen: dict[tuple[str, int], Seen]) -> Iterator[Table]:
     note = "Fitted to 8, 64 and 256 KiB between two ranks."
     yield Table("scaling", "alpha, through staging areas", "us", alphas, note=note)
     yield Table("scaling", "beta, through staging areas", "GB/s", betas, False, note)
-    model = Model(links, seen[SHARED, 2])
+    model = Model(seen, links)
     reduces = Table("scaling", f"All-reduce of {CHECK >> 20} MiB through staging areas", "ms")
     steps = Table("scaling", "Step of the GPT, batch 1 per rank", "ms")
     for (wire, ranks), found in seen.items():
@@ -134,13 +134,15 @@ def tables(seen: dict[tuple[str, int], Seen]) -> Iterator[Table]:
 class Model:
     """Predictions from the figures of two ranks."""
 
-    def __init__(self, links: dict[str, cost.Link], pair: Seen) -> None:
+    def __init__(self, seen: dict[tuple[str, int], Seen], links: dict[str, cost.Link]) -> None:
         self.links = links
         self.cores = os.cpu_count() or 1
+        pair = seen[SHARED, 2]
         self.buckets = cost.buckets(pair.sizes)
         self.shared = {n: statistics.median(t) for n, t in pair.bucket.items()}
-        parts = [statistics.median(column) for column in zip(*pair.alone, strict=True)]
-        self.parts = parts[:3]
+        # Two ranks compute alike on every wire: all of their samples count.
+        alone = [parts for (_, ranks), found in seen.items() if ranks == 2 for parts in found.alone]
+        self.parts = [statistics.median(column) for column in zip(*alone, strict=True)][:3]
 
     def crowd(self, ranks: int) -> float:
         """How much longer computing takes where ranks share cores; two are what was measured."""
@@ -150,26 +152,24 @@ class Model:
         """Seconds of a step without communication."""
         return float(sum(self.parts)) * self.crowd(ranks)
 
-    def all_reduce(self, wire: str, ranks: int, nbytes: float) -> float:
-        """Seconds of an ordinary all-reduce: the longer of the wire's and the processor's."""
-        link = self.links[wire]
-        taken = cost.network_all_reduce(ranks, nbytes, link)
-        return max(taken, self.busy(wire, ranks, nbytes))
-
     def busy(self, wire: str, ranks: int, nbytes: float) -> float:
-        """Seconds of processor that an all-reduce takes: what it takes where no link limits it."""
+        """Seconds of a core that an all-reduce takes: those where no link limits it."""
         free = "TCP, unlimited" if wire.startswith("TCP") else wire
-        link = self.links.get(free, self.links[wire])
-        return cost.network_all_reduce(ranks, nbytes, link) * self.crowd(ranks)
+        return cost.network_all_reduce(ranks, nbytes, self.links.get(free, self.links[wire]))
+
+    def all_reduce(self, wire: str, ranks: int, nbytes: float) -> float:
+        """Seconds of an ordinary all-reduce; a core's part is longer where ranks share cores."""
+        more = (self.crowd(ranks) - 1) * self.busy(wire, ranks, nbytes)
+        return cost.network_all_reduce(ranks, nbytes, self.links[wire]) + more
 
     def step(self, wire: str, ranks: int) -> float:
         """Seconds of a step whose gradients meet."""
-        slower = [part * self.crowd(ranks) for part in self.parts]
+        crowd = self.crowd(ranks)
+        slower = [part * crowd for part in self.parts]
         if wire == SHARED:
-            taken = [cost.shared_bucket(ranks, self.cores, n, self.shared)
-                     for n in self.buckets]  # fmt: skip
+            taken = [cost.shared_bucket(ranks, self.cores, n, self.shared) for n in self.buckets]
             used = taken
         else:
             taken = [self.all_reduce(wire, ranks, n) for n in self.buckets]
-            used = [self.busy(wire, ranks, n) for n in self.buckets]
+            used = [crowd * self.busy(wire, ranks, n) for n in self.buckets]
         return cost.step_seconds(cost.Step(*slower), self.buckets, taken, used)
