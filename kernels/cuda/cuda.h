@@ -174,6 +174,17 @@ pl_status pl_cuda_nonzero(const pl_tensor *x, pl_tensor *out, pl_cuda_queue *q);
 pl_status pl_cuda_sort(const pl_tensor *x, bool descending, pl_tensor *values, pl_tensor *indices,
                        pl_cuda_queue *q);
 
+// ---- attention.cu -------------------------------------------------------------------------------
+// bf16 up to a width of 128 on tensor cores, the rest without; width at most 512. g may have any
+// strides.
+pl_status pl_cuda_attention(const pl_tensor *q, const pl_tensor *k, const pl_tensor *v,
+                            const pl_attention_args *args, pl_tensor *out, pl_tensor *lse,
+                            pl_cuda_queue *queue);
+pl_status pl_cuda_attention_grad(const pl_tensor *g, const pl_tensor *q, const pl_tensor *k,
+                                 const pl_tensor *v, const pl_tensor *out, const pl_tensor *lse,
+                                 const pl_attention_args *args, pl_tensor *dq, pl_tensor *dk,
+                                 pl_tensor *dv, pl_cuda_queue *queue);
+
 #ifdef __cplusplus
 }
 #endif

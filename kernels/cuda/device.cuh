@@ -57,6 +57,24 @@ static inline pl_status pl_launched(const char *op) {
 #endif
 }
 
+// More than 48 KB of dynamic shared memory must be asked for, per kernel and device; cheap.
+template <typename Kernel>
+static inline pl_status pl_allow_shared(const char *op, Kernel *kernel, size_t nbytes) {
+#ifdef __CUDACC__
+    cudaError_t e = cudaFuncSetAttribute((const void *)kernel,
+                                         cudaFuncAttributeMaxDynamicSharedMemorySize, (int)nbytes);
+    if (e != cudaSuccess) {
+        return pl_fail(PL_EDEVICE, "[%s] %zu bytes of shared memory: %s", op, nbytes,
+                       cudaGetErrorString(e));
+    }
+#else
+    (void)op;
+    (void)kernel;
+    (void)nbytes;
+#endif
+    return PL_OK;
+}
+
 // Blocks for n threads in grid-stride loops. A bound that fills every GPU of today: 132
 // processors of 2048 threads are 1056 blocks of 256; loops take the rest.
 enum { PL_BLOCK = 256, PL_MAX_BLOCKS = 4096 };

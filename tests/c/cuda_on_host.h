@@ -341,6 +341,25 @@ static pl_status host_sort(const pl_tensor *x, bool descending, pl_tensor *value
     ON_HOST(r, pl_cuda_sort(x, descending, values, indices, &r.q));
 }
 
+static pl_status host_attention(const pl_tensor *q, const pl_tensor *k, const pl_tensor *v,
+                                const pl_attention_args *args, pl_tensor *out, pl_tensor *lse) {
+    host_run r = {0};
+    host_writes(&r, out, false, NULL);
+    host_writes(&r, lse, false, NULL);
+    ON_HOST(r, pl_cuda_attention(q, k, v, args, out, lse, &r.q));
+}
+
+static pl_status host_attention_grad(const pl_tensor *g, const pl_tensor *q, const pl_tensor *k,
+                                     const pl_tensor *v, const pl_tensor *out, const pl_tensor *lse,
+                                     const pl_attention_args *args, pl_tensor *dq, pl_tensor *dk,
+                                     pl_tensor *dv) {
+    host_run r = {0};
+    host_writes(&r, dq, false, NULL);
+    host_writes(&r, dk, false, NULL);
+    host_writes(&r, dv, false, NULL);
+    ON_HOST(r, pl_cuda_attention_grad(g, q, k, v, out, lse, args, dq, dk, dv, &r.q));
+}
+
 static __attribute__((unused)) const pl_kernels *pl_kernels_on_host(void) {
     static const pl_kernels table = {
         .name = "cuda on the host",
@@ -375,6 +394,8 @@ static __attribute__((unused)) const pl_kernels *pl_kernels_on_host(void) {
         .scatter_add = host_scatter_add,
         .count_nonzero = host_count_nonzero,
         .nonzero = host_nonzero,
+        .attention = host_attention,
+        .attention_grad = host_attention_grad,
     };
     return &table;
 }

@@ -21,12 +21,11 @@ SOURCES = sorted((ROOT / "tests" / "c").glob("test_*.c"))
 
 
 def _names(source: Path) -> list[str]:
-    """List the tests of a file; one that includes another file of tests has those instead."""
+    """List the tests of a file; one that includes another file of tests has those too."""
     text = source.read_text()
     included = re.search(r'^#include "(test_\w+\.c)"', text, re.MULTILINE)
-    if included is not None:
-        return _names(source.with_name(included[1]))
-    return re.findall(r"^TEST\((\w+)\)", text, re.MULTILINE)
+    names = re.findall(r"^TEST\((\w+)\)", text, re.MULTILINE)
+    return (_names(source.with_name(included[1])) if included is not None else []) + names
 
 
 # kernels/cuda on the host is C++; without a compiler for it those binaries are not built.
