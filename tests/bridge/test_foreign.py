@@ -23,6 +23,7 @@ def half_a_run() -> None:
     import torch
     from torch import nn
 
+    from bridge import nets
     from rankside import ARGS, RANK, out
 
     library = importlib.import_module(ARGS["library"])
@@ -57,8 +58,7 @@ def half_a_run() -> None:
     drawn = [torch.rand(1).item(), random.random(), float(np.random.random_sample())]  # noqa: NPY002 (the generator that scripts seed)
     out({"weights": {k: v.tolist() for k, v in named}, "drawn": drawn})
     out({"lr": schedule.get_last_lr()})
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    nets.leave_at_exit()
 
 
 @pytest.mark.parametrize("world", [1, 2])

@@ -83,7 +83,9 @@ exec(open("readme.py").read())
 assert accelerator.num_processes == int(sys.argv[1]), accelerator.num_processes
 if accelerator.is_main_process:
     print("ended at", [round(float(p.detach().double().sum()), 12) for p in model.parameters()])
-if torch.distributed.is_initialized():
+if torch.distributed.is_initialized():  # left without a model that is still wrapped, which hangs
+    accelerator.free_memory()
+    del model, optimizer, data
     torch.distributed.destroy_process_group()
 """
 
