@@ -17,12 +17,14 @@ from benchmarks.plot import read
 from benchmarks.table import Row, Table, figure, markdown, summary
 
 PEERS = ("PyTorch eager", "PyTorch compiled", "JAX", "MLX")
-GPT, MLP = "^GPT 10.8 M, batch 8.*", "^MLP .*"
+MPI = ("Open MPI", "MPICH", "Intel MPI")
+ALONE = ("paceline, unconnected",)
+GPT, GPT2, MLP = "^train: GPT 10.8 M, batch 8.*", "^train: GPT-2 124 M.*", "^train: MLP .*"
 
 
 @dataclass(frozen=True)
 class Measure:
-    """`title` and `case` are regular expressions; `peers` empty: the figure is ours itself.
+    """`title` ("part: title") and `case` are patterns; `peers` empty: the figure is ours itself.
 
     `over` is the title of another table whose row of the same case ours is divided by.
     """
@@ -41,30 +43,81 @@ def _training() -> Iterator[Measure]:
         title = GPT + precision
         yield Measure(f"GPT 10.8 M, {precision}, 1 thread", one, title, "1 thread", PEERS)
         yield Measure(f"GPT 10.8 M, {precision}, 2 threads", two, title, "2 threads", PEERS)
+    for precision, target in (("fp32", 0.85), ("bf16", 0.75)):
+        yield Measure(f"GPT 10.8 M, {precision}, share of oneDNN's packed rate", target,
+                      "^compute: .*packed", f"{precision}, 1 thread",
+                      ("packed, its largest product", "packed, 1024 cubed"))  # fmt: skip
     for case in ("1 thread", "2 threads"):
         yield Measure(f"GPT 10.8 M, bf16 over fp32, {case}", 1.8, GPT + "bf16", case,
                       over=GPT + "fp32")  # fmt: skip
+    yield Measure("GPT-2 124 M, bf16, 2 threads", 1.6, GPT2 + "bf16", "2 threads", PEERS)
     for precision, target in (("fp32", 3.0), ("bf16", 2.5)):
-        yield Measure(f"MLP, {precision}, 1 thread", target, MLP + precision, "1 thread", PEERS)
-    alone = ("paceline, unconnected",)
-    for name, title, target in (("GPT 10.8 M", GPT, 0.98), ("MLP", MLP, 0.85)):
+        yield Measure(f"MLP, {precision}, 1 thread, against Accelerate", target,
+                      "^compute: MLP", precision, ("Accelerate",))  # fmt: skip
+    shares = (("GPT 10.8 M", GPT, 0.98), ("GPT-2 124 M", GPT2, 0.95), ("MLP", MLP, 0.85))
+    for name, title, target in shares:
         for precision in ("fp32", "bf16"):
             yield Measure(f"{name}, {precision}, 2 processes, share of unconnected", target,
-                          title + precision, "2 processes", alone)  # fmt: skip
+                          title + precision, "2 processes", ALONE)  # fmt: skip
+    yield Measure("attention, both passes, bf16", 4, "^compute: Causal", "bf16", ("PyTorch",))
 
 
-MEASURES = [
-    *_training(),
-    Measure("import, ms over a bare interpreter", 50, "^Import", "import", at_most=True),
-    Measure("launch of two processes, s", 0.5, "^Launch", "native", at_most=True),
-]
+def _communication() -> Iterator[Measure]:
+    for precision in ("fp32", "bf16"):
+        yield Measure(f"exposed communication, GPT, batch 1, {precision}, %", 3,
+                      f"^exposed: GPT 10.8 M, batch 1.*{precision}", "exposed, % of the step",
+                      at_most=True)  # fmt: skip
+    title, bucket = "^allreduce: All-reduce, fp32, 2 ranks", "bucket, in place"
+    large, small = f"64 MiB, {bucket}", f"1 MiB, {bucket}"
+    yield Measure("64 MiB bucket, of the limit", 0.75, title, large, ("limit, in place",))
+    yield Measure("64 MiB bucket, against Gloo", 5, title, large, ("Gloo",))
+    yield Measure("64 MiB bucket, against the best MPI", 4, title, large, MPI)
+    yield Measure("64 MiB ordinary buffer, of the limit", 0.75, title, "64 MiB, ordinary buffer",
+                  ("limit, staged",))  # fmt: skip
+    yield Measure("1 MiB bucket, of the limit", 0.6, title, small, ("limit, in place",))
+    yield Measure("1 MiB bucket, against the best MPI", 1, title, small, MPI)
+    words = "^allreduce: All-reduce, 4 bytes, "
+    yield Measure("4 bytes, 2 ranks, C call, us", 0.5, words + "2", "C call", at_most=True)
+    yield Measure("4 bytes, 2 ranks, Python, us", 2, words + "2", "from Python", at_most=True)
+    yield Measure("4 bytes, 4 ranks, Python, us", 8, words + "4", "from Python", at_most=True)
+    loop = ("limit, loop with the same traffic",)
+    yield Measure("AdamW, 124 M, of a loop's rate", 0.95, "^adamw: ", "2 threads, step", loop)
+    yield Measure("AdamW, unscale and clip, of a loop's rate", 1 / 1.15, "^adamw: ",
+                  "2 threads, unscale_.*", loop)  # fmt: skip
+
+
+def _memory_and_files() -> Iterator[Measure]:
+    peaks = "^memory: Peak"
+    for name, target in (("GPT 10.8 M", 2.0), ("GPT-2 124 M", 1 / 0.85)):
+        for precision in ("fp32", "bf16"):
+            yield Measure(f"{name}, {precision}, peak memory, times less", target, peaks,
+                          f"{name}, {precision}", ("PyTorch eager",))  # fmt: skip
+    yield Measure("activations in bf16, times less than fp32", 1 / 0.55,
+                  "^memory: What our forward", "GPT 10.8 M", ("fp32",))  # fmt: skip
+    for order, target, floor in (("in order", 10, "slice copy"), ("shuffled", 8, "gather")):
+        title = f"^loader: DataLoader, 1 M rows.*, {order}$"
+        yield Measure(f"loader, {order}", target, title, "no workers", ("PyTorch",))
+        yield Measure(f"loader, {order}, of NumPy's {floor}", 0.7, title, "no workers",
+                      (f"NumPy {floor}",))  # fmt: skip
+    yield Measure("save 1.5 GB, of a raw write", 0.9, "^checkpoint: ", "save", ("raw",))
+    yield Measure("load 1.5 GB, of a raw read", 0.8, "^checkpoint: ", "load", ("raw",))
+    yield Measure("import, ms over a bare interpreter", 50, "^startup: Import", "import",
+                  at_most=True)  # fmt: skip
+    yield Measure("launch of two processes, s", 0.5, "^startup: Launch", "native", at_most=True)
+
+
+MEASURES = [*_training(), *_communication(), *_memory_and_files()]
 
 
 def rows_of(tables: list[Table], title: str, case: str) -> Iterator[tuple[Table, Row]]:
     """Yield the rows that two patterns name."""
     for table in tables:
         for row in table.rows:
-            if re.search(title, table.title) and re.fullmatch(case, row.case) and row.ours:
+            if (
+                re.search(title, f"{table.part}: {table.title}")
+                and re.fullmatch(case, row.case)
+                and row.ours
+            ):
                 yield table, row
 
 
@@ -87,7 +140,7 @@ def samples(measure: Measure, tables: list[Table]) -> tuple[list[float], str] | 
 
 def line(measure: Measure, tables: list[Table]) -> str:
     """One line of the table."""
-    bound = f"at most {measure.target:g}" if measure.at_most else f"{measure.target:g}"
+    bound = f"at most {measure.target:g}" if measure.at_most else f"{measure.target:.3g}"
     found = samples(measure, tables)
     if found is None:
         return f"| {measure.name} | {bound} | not measured | | |"

@@ -68,7 +68,9 @@ def cases(session: Session) -> list[tuple[str, int]]:
     if unknown:
         raise SystemExit(f"[benchmarks] no wire {unknown.pop()!r}: choose from {', '.join(WIRES)}")
     wires = [wire for wire in WIRES if not session.wires or wire in {SHARED, *session.wires}]
-    worlds = {SHARED: WORLDS, "TCP, 1 Gbit/s": WORLDS}
+    # Two ranks in shared memory tell how long computing takes, so they are always there.
+    shared = WORLDS if not session.wires or SHARED in session.wires else WORLDS[:1]
+    worlds = {SHARED: shared, "TCP, 1 Gbit/s": WORLDS}
     return [(wire, n) for wire in wires for n in worlds.get(wire, WORLDS[:2])]
 
 

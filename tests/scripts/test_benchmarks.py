@@ -128,11 +128,11 @@ def test_a_measure_is_met_or_not() -> None:
     slow = Table("train", "MLP x, fp32", "ms", [row])
     fast = Table("train", "MLP x, bf16", "ms", [Row("1 thread", [0.5, 0.25])])
     tables = [slow, fast]
-    best = Measure("a", 2.5, "^MLP.*fp32", "1 thread", ("PyTorch eager", "JAX"))
+    best = Measure("a", 2.5, "^train: MLP.*fp32", "1 thread", ("PyTorch eager", "JAX"))
     assert measure_line(best, tables) == "| a | 2.5 | 2.50 (2.00 to 3.00) | JAX | yes |"
-    ours = Measure("b", 0.9, "^MLP.*fp32", "1 thread", at_most=True)
+    ours = Measure("b", 0.9, "^train: MLP.*fp32", "1 thread", at_most=True)
     assert measure_line(ours, tables).endswith("| 1.00 (1.00 to 1.00) |  | no |")
-    over = Measure("c", 3, "^MLP.*bf16", "1 thread", over="^MLP.*fp32")
+    over = Measure("c", 3, "^train: MLP.*bf16", "1 thread", over="^train: MLP.*fp32")
     assert samples(over, tables) == ([2.0, 4.0], "ours")
     assert "not measured" in measure_line(Measure("d", 1, "^GPT", "1 thread"), tables)
 
