@@ -66,6 +66,19 @@ def test_an_accelerator_moves_models_and_batches_there(
     assert moved == []
 
 
+def test_models_of_paceline_stay_on_the_cpu_beside_it(chosen: list[Any]) -> None:
+    import paceline
+
+    accelerator = paceline.Accelerator()
+    data = paceline.utils.data
+    loader = data.DataLoader(data.TensorDataset(paceline.ones(2, 3)), batch_size=2)
+    model, loader = accelerator.prepare(paceline.nn.Linear(3, 1), loader)
+    (batch,) = next(iter(loader))
+    accelerator.backward(model(batch).sum())
+    assert str(accelerator.device) == "cuda:0"
+    assert str(model.weight.device) == str(model.weight.grad.device) == "cpu"
+
+
 def test_autocast_covers_the_gpu_once_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds: list[str] = []
     monkeypatch.setattr(torch, "autocast", lambda kind, dtype: kinds.append(kind) or nullcontext())

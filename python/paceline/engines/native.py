@@ -129,10 +129,11 @@ class NativeEngine(AlikeModels, NativeData, NativeState):
         return GradScaler(str(device), **options)
 
     def move(self, tensor: Any, device: Any, non_blocking: bool) -> Any:
-        return tensor if device is CPU else tensor.to(device)
+        return tensor if device is CPU or _foreign(device) else tensor.to(device)
 
     def move_model(self, model: Any, device: Any) -> None:
-        model.to(device)
+        if not _foreign(device):
+            model.to(device)
 
     def operator_log(self, shapes: bool) -> None:
         return None  # they are in the trace
@@ -281,6 +282,11 @@ def _overwrite(tensor: Any, group: ProcessGroup, root: int = 0) -> None:
     dense = _C.contiguous(plain)
     group.broadcast(dense, root, depth=frames_of_ours())
     _C.copy_(plain, dense)
+
+
+def _foreign(device: Any) -> bool:
+    """Whether a device is PyTorch's GPU: the Accelerator's, where both libraries are loaded."""
+    return type(device).__module__ == "torch" and not str(device).startswith("cpu")
 
 
 ENGINE = NativeEngine()
