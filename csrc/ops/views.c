@@ -62,16 +62,35 @@ static pl_status slice_forward(pl_op_call *c) {
     return pl_tensor_slice(c->in[0], (int)i[0], i[1], i[2], i[3], &c->out);
 }
 
-// Writes the slice's gradient into the sum under way, or into zeros: several slices of one tensor
-// (q, k, v of a packed projection) then cost one zeroed buffer, not one each.
+// Zeros in what of t (contiguous) lies before and behind its slice `part` of step 1.
+static pl_status fill_outside(pl_tensor *t, const pl_tensor *part, int dim) {
+    dim = dim < 0 ? dim + t->ndim : dim;
+    if (part->numel == 0) return pl_fill_any(t, 0.0);
+    int64_t offset = ((char *)part->data - (char *)t->data) / (int64_t)pl_dtype_size(t->dtype);
+    int64_t start = offset / t->strides[dim], stop = start + part->shape[dim];
+    int64_t ends[2][2] = {{0, start}, {stop, t->shape[dim]}};
+    for (int side = 0; side < 2; side++) {
+        pl_tensor *rest = NULL;
+        if (ends[side][0] == ends[side][1]) continue;
+        PL_TRY(pl_tensor_slice(t, dim, ends[side][0], ends[side][1], 1, &rest));
+        pl_status st = pl_fill_any(rest, 0.0);
+        pl_tensor_release(rest);
+        PL_TRY(st);
+    }
+    return PL_OK;
+}
+
+// Writes the slice's gradient into the sum under way, or beside zeros: several slices of one tensor
+// (q, k, v of a packed projection) then cost one buffer with zeros, not one each.
 static pl_status slice_backward(const pl_op_back *b) {
     const int64_t *i = b->attrs->i;
     pl_tensor *dest = NULL, *part = NULL;
     bool accumulate;
     PL_TRY(pl_back_dest(b, 0, &dest, &accumulate));
-    pl_status st = PL_OK;
-    if (!accumulate) st = pl_fill_any(dest, 0.0);
-    if (st == PL_OK) st = pl_tensor_slice(dest, (int)i[0], i[1], i[2], i[3], &part);
+    pl_status st = pl_tensor_slice(dest, (int)i[0], i[1], i[2], i[3], &part);
+    if (st == PL_OK && !accumulate) {
+        st = i[3] == 1 ? fill_outside(dest, part, (int)i[0]) : pl_fill_any(dest, 0.0);
+    }
     if (st == PL_OK && accumulate) st = pl_k()->binary(PL_BINARY_ADD, part, b->grad, part);
     if (st == PL_OK && !accumulate) st = pl_k()->copy(b->grad, part);
     pl_tensor_release(part);

@@ -10,6 +10,19 @@ static bool is_basic(PyObject *item) {
     return PyLong_Check(item) || (PyIndex_Check(item) && !PySequence_Check(item));
 }
 
+// Whether a slice leaves dimension `dim` of t as it is. A mistake in it is reported by step().
+static bool is_whole(const pl_tensor *t, PyObject *item, int dim) {
+    Py_ssize_t start, stop, stride;
+    if (!PySlice_Check(item) || dim >= t->ndim) return false;
+    if (PySlice_Unpack(item, &start, &stop, &stride)) {
+        PyErr_Clear();
+        return false;
+    }
+    Py_ssize_t size = (Py_ssize_t)t->shape[dim];
+    PySlice_AdjustIndices(size, &start, &stop, stride);
+    return start == 0 && stride == 1 && stop == size;
+}
+
 // One step: t (taken over) seen through one index item at dimension *dim.
 static pl_tensor *step(pl_tensor *t, PyObject *item, int *dim) {
     pl_attrs a = {.n = 0};
@@ -91,16 +104,22 @@ static pl_tensor *basic_view(PyObject *self, PyObject *index, bool *advanced) {
         PyErr_SetString(PyExc_IndexError, "[index] an index can have only one ellipsis (...)");
         return NULL;
     }
-    int dim = 0, skip = t->ndim - (int)used;
+    // Slices over everything (x[:, :, i]) make no view of their own, which a backward pass would
+    // have to copy through; only one that is all there is does, since x[:] is a new tensor.
+    PyObject *whole = NULL;
+    int dim = 0, whole_dim = 0, skip = t->ndim - (int)used;
     for (Py_ssize_t k = 0; k < n && t; k++) {
         PyObject *item = PyTuple_Check(index) ? PyTuple_GetItem(index, k) : index;
         if (item == Py_Ellipsis) {
             dim += skip > 0 ? skip : 0;
+        } else if (is_whole(t, item, dim)) {
+            whole = item;
+            whole_dim = dim++;
         } else {
             t = step(t, item, &dim);
         }
     }
-    return t;
+    return whole && t == ((pl_py_tensor *)self)->t ? step(t, whole, &whole_dim) : t;
 }
 
 static PyObject *facade(const char *name, PyObject *self, PyObject *index, PyObject *value) {

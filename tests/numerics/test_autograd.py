@@ -44,6 +44,30 @@ def test_one_weight_on_both_sides_of_a_product() -> None:
     assert np.allclose(w.grad.numpy(), want, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "index",
+    [np.s_[:], np.s_[:, :], np.s_[..., :], np.s_[:, :, 1], np.s_[:, 1:3], np.s_[:, -2:],
+     np.s_[::2, :], np.s_[:, 5:5], np.s_[None, :, 2], np.s_[:, None], np.s_[1, :, :], np.s_[:0]],
+)  # fmt: skip
+def test_the_gradient_of_an_index_is_zero_outside_it(index: object) -> None:
+    values = np.arange(120, dtype=np.float32).reshape(4, 5, 6)
+    x = paceline.tensor(values).requires_grad_()
+    part = x[index]
+    assert not part.is_leaf  # x[:] too is a tensor of its own
+    (part * part).sum().backward()
+    expected = np.zeros_like(values)
+    expected[index] = 2 * values[index]  # type: ignore[index]
+    assert x.grad is not None
+    assert np.array_equal(x.grad.numpy(), expected)
+
+
+def test_overlapping_parts_of_one_tensor_add_up() -> None:
+    x = leaf(4, 6)
+    (x[:, 0:2].sum() + 2 * x[:, 4:6].sum() + 4 * x[:, 1:5].sum()).backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [[1.0, 5.0, 4.0, 4.0, 6.0, 2.0]] * 4
+
+
 def test_no_grad_and_detach_record_nothing() -> None:
     x = leaf(2)
     with paceline.no_grad():
