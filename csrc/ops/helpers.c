@@ -120,11 +120,32 @@ static pl_dtype meeting(const pl_tensor *t, pl_dtype dt, bool allow_half) {
     return allow_half && dt == PL_F32 && half ? t->dtype : dt;
 }
 
+// t in dtype dt, seen over a wider shape that it broadcasts to: *view borrows its memory for as
+// long as t and *owned (a cast, or NULL) live. No allocation where no cast is needed.
+static pl_status broadcast_view(const pl_tensor *t, pl_dtype dt, int nd, const int64_t *shape,
+                                pl_tensor *view, pl_tensor **owned) {
+    if (t->dtype != dt) {
+        PL_TRY(pl_copy_new(t, dt, owned));
+        t = *owned;
+    }
+    *view = *t;
+    view->ndim = nd;
+    view->numel = 1;
+    for (int d = 0; d < nd; d++) {
+        int from = d - (nd - t->ndim);
+        bool repeated = from < 0 || t->shape[from] != shape[d];
+        view->shape[d] = shape[d];
+        view->strides[d] = repeated ? 0 : t->strides[from];
+        view->numel *= shape[d];
+    }
+    return PL_OK;
+}
+
 pl_status pl_binary_new(pl_binary op, const char *name, pl_tensor *a, pl_tensor *b,
                         pl_tensor **out) {
     int nd;
     int64_t shape[PL_MAX_DIMS];
-    pl_tensor *ea = NULL, *eb = NULL, *r = NULL;
+    pl_tensor va, vb, *cast_a = NULL, *cast_b = NULL, *r = NULL;
     PL_TRY(pl_shape_broadcast(name, a->ndim, a->shape, b->ndim, b->shape, &nd, shape));
     pl_dtype dt = pl_promote_tensors(a, b);
     if (op == PL_BINARY_DIV && !pl_dtype_is_float(dt)) dt = PL_F32;
@@ -133,12 +154,12 @@ pl_status pl_binary_new(pl_binary op, const char *name, pl_tensor *a, pl_tensor 
     }
     bool half = !gives_bool(op) && a->dtype != b->dtype;
     pl_dtype da = meeting(a, dt, half), db = meeting(b, dt, half && da == PL_F32);
-    pl_status st = pl_cast_expand(a, da, nd, shape, &ea);
-    if (st == PL_OK) st = pl_cast_expand(b, db, nd, shape, &eb);
+    pl_status st = broadcast_view(a, da, nd, shape, &va, &cast_a);
+    if (st == PL_OK) st = broadcast_view(b, db, nd, shape, &vb, &cast_b);
     if (st == PL_OK) st = pl_tensor_empty(gives_bool(op) ? PL_BOOL : dt, nd, shape, &r);
-    if (st == PL_OK) st = pl_k()->binary(op, ea, eb, r);
-    pl_tensor_release(ea);
-    pl_tensor_release(eb);
+    if (st == PL_OK) st = pl_k()->binary(op, &va, &vb, r);
+    pl_tensor_release(cast_a);
+    pl_tensor_release(cast_b);
     if (st != PL_OK) {
         pl_tensor_release(r);
         return st;

@@ -81,6 +81,7 @@ const pl_op pl_op_matmul = {"matmul", PL_AMP_LOW, 0, matmul_forward, matmul_back
 // t as a matrix of rows: (.., K) to (M, K), contiguous.
 static pl_status as_rows(pl_tensor *t, pl_tensor **out) {
     pl_tensor *c = NULL;
+    if (t->ndim == 2) return pl_contiguous(t, out);
     PL_TRY(pl_contiguous(t, &c));
     int64_t k = t->ndim ? t->shape[t->ndim - 1] : 1;
     int64_t shape[2] = {k ? t->numel / k : 0, k};
@@ -117,7 +118,7 @@ static pl_status linear_check(const pl_tensor *x, const pl_tensor *w, const pl_t
 
 static pl_status linear_forward(pl_op_call *c) {
     pl_tensor *x = c->in[0], *w = c->in[1], *bias = c->in[2];
-    pl_tensor *rows = NULL, *wc = NULL, *out = NULL, *flat = NULL, *pre = NULL;
+    pl_tensor *rows = NULL, *wc = NULL, *flat = NULL, *pre = NULL;
     int64_t shape[PL_MAX_DIMS];
     pl_activation act = (pl_activation)c->attrs.i[0];
     PL_TRY(linear_check(x, w, bias));
@@ -130,7 +131,8 @@ static pl_status linear_forward(pl_op_call *c) {
     bool gelu = act == PL_ACT_GELU || act == PL_ACT_GELU_TANH;
     if (st == PL_OK && gelu && c->track) st = pl_tensor_empty(x->dtype, 2, mn, &pre);
     if (st == PL_OK) st = pl_k()->linear(rows, wc, bias, act, pre, flat);
-    if (st == PL_OK) st = pl_tensor_view(flat, x->ndim, shape, &out);
+    if (st == PL_OK && x->ndim == 2) c->out = pl_tensor_retain(flat);
+    if (st == PL_OK && x->ndim != 2) st = pl_tensor_view(flat, x->ndim, shape, &c->out);
     if (st == PL_OK) st = pl_op_save(c, 0, rows);
     if (st == PL_OK) st = pl_op_save(c, 1, wc);
     if (st == PL_OK && gelu) st = pl_op_save(c, 2, pre);
@@ -139,12 +141,7 @@ static pl_status linear_forward(pl_op_call *c) {
     pl_tensor_release(wc);
     pl_tensor_release(flat);
     pl_tensor_release(pre);
-    if (st != PL_OK) {
-        pl_tensor_release(out);
-        return st;
-    }
-    c->out = out;
-    return PL_OK;
+    return st;
 }
 
 // The gradient of the product itself: g through the activation, as rows of the operands' dtype.

@@ -154,8 +154,13 @@ static void fill_range(int64_t begin, int64_t end, void *ctx) {
 static pl_status fill_with(pl_tensor *dst, pl_compute c, const void *value) {
     if (dst->numel == 0) return PL_OK;
     const pl_convert *cv = pl__cpu_convert();
+    if (dst->numel == 1) {  // a number that becomes an operand
+        cv->store[c][dst->dtype](1, value, dst->data, 1);
+        return PL_OK;
+    }
     int log2 = pl__cpu_size_log2(pl_dtype_size(dst->dtype));
-    fill_job j = {.put = cv->put[log2]};
+    fill_job j;  // not cleared: it is 8 KiB
+    j.put = cv->put[log2];
     char one[8];
     cv->store[c][dst->dtype](1, value, one, 1);
     int64_t n = dst->numel < PL_CHUNK ? dst->numel : PL_CHUNK;

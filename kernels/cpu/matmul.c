@@ -366,6 +366,10 @@ static pl_status run_chunks(const pl_product *p, const pl_epilogue *e, const voi
 
 pl_status pl__product_run(const pl_product *p, const pl_epilogue *e, const void *a, const void *b,
                           void *out) {
+    if (pl__product_is_small(p) && (!e->bias || e->bias_dtype == PL_F32)) {
+        pl__product_small(p, e, a, b, out);
+        return PL_OK;
+    }
     if (p->ab == PL_F64 || !pl__dnnl_built()) return pl__product_blocked(p, e, a, b, out);
     pl_product q = *p;
     if (PL_UNLIKELY(unroll_first(&q))) return run_each(&q, e, a, b, out);

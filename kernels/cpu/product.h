@@ -29,9 +29,14 @@ typedef struct pl_epilogue {
 // out = epilogue(a b) for tensors as kernels.h's matmul takes them.
 pl_status pl__product_tensors(const pl_tensor *a, const pl_tensor *b, const pl_epilogue *e,
                               pl_tensor *out) PL_MUST_USE;
-// m, n, k and the batch are not empty. Picks oneDNN, oneDNN by way of fp32, or the blocked loops.
+// m, n, k and the batch are not empty. Picks the small loops, oneDNN,
+// oneDNN by way of fp32, or the blocked loops.
 pl_status pl__product_run(const pl_product *p, const pl_epilogue *e, const void *a, const void *b,
                           void *out) PL_MUST_USE;
+// fp32 and so little work that a call into a library would cost more; bias fp32 or none.
+bool pl__product_is_small(const pl_product *p);
+void pl__product_small(const pl_product *p, const pl_epilogue *e, const void *a, const void *b,
+                       void *out);
 // This project's own loops: every floating dtype, any strides of a and b, k may be 0.
 pl_status pl__product_blocked(const pl_product *p, const pl_epilogue *e, const void *a,
                               const void *b, void *out) PL_MUST_USE;

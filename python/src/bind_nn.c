@@ -44,7 +44,9 @@ static int product(pl_tensor *a, pl_tensor *b, pl_tensor **out) {
     }
     int nb;
     int64_t batch[PL_MAX_DIMS];
-    pl_tensor *in[2] = {NULL, NULL};
+    pl_tensor *in[2] = {a, b};
+    if (a->ndim == 2 && b->ndim == 2) return pl_call_raw(&pl_op_matmul, 2, in, NULL, out);
+    in[0] = in[1] = NULL;
     pl_status st =
         pl_shape_broadcast("matmul", a->ndim - 2, a->shape, b->ndim - 2, b->shape, &nb, batch);
     if (st != PL_OK) {
