@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 
 #include "cpu/cpu.h"
+#include "cpu/gelu.h"
 #include "cpu/walk.h"
 
 static bool gives_bool_unary(pl_unary op) {
@@ -123,6 +124,8 @@ static void set_output(job *j, pl_dtype result, pl_dtype out) {
 
 pl_status pl_cpu_unary(pl_unary op, const pl_tensor *x, pl_tensor *out) {
     if (out->numel == 0) return PL_OK;
+    bool by_tanh = op == PL_UNARY_GELU_TANH;
+    if ((op == PL_UNARY_GELU || by_tanh) && pl__gelu(by_tanh, NULL, x, out)) return PL_OK;
     pl_compute c = pl__cpu_compute(x->dtype);
     job j = {.unary = pl__cpu_elementwise()->unary[c][op]};
     if (j.unary == NULL) {
@@ -160,6 +163,8 @@ static bool simple_power(pl_binary op, const pl_tensor *b, pl_unary *instead) {
 
 pl_status pl_cpu_binary(pl_binary op, const pl_tensor *a, const pl_tensor *b, pl_tensor *out) {
     if (out->numel == 0) return PL_OK;
+    bool by_tanh = op == PL_BINARY_GELU_TANH_GRAD;
+    if ((op == PL_BINARY_GELU_GRAD || by_tanh) && pl__gelu(by_tanh, a, b, out)) return PL_OK;
     pl_compute c = pl__cpu_compute(a->dtype);
     PL_ASSERT(c == pl__cpu_compute(b->dtype));
     job j = {.binary = pl__cpu_elementwise()->binary[c][op]};
