@@ -7,6 +7,7 @@
 #include "cpu.h"
 #include "dnnl.h"
 #include "product.h"
+#include "tall.h"
 
 // ---------------------------------------------------------------------------------------------
 // From tensors to a product.
@@ -373,6 +374,9 @@ pl_status pl__product_run(const pl_product *p, const pl_epilogue *e, const void 
     if (p->ab == PL_F64 || !pl__dnnl_built()) return pl__product_blocked(p, e, a, b, out);
     pl_product q = *p;
     if (PL_UNLIKELY(unroll_first(&q))) return run_each(&q, e, a, b, out);
+    if (pl__product_is_tall(&q) && !e->bias) {
+        return pl__product_tall(&q, e->accumulate, a, b, out);
+    }
     if (may_split_sum(&q)) return run_chunks(&q, e, a, b, out);
     pl_dnnl_product key;
     dnnl_key(&q, e, &key);

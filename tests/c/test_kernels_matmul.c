@@ -143,12 +143,55 @@ TEST(the_thread_count_changes_no_bit) {
     }
 }
 
+// Tall products have loops of their own: every edge of their tiles and blocks, odd depths.
+TEST(tall_products_agree_with_the_oracle) {
+    check_use_dnnl();
+    static const int64_t sizes[][3] = {{64, 256, 64},  {65, 513, 67},   {97, 600, 49},
+                                       {72, 777, 145}, {200, 1025, 96}, {70, 512, 800}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        const shape s = {2, {0}, sizes[i][0], sizes[i][1], sizes[i][2]};
+        for (int add = 0; add < 2; add++) {
+            check_case(&s, PL_F32, PL_F32, CHECK_TRANSPOSED, CHECK_PLAIN, add);
+            check_case(&s, PL_F32, PL_F32, CHECK_TRANSPOSED, CHECK_PADDED, add);
+            check_case(&s, PL_BF16, PL_F32, CHECK_TRANSPOSED, CHECK_PLAIN, add);
+            check_case(&s, PL_BF16, PL_BF16, CHECK_TRANSPOSED, CHECK_PADDED, add);
+        }
+    }
+}
+
+// Both ways of cutting the work, into fewer and more pieces than there are panels.
+TEST(the_thread_count_changes_no_bit_of_a_tall_product) {
+    check_use_dnnl();
+    static const int64_t sizes[][3] = {{65, 600, 130}, {210, 513, 70}, {64, 512, 64}};
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            int64_t m = sizes[i][0], k = sizes[i][1], n = sizes[i][2];
+            pl_dtype dt = bf16 ? PL_BF16 : PL_F32;
+            pl_tensor *a = check_strided(dt, 2, (int64_t[]){m, k}, CHECK_TRANSPOSED);
+            pl_tensor *b = check_tensor(dt, 2, (int64_t[]){k, n}, 1.0), *one, *more;
+            CHECK_OK(pl_tensor_empty(PL_F32, 2, (int64_t[]){m, n}, &one));
+            CHECK_OK(pl_tensor_empty(PL_F32, 2, (int64_t[]){m, n}, &more));
+            CHECK_OK(pl_set_num_threads(1));
+            CHECK_OK(pl_kernels_cpu()->matmul(a, b, false, one));
+            for (int threads = 2; threads <= 5; threads += 3) {
+                CHECK_OK(pl_set_num_threads(threads));
+                CHECK_OK(pl_kernels_cpu()->matmul(a, b, false, more));
+                check_same_bits("matmul", one, more);
+            }
+            pl_tensor_release(more);
+            pl_tensor_release(one);
+            pl_tensor_release(b);
+            pl_tensor_release(a);
+        }
+    }
+}
+
 // More products than the cache of primitives holds, then the first again.
 TEST(the_cache_of_products_is_bounded) {
     check_use_dnnl();
     for (int round = 0; round < 2; round++) {
         for (int64_t n = 1; n <= (round ? 8 : 1100); n++) {
-            const shape s = {2, {0}, 2, 3, n};
+            const shape s = {2, {0}, 2, 600, n};  // not small: those never ask for a primitive
             check_case(&s, PL_F32, PL_F32, CHECK_PLAIN, CHECK_PLAIN, false);
         }
     }
@@ -158,8 +201,8 @@ TEST(a_missing_library_is_one_sentence_with_the_remedy) {
     if (strcmp(pl_cpu_matmul_library(), "blocked loops") == 0) return;  // nothing can be missing
     CHECK_STR_EQ(pl_cpu_matmul_library(), "not loaded");
     pl_cpu_set_dnnl_path("/nowhere/libdnnl.so.3");
-    pl_tensor *a = check_tensor(PL_F32, 2, (int64_t[]){2, 2}, 1.0), *out;
-    CHECK_OK(pl_tensor_empty(PL_F32, 2, (int64_t[]){2, 2}, &out));
+    pl_tensor *a = check_tensor(PL_F32, 2, (int64_t[]){64, 64}, 1.0), *out;
+    CHECK_OK(pl_tensor_empty(PL_F32, 2, (int64_t[]){64, 64}, &out));
     CHECK_FAILS(pl_kernels_cpu()->matmul(a, a, false, out), PL_EDEVICE,
                 "pip install onednn-cpu-gomp");
     CHECK_FAILS(pl_kernels_cpu()->matmul(a, a, false, out), PL_EDEVICE, "/nowhere/libdnnl.so.3");
