@@ -106,7 +106,24 @@ def _memory_and_files() -> Iterator[Measure]:
     yield Measure("launch of two processes, s", 0.5, "^startup: Launch", "native", at_most=True)
 
 
-MEASURES = [*_training(), *_communication(), *_memory_and_files()]
+def _computing() -> Iterator[Measure]:
+    peers = ("packed, 1024 cubed", "packed, its largest product")
+    for precision, target in (("fp32", 0.85), ("bf16", 0.75)):
+        for case in ("1 thread", "2 threads"):
+            yield Measure(f"GPT step, {precision}, {case}, share of oneDNN's packed rate", target,
+                          "^compute: GPT .*packed products", f"{precision}, {case}", peers)  # fmt: skip
+    yield Measure(
+        "attention, bf16, 1 thread", 4.0, "^compute: Causal attention", "bf16", ("PyTorch",)
+    )
+    for precision, target in (("fp32", 3.0), ("bf16", 2.5)):
+        yield Measure(f"MLP through an Accelerator, {precision}, 1 thread", target,
+                      "^compute: MLP", precision, ("Accelerate",))  # fmt: skip
+    for call in ("x + y", "x + 1.0", "x @ y", "linear"):
+        yield Measure(f"{call} with its node, us", 0.6, "^overhead: Fixed costs", re.escape(call),
+                      at_most=True)  # fmt: skip
+
+
+MEASURES = [*_training(), *_computing(), *_communication(), *_memory_and_files()]
 
 
 def rows_of(tables: list[Table], title: str, case: str) -> Iterator[tuple[Table, Row]]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -12,14 +13,16 @@ from typing import Any
 from benchmarks import answer, models
 
 
-def paceline_step(model_name: str, bf16: bool, threads: int) -> Callable[[], Any]:
-    import paceline as torch
-    from paceline import Accelerator
-
+def accelerator_step(library: str, model_name: str, bf16: bool, threads: int) -> Callable[[], Any]:
+    """Give a step through an Accelerator: ours over our tensors, or theirs over PyTorch's."""
+    ours = library == "paceline"
+    torch: Any = importlib.import_module("paceline" if ours else "torch")
+    home: Any = importlib.import_module(library)
     torch.set_num_threads(threads)
-    accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no")
+    accelerator = home.Accelerator(cpu=True, mixed_precision="bf16" if bf16 else "no")
     model, x, y = models.alike(torch, model_name)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+    fused = {} if ours else {"fused": True}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, **fused)
     model, optimizer = accelerator.prepare(model, optimizer)
 
     def step() -> Any:
@@ -67,8 +70,8 @@ def main() -> None:
     library, model, precision, threads = sys.argv[1:5]
     options = model, precision == "bf16", int(threads)
     compiled = library == "torch-compile"
-    if library == "paceline":
-        step = paceline_step(*options)
+    if library in ("paceline", "accelerate"):
+        step = accelerator_step(library, *options)
     else:
         step = torch_step(*options, compiled=compiled)
     answer.serve_steps(step, compiled, memory=answer.peak_mib)
