@@ -121,6 +121,13 @@ typedef struct pl_kernels {
     pl_status (*linear)(const pl_tensor *x, const pl_tensor *w, const pl_tensor *bias,
                         pl_activation act, pl_tensor *preact, pl_tensor *out);
 
+    // Gradients of linear's weight and bias: dw (N, K) = g^T x and db (N) = the sum of g's rows,
+    // each
+    // += where it says accumulate. g (M, N), x (M, K) rows of one dtype; dw and db contiguous, of
+    // that dtype or f32.
+    pl_status (*linear_grad)(const pl_tensor *g, const pl_tensor *x, pl_tensor *dw,
+                             bool accumulate_w, pl_tensor *db, bool accumulate_b);
+
     // Norm over the last dimension of x (M, N) contiguous. w, b: (N) or NULL, f32 or x's dtype.
     // mean, rstd: (M), f32 (f64 for f64).
     pl_status (*layer_norm)(const pl_tensor *x, const pl_tensor *w, const pl_tensor *b, double eps,

@@ -189,13 +189,41 @@ static pl_status linear_bias_grad(const pl_op_back *b, pl_tensor *g) {
     return pl_reduce_new(PL_REDUCE_SUM, g, 1u, false, &b->out[2]);
 }
 
+// Whether the kernel writes input i's gradient in its own dtype, from operands of dtype dt.
+static bool direct(const pl_op_back *b, int i, pl_dtype dt) {
+    return b->in[i].dtype == dt || b->in[i].dtype == PL_F32;
+}
+
+// Both in one pass over g.
+static pl_status linear_weight_and_bias_grad(const pl_op_back *b, pl_tensor *g) {
+    pl_tensor *dw = NULL, *db = NULL;
+    bool add_w = false, add_b = false;
+    pl_status st = pl_back_dest(b, 1, &dw, &add_w);
+    if (st == PL_OK) st = pl_back_dest(b, 2, &db, &add_b);
+    if (st == PL_OK) st = pl_k()->linear_grad(g, b->saved[0], dw, add_w, db, add_b);
+    if (st != PL_OK) {
+        pl_tensor_release(dw);
+        pl_tensor_release(db);
+        return st;
+    }
+    b->out[1] = dw;
+    b->out[2] = db;
+    return PL_OK;
+}
+
 static pl_status linear_backward(const pl_op_back *b) {
     pl_tensor *g = NULL;
     PL_TRY(linear_inner_grad(b, &g));
+    pl_dtype dt = g->dtype;
     pl_status st = PL_OK;
+    bool bias = b->n_in > 2 && b->needs[2];
     if (b->needs[0]) st = linear_input_grad(b, g);
-    if (st == PL_OK && b->needs[1]) st = product_into(b, 1, g, true, b->saved[0], false);
-    if (st == PL_OK && b->n_in > 2 && b->needs[2]) st = linear_bias_grad(b, g);
+    if (st == PL_OK && bias && b->needs[1] && direct(b, 1, dt) && direct(b, 2, dt)) {
+        st = linear_weight_and_bias_grad(b, g);
+    } else {
+        if (st == PL_OK && b->needs[1]) st = product_into(b, 1, g, true, b->saved[0], false);
+        if (st == PL_OK && bias) st = linear_bias_grad(b, g);
+    }
     pl_tensor_release(g);
     return st;
 }

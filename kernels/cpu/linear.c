@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // linear: x w^T + bias with its activation. The bias rides on the product; the activation is one
 // more pass, since its gradient wants the sum before it kept (GELU), and since oneDNN's ReLU turns
-// NaN into 0. Knows no library.
+// NaN into 0. The bias' gradient is gathered while the weight's reads the same numbers, where the
+// product does that (Note [tall products], tall.h). Knows no library.
 #include "cpu.h"
 #include "product.h"
 
@@ -33,4 +34,54 @@ pl_status pl_cpu_linear(const pl_tensor *x, const pl_tensor *w, const pl_tensor 
     PL_TRY(st);
     if (act != PL_ACT_NONE) return pl_cpu_unary(activation_op(act), sum, out);
     return sum != out ? pl_cpu_copy(sum, out) : PL_OK;
+}
+
+// t (N) as (1, N), for this call only.
+static pl_tensor as_row(const pl_tensor *t) {
+    pl_tensor row = *t;
+    row.ndim = 2;
+    row.shape[0] = 1;
+    row.shape[1] = t->shape[0];
+    row.strides[0] = t->shape[0];
+    row.strides[1] = 1;
+    return row;
+}
+
+// g's numbers are widened first where db is: the sums are rounded to db's dtype only.
+static pl_status sum_rows(const pl_tensor *g, bool accumulate, pl_tensor *db) {
+    pl_tensor row = as_row(db), *wide = NULL, *sums = NULL;
+    pl_status st = PL_OK;
+    if (g->dtype != db->dtype) {
+        PL_TRY(pl_tensor_empty(db->dtype, 2, g->shape, &wide));
+        PL_TRY_GOTO(st, pl_cpu_copy(g, wide), done);
+        g = wide;
+    }
+    if (!accumulate) {
+        st = pl_cpu_reduce(PL_REDUCE_SUM, g, 1u, &row);
+        goto done;
+    }
+    PL_TRY_GOTO(st, pl_tensor_empty(db->dtype, 2, row.shape, &sums), done);
+    PL_TRY_GOTO(st, pl_cpu_reduce(PL_REDUCE_SUM, g, 1u, sums), done);
+    st = pl_cpu_binary(PL_BINARY_ADD, &row, sums, &row);
+done:
+    pl_tensor_release(sums);
+    pl_tensor_release(wide);
+    return st;
+}
+
+pl_status pl_cpu_linear_grad(const pl_tensor *g, const pl_tensor *x, pl_tensor *dw,
+                             bool accumulate_w, pl_tensor *db, bool accumulate_b) {
+    pl_tensor gt = *g;  // (N, M)
+    gt.shape[0] = g->shape[1];
+    gt.shape[1] = g->shape[0];
+    gt.strides[0] = g->strides[1];
+    gt.strides[1] = g->strides[0];
+    bool summed = false;
+    pl_epilogue e = {.accumulate = accumulate_w,
+                     .bias_dtype = PL_DTYPE_COUNT,
+                     .row_sums = db->dtype == PL_F32 ? db->data : NULL,
+                     .add_row_sums = accumulate_b,
+                     .summed = &summed};
+    PL_TRY(pl__product_tensors(&gt, x, &e, dw));
+    return summed || db->numel == 0 ? PL_OK : sum_rows(g, accumulate_b, db);
 }

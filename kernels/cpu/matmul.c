@@ -375,7 +375,7 @@ pl_status pl__product_run(const pl_product *p, const pl_epilogue *e, const void 
     pl_product q = *p;
     if (PL_UNLIKELY(unroll_first(&q))) return run_each(&q, e, a, b, out);
     if (pl__product_is_tall(&q) && !e->bias) {
-        return pl__product_tall(&q, e->accumulate, a, b, out);
+        return pl__product_tall(&q, e, a, b, out);
     }
     if (may_split_sum(&q)) return run_chunks(&q, e, a, b, out);
     pl_dnnl_product key;

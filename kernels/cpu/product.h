@@ -24,6 +24,11 @@ typedef struct pl_epilogue {
     bool accumulate;   // out += a b
     const void *bias;  // (n) adjacent, or NULL; not together with accumulate
     pl_dtype bias_dtype;
+    // (m), or NULL: = or += the sums of a's rows. Only the loops that read a by rows of k anyway do
+    // that, and then set *summed.
+    float *row_sums;
+    bool add_row_sums;
+    bool *summed;
 } pl_epilogue;
 
 // out = epilogue(a b) for tensors as kernels.h's matmul takes them.

@@ -19,7 +19,7 @@ bool pl__product_is_tall(const pl_product *p) {
            p->k >= shortest && p->m >= SMALLEST && p->n >= SMALLEST && pl__tall_loop(p->ab) != NULL;
 }
 
-pl_status pl__product_tall(const pl_product *p, bool accumulate, const void *a, const void *b,
+pl_status pl__product_tall(const pl_product *p, const pl_epilogue *e, const void *a, const void *b,
                            void *out) {
     pl_tall_job job = {.a = a,
                        .b = b,
@@ -30,7 +30,9 @@ pl_status pl__product_tall(const pl_product *p, bool accumulate, const void *a, 
                        .a_step = p->a_col,
                        .b_step = p->b_row,
                        .out_step = p->out_row,
-                       .accumulate = accumulate,
+                       .accumulate = e->accumulate,
+                       .row_sums = e->row_sums,
+                       .add_row_sums = e->add_row_sums,
                        .by_rows = p->m > p->n};
     int64_t width = job.by_rows ? TALL_ROWS : TALL_COLS;
     int64_t panels = ((job.by_rows ? p->m : p->n) + width - 1) / width;
@@ -41,5 +43,6 @@ pl_status pl__product_tall(const pl_product *p, bool accumulate, const void *a, 
     PL_TRY(pl_alloc((size_t)pieces * job.scratch_nbytes, (void **)&job.scratch));
     pl_parallel_for(panels, 1, pl__tall_loop(p->ab), &job);
     pl_free(job.scratch);
+    if (e->row_sums) *e->summed = true;
     return PL_OK;
 }

@@ -37,6 +37,8 @@ typedef struct pl_tall_job {
     int64_t m, n, k;
     int64_t a_step, b_step, out_step;  // from row to row, in elements
     bool accumulate;
+    float *row_sums;  // (m), or NULL: = or += the sums of A's columns
+    bool add_row_sums;
     bool by_rows;           // pieces of work are panels of A (of out's rows), else of B
     char *scratch;          // one piece per thread
     size_t scratch_nbytes;  // of a piece
@@ -51,7 +53,7 @@ pl_range_fn pl__tall_dot(void);
 
 // Whether p is such a product, into fp32, and large enough.
 bool pl__product_is_tall(const pl_product *p);
-pl_status pl__product_tall(const pl_product *p, bool accumulate, const void *a, const void *b,
+pl_status pl__product_tall(const pl_product *p, const pl_epilogue *e, const void *a, const void *b,
                            void *out) PL_MUST_USE;
 
 #endif

@@ -1,35 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
 // The loops of tall.h for AVX-512. A file that includes this defines TFN(name), E (an element of a
 // and b), TALL_DEPTH (rows of a and b that one step takes), unit(p, step, rows, n): 16 units of one
-// step, from the first n (<= 16) columns of `rows` (<= TALL_DEPTH) rows, zeros beyond; and
-// fold(sum, a, b): sum plus the product of two vectors of units.
+// step, from the first n (<= 16) columns of `rows` (<= TALL_DEPTH) rows, zeros beyond; fold(sum, a,
+// b): sum plus the product of two vectors of units; and add(sum, u): sum plus each unit's numbers.
 
-// dst: panels of `width` columns, `panel` units apart, each (steps, width) units; zeros where src
-// (k rows, cols) has no more columns.
-PL_INLINE void TFN(pack)(float *dst, int64_t width, int64_t panel, const E *src, int64_t step,
-                         int64_t k, int64_t cols) {
-    int64_t padded = (cols + 15) / 16 * 16;
+// dst: panels of TALL_COLS columns, each (steps, TALL_COLS) units; zeros where src (k rows, cols)
+// has no more columns.
+PL_INLINE void TFN(pack_b)(float *dst, const E *src, int64_t step, int64_t k, int64_t cols) {
+    int64_t padded = (cols + TALL_COLS - 1) / TALL_COLS * TALL_COLS;
     for (int64_t row = 0, s = 0; row < k; row += TALL_DEPTH, s++) {
         int64_t rows = k - row < TALL_DEPTH ? k - row : TALL_DEPTH;
-        float *to = dst + s * width;
-        for (int64_t c = 0, in = 0; c < padded; c += 16) {
+        for (int64_t c = 0; c < padded; c += 16) {
+            int64_t left = cols - c < 16 ? cols - c : 16;
+            float *to = dst + c / TALL_COLS * TALL_PANEL_B + s * TALL_COLS + c % TALL_COLS;
+            vf u = vf_set1(0);
+            if (left > 0) u = TFN(unit)(src + row * step + c, step, rows, left);
+            vf_store(to, u);
+        }
+    }
+}
+
+// The same in panels of TALL_ROWS columns, two of them at a time. sums (TALL_HIGH), or NULL: += the
+// sum of each column.
+PL_INLINE void TFN(pack_a)(float *dst, const E *src, int64_t step, int64_t k, int64_t cols,
+                           float *sums) {
+    for (int64_t row = 0, s = 0; row < k; row += TALL_DEPTH, s++) {
+        int64_t rows = k - row < TALL_DEPTH ? k - row : TALL_DEPTH;
+        float *to = dst + s * TALL_ROWS;
+        for (int64_t c = 0; c < cols; c += 16, to += 2 * TALL_PANEL_A) {
             int64_t left = cols - c < 16 ? cols - c : 16;
             vf u = TFN(unit)(src + row * step + c, step, rows, left);
-            if (width < 16) {
-                _mm256_storeu_ps(to, _mm512_castps512_ps256(u));
-                _mm256_storeu_ps(to + panel, _mm512_extractf32x8_ps(u, 1));
-                to += 2 * panel;
-                continue;
-            }
-            vf_store(to + in, u);
-            in += 16;
-            if (in == width) {
-                in = 0;
-                to += panel;
-            }
-        }
-        for (int64_t c = padded; width > 16 && c % width != 0; c += 16) {
-            vf_store(to + c % width, vf_set1(0));
+            _mm256_storeu_ps(to, _mm512_castps512_ps256(u));
+            _mm256_storeu_ps(to + TALL_PANEL_A, _mm512_extractf32x8_ps(u, 1));
+            if (sums) vf_store(sums + c, TFN(add)(vf_load(sums + c), u));
         }
     }
 }
@@ -106,6 +109,24 @@ static void TFN(block)(int64_t steps, const float *a, const float *b, float *c, 
 
 PL_INLINE int64_t TFN(least)(int64_t a, int64_t b) { return a < b ? a : b; }
 
+// Packs rows [k0, k0 + k) of A's columns [r, r + cols), and adds up the columns where that is
+// wanted and `first`, the first time that they pass. A run of k is added up for itself, then to the
+// others.
+static void TFN(take_a)(const pl_tall_job *job, float *packed, int64_t k0, int64_t k, int64_t r,
+                        int64_t cols, bool first) {
+    const E *src = (const E *)job->a + k0 * job->a_step + r;
+    float sums[TALL_HIGH] = {0};
+    if (!job->row_sums || !first) {
+        TFN(pack_a)(packed, src, job->a_step, k, cols, NULL);
+        return;
+    }
+    TFN(pack_a)(packed, src, job->a_step, k, cols, sums);
+    bool add = job->add_row_sums || k0 > 0;
+    for (int64_t i = 0; i < cols; i++) {
+        job->row_sums[r + i] = add ? job->row_sums[r + i] + sums[i] : sums[i];
+    }
+}
+
 // Rows [r0, r1) and columns [c0, c1) of out.
 static void TFN(part)(const pl_tall_job *job, int64_t r0, int64_t r1, int64_t c0, int64_t c1,
                       float *packed_b) {
@@ -115,12 +136,10 @@ static void TFN(part)(const pl_tall_job *job, int64_t r0, int64_t r1, int64_t c0
         for (int64_t k0 = 0; k0 < job->k; k0 += K) {
             int64_t k = TFN(least)(job->k - k0, K), wide = TFN(least)(c1 - c, TALL_WIDE);
             int64_t steps = (k + TALL_DEPTH - 1) / TALL_DEPTH;
-            TFN(pack)(packed_b, TALL_COLS, TALL_PANEL_B, (const E *)job->b + k0 * job->b_step + c,
-                      job->b_step, k, wide);
+            TFN(pack_b)(packed_b, (const E *)job->b + k0 * job->b_step + c, job->b_step, k, wide);
             for (int64_t r = r0; r < r1; r += TALL_HIGH) {
                 int64_t size[2] = {TFN(least)(r1 - r, TALL_HIGH), wide};
-                TFN(pack)(packed_a, TALL_ROWS, TALL_PANEL_A,
-                          (const E *)job->a + k0 * job->a_step + r, job->a_step, k, size[0]);
+                TFN(take_a)(job, packed_a, k0, k, r, size[0], c == 0);
                 TFN(block)(steps, packed_a, packed_b, job->out + r * job->out_step + c,
                            job->out_step, size, job->accumulate || k0 > 0);
             }

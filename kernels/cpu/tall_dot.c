@@ -28,6 +28,12 @@ PL_INLINE vf fold_dot(vf sum, vf a, vf b) {
     return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
 }
 
+PL_INLINE vf add_dot(vf sum, vf u) {
+    vf first = (vf)_mm512_slli_epi32((__m512i)u, 16);
+    vf second = (vf)_mm512_and_si512((__m512i)u, _mm512_set1_epi32(-0x10000));
+    return sum + (first + second);
+}
+
 #include "tall_body.h"
 PL_SIMD_END
 

@@ -18,6 +18,8 @@ PL_INLINE vf unit_f32(const float *p, int64_t step, int64_t rows, int64_t n) {
 
 PL_INLINE vf fold_f32(vf sum, vf a, vf b) { return vf_fma(a, b, sum); }
 
+PL_INLINE vf add_f32(vf sum, vf u) { return sum + u; }
+
 #include "tall_body.h"
 PL_SIMD_END
 

@@ -48,3 +48,24 @@ pl_status pl_ref_linear(const pl_tensor *x, const pl_tensor *w, const pl_tensor 
     }
     return PL_OK;
 }
+
+pl_status pl_ref_linear_grad(const pl_tensor *g, const pl_tensor *x, pl_tensor *dw,
+                             bool accumulate_w, pl_tensor *db, bool accumulate_b) {
+    for (int64_t n = 0; n < db->shape[0]; n++) {
+        double total = accumulate_b ? ref_get(db, n) : 0.0;
+        for (int64_t m = 0; m < g->shape[0]; m++) {
+            total += ref_get(g, m * g->strides[0] + n * g->strides[1]);
+        }
+        ref_set(db, n, total);
+        for (int64_t k = 0; k < x->shape[1]; k++) {
+            int64_t o = n * dw->strides[0] + k * dw->strides[1];
+            double sum = accumulate_w ? ref_get(dw, o) : 0.0;
+            for (int64_t m = 0; m < g->shape[0]; m++) {
+                sum += ref_get(g, m * g->strides[0] + n * g->strides[1]) *
+                       ref_get(x, m * x->strides[0] + k * x->strides[1]);
+            }
+            ref_set(dw, o, sum);
+        }
+    }
+    return PL_OK;
+}

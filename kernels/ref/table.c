@@ -20,6 +20,7 @@ const pl_kernels *pl_kernels_ref(void) {
         .sum_squares = pl_ref_sum_squares,
         .matmul = pl_ref_matmul,
         .linear = pl_ref_linear,
+        .linear_grad = pl_ref_linear_grad,
         .layer_norm = pl_ref_layer_norm,
         .layer_norm_grad = pl_ref_layer_norm_grad,
         .softmax = pl_ref_softmax,

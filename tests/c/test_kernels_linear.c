@@ -67,3 +67,76 @@ TEST(relu_keeps_nan) {
         pl_tensor_release(x);
     }
 }
+
+static void fill_as(pl_tensor *from, pl_tensor *to) {
+    for (int64_t i = 0; i < from->numel; i++) check_set(to, i, check_get(from, i));
+}
+
+// wide: gradients in fp32, as under autocast; else in the operands' dtype.
+static void check_linear_grad(pl_dtype dt, bool wide, const int64_t mkn[3], bool add_w,
+                              bool add_b) {
+    int64_t m = mkn[0], k = mkn[1], n = mkn[2];
+    pl_dtype out = wide ? PL_F32 : dt;
+    pl_tensor *g = check_tensor(dt, 2, (int64_t[]){m, n}, 1.0), *want_w, *want_b;
+    pl_tensor *x = check_tensor(dt, 2, (int64_t[]){m, k}, 1.0);
+    pl_tensor *dw = check_tensor(out, 2, (int64_t[]){n, k}, 1.0);
+    pl_tensor *db = check_tensor(out, 1, &n, 1.0);
+    CHECK_OK(pl_tensor_empty(PL_F64, 2, dw->shape, &want_w));
+    CHECK_OK(pl_tensor_empty(PL_F64, 1, db->shape, &want_b));
+    fill_as(dw, want_w);
+    fill_as(db, want_b);
+    CHECK_OK(pl_kernels_ref()->linear_grad(g, x, want_w, add_w, want_b, add_b));
+    CHECK_OK(pl_kernels_cpu()->linear_grad(g, x, dw, add_w, db, add_b));
+    double tol = check_sum_eps(dt) * (double)m * 2.0 * sqrt((double)m + 1.0) + 1e-30;
+    check_close("dw", dw, want_w, check_eps(out), tol);
+    // += may round the sum, of about sqrt(m), before it is added.
+    double before = add_b ? check_eps(out) * (2.0 * sqrt((double)m) + 2.0) : 0.0;
+    check_close("db", db, want_b, check_eps(out), tol + before);
+    pl_tensor_release(want_b);
+    pl_tensor_release(want_w);
+    pl_tensor_release(db);
+    pl_tensor_release(dw);
+    pl_tensor_release(x);
+    pl_tensor_release(g);
+}
+
+TEST(gradients_of_weight_and_bias_agree_with_the_oracle) {
+    check_use_dnnl();
+    static const int64_t sizes[][3] = {{1, 1, 1},     {5, 9, 7},      {33, 20, 65}, {0, 3, 2},
+                                       {600, 70, 97}, {513, 800, 64}, {768, 64, 64}};
+    for (size_t d = 0; d < sizeof FLOATS / sizeof *FLOATS; d++) {
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            for (int add = 0; add < 4; add++) {
+                check_linear_grad(FLOATS[d], false, sizes[i], add & 1, add & 2);
+                if (FLOATS[d] != PL_F64)
+                    check_linear_grad(FLOATS[d], true, sizes[i], add & 1, add & 2);
+            }
+        }
+    }
+}
+
+TEST(the_thread_count_changes_no_bit_of_a_bias_gradient) {
+    check_use_dnnl();
+    static const int64_t sizes[][3] = {{600, 70, 210}, {600, 210, 70}};
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+        for (int i = 0; i < 2; i++) {
+            int64_t m = sizes[i][0], k = sizes[i][1], n = sizes[i][2];
+            pl_dtype dt = bf16 ? PL_BF16 : PL_F32;
+            pl_tensor *g = check_tensor(dt, 2, (int64_t[]){m, n}, 1.0), *dw, *one, *more;
+            pl_tensor *x = check_tensor(dt, 2, (int64_t[]){m, k}, 1.0);
+            CHECK_OK(pl_tensor_empty(PL_F32, 2, (int64_t[]){n, k}, &dw));
+            CHECK_OK(pl_tensor_empty(PL_F32, 1, &n, &one));
+            CHECK_OK(pl_tensor_empty(PL_F32, 1, &n, &more));
+            CHECK_OK(pl_set_num_threads(1));
+            CHECK_OK(pl_kernels_cpu()->linear_grad(g, x, dw, false, one, false));
+            CHECK_OK(pl_set_num_threads(3));
+            CHECK_OK(pl_kernels_cpu()->linear_grad(g, x, dw, false, more, false));
+            check_same_bits("db", one, more);
+            pl_tensor_release(more);
+            pl_tensor_release(one);
+            pl_tensor_release(dw);
+            pl_tensor_release(x);
+            pl_tensor_release(g);
+        }
+    }
+}
