@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m benchmarks [PART ...]``: what is timed beside others, as tables and as JSON.
 
-``python -m benchmarks plot RESULT.json ...`` draws the pictures of docs/performance.md,
-``python -m benchmarks measures RESULT.json ...`` prints its table of targets.
+``plot``, ``measures`` and ``document`` with RESULT.json ... draw pictures, print targets, and put
+figures into docs/performance.md and docs/scaling.md.
 A part is a module with ``run(session)`` that yields tables.
 """
 
@@ -22,6 +22,7 @@ from benchmarks.table import Table, text
 
 PARTS = ["train", "allreduce", "ops", "loader", "bridge", "checkpoint", "overhead",
          "compute", "startup", "scaling", "adamw", "exposed"]  # fmt: skip
+TOOLS = ["plot", "measures", "document"]
 MODELS = ["gpt", "gpt-b1", "mlp"]
 
 
@@ -84,11 +85,11 @@ def tables(parts: list[str], session: Session) -> Iterator[Table]:
 
 def main(words: list[str]) -> int:
     """Run what the command line asks for and give the exit status."""
-    if words[:1] in (["plot"], ["measures"]):
+    if words[:1] and words[0] in TOOLS:
         return int(importlib.import_module(f"benchmarks.{words[0]}").main(words[1:]))
     args = arguments(words)
     session = session_of(args)
-    result: dict[str, Any] = {"head": head(session), "tables": []}
+    result: dict[str, Any] = {"head": head(session, words), "tables": []}
     print(head_text(result["head"]), flush=True)
     for table in tables(args.parts or PARTS, session):
         print(text(table), flush=True)

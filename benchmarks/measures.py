@@ -19,6 +19,10 @@ from benchmarks.table import Row, Table, figure, markdown, summary
 PEERS = ("PyTorch eager", "PyTorch compiled", "JAX", "MLX")
 MPI = ("Open MPI", "MPICH", "Intel MPI")
 ALONE = ("paceline, unconnected",)
+HEAD_LINES = (
+    "| measure | target | median (min to max) | against | met |",
+    "| --- | --- | --- | --- | --- |",
+)
 GPT, GPT2, MLP = "^train: GPT 10.8 M, batch 8.*", "^train: GPT-2 124 M.*", "^train: MLP .*"
 
 
@@ -172,11 +176,8 @@ def main(words: list[str]) -> int:
     parser.add_argument("results", nargs="+", type=Path, metavar="RESULT.json")
     parser.add_argument("--tables", action="store_true", help="also every table, in Markdown")
     args = parser.parse_args(words)
-    _, tables = read(args.results)
-    print("| measure | target | median (min to max) | against | met |")
-    print("| --- | --- | --- | --- | --- |")
-    for measure in MEASURES:
-        print(line(measure, tables))
+    tables = [table for _, table in read(args.results)]
+    print("\n".join([*HEAD_LINES, *(line(measure, tables) for measure in MEASURES)]))
     for table in tables if args.tables else []:
         print(f"\n{markdown(table)}", end="")
     return 0

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m benchmarks plot RESULT.json ... [--out FOLDER]``: a picture of each table.
 
-Bars are medians, whiskers minimum and maximum; the head of the first file is the caption. Several
+Bars are medians, whiskers minimum and maximum; the caption is the head of the run. Several
 files are runs of different parts or cases; a row that is in more than one is taken from the last.
 """
 
@@ -19,17 +19,18 @@ FOLDER = Path(__file__).resolve().parents[1] / "docs" / "figures"
 COLOURS = ["#1b6ca8", "#d1495b", "#edae49", "#66a182", "#8d6a9f", "#7d8491", "#b8b8b8"]
 
 
-def read(paths: list[Path]) -> tuple[dict[str, Any], list[Table]]:
-    """Head of the first file, and the tables of all of them."""
-    files = [json.loads(path.read_text()) for path in paths]
-    tables: dict[tuple[str, str], Table] = {}
-    for values in files:
+def read(paths: list[Path]) -> list[tuple[dict[str, Any], Table]]:
+    """Tables of all files, each with the head of the last file that has it."""
+    found: dict[tuple[str, str], tuple[dict[str, Any], Table]] = {}
+    for path in paths:
+        values = json.loads(path.read_text())
         for table in map(Table.from_json, values["tables"]):
-            before = tables.setdefault((table.part, table.title), table)
-            new = {row.case: row for row in table.rows}
-            rows = {row.case: row for row in before.rows} | new
-            before.rows = list(rows.values())
-    return files[0]["head"], list(tables.values())
+            key = table.part, table.title
+            if key in found:
+                rows = {row.case: row for row in found[key][1].rows}
+                table.rows = list((rows | {row.case: row for row in table.rows}).values())
+            found[key] = values["head"], table
+    return list(found.values())
 
 
 def main(words: list[str]) -> int:
@@ -38,22 +39,35 @@ def main(words: list[str]) -> int:
     parser.add_argument("results", nargs="+", type=Path, metavar="RESULT.json")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder (docs/figures)")
     args = parser.parse_args(words)
+    for path in draw_all(read(args.results), args.out):
+        print(path)
+    return 0
+
+
+def draw_all(found: list[tuple[dict[str, Any], Table]], folder: Path) -> list[Path]:
+    """Draw every table that has samples; the files' paths."""
     try:
         import matplotlib
     except ImportError:
-        parser.error("pictures need Matplotlib: pip install 'paceline[plot]'")
+        raise SystemExit(
+            "[benchmarks] pictures need Matplotlib: pip install 'paceline[plot]'"
+        ) from None
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "paceline"  # the same figures give the same file
-    matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text: a tenth of the size
+    matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text: a third of the size
     matplotlib.rcParams["font.size"] = 9
-    head, tables = read(args.results)
-    args.out.mkdir(parents=True, exist_ok=True)
-    for table in tables:
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    for head, table in found:
         if any(row.ours or row.measured() for row in table.rows):
-            path = args.out / f"{table.part}-{slug(table.title)}.svg"
-            draw(table, head, path)
-            print(path)
-    return 0
+            drawn.append(folder / file_name(table))
+            draw(table, head, drawn[-1])
+    return drawn
+
+
+def file_name(table: Table) -> str:
+    """The name of a table's picture."""
+    return f"{table.part}-{slug(table.title)}.svg"
 
 
 def slug(title: str) -> str:

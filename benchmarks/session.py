@@ -132,11 +132,12 @@ def row_of(case: str, ours: str, took: Mapping[str, Any], peers: dict[str, str])
     return Row(case, took.get(ours, []), theirs)
 
 
-def head(session: Session) -> dict[str, Any]:
+def head(session: Session, words: list[str]) -> dict[str, Any]:
     """What a reader must know about the machine and the programs to compare figures."""
     versions = {name: session.peers.version(name) for name in ("paceline", "numpy", *PEERS)}
     return {
         "cpu": cpu_name(),
+        "command": command(words),
         "kernel": platform.release(),
         "python": platform.python_version(),
         "commit": commit(),
@@ -146,6 +147,16 @@ def head(session: Session) -> dict[str, Any]:
         "rounds": session.rounds,
         "quick": session.quick,
     }
+
+
+def command(words: list[str]) -> str:
+    """The words that say what is measured, without where this machine keeps things."""
+    kept, skip = [], False
+    for word in words:
+        if not skip and not word.startswith(("--json", "--python-")):
+            kept.append(f"'{word}'" if " " in word else word)
+        skip = word == "--json" or (word.startswith("--python-") and "=" not in word)
+    return " ".join(kept)
 
 
 def commit() -> str:

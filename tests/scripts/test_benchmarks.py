@@ -19,6 +19,7 @@ from benchmarks.measures import Measure, samples
 from benchmarks.measures import line as measure_line
 from benchmarks.peers import PEERS
 from benchmarks.session import Session, alternate
+from benchmarks.session import command as shown_command
 from benchmarks.table import Row, Table, text
 
 import paceline
@@ -135,6 +136,40 @@ def test_a_measure_is_met_or_not() -> None:
     over = Measure("c", 3, "^train: MLP.*bf16", "1 thread", over="^train: MLP.*fp32")
     assert samples(over, tables) == ([2.0, 4.0], "ours")
     assert "not measured" in measure_line(Measure("d", 1, "^GPT", "1 thread"), tables)
+
+
+def test_figures_go_to_their_places(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    row = Row("1 thread", [1.0], {"PyTorch eager": [4.0]})
+    table = Table("train", "GPT 10.8 M, batch 8 of x, fp32", "ms", [row])
+    head = {"cpu": "c", "commit": "0abc", "rounds": 1, "command": "train --rounds 1",
+            "versions": {"torch": "2"}, "date": "d", "load_at_start": [0.5]}  # fmt: skip
+    result, document = tmp_path / "out.json", tmp_path / "figures.md"
+    result.write_text(json.dumps({"head": head, "tables": [table.to_json()]}))
+    old = "| import, ms over a bare interpreter | at most 50 | 19 (18 to 20) |  | yes |\n"
+    document.write_text(
+        f"A\n<!-- measures -->\n{old}<!-- end -->\nB\n<!-- tables train -->\nold\n<!-- end -->\n"
+        "<!-- tables loader -->\nstays\n<!-- end -->\nC\n"
+    )
+    words = command("document", str(result), "--documents", str(document), "--out", str(tmp_path))
+    subprocess.run(words, cwd=TREE, check=True, timeout=60)
+    text = document.read_text()
+    assert (
+        "| GPT 10.8 M, fp32, 1 thread | 2.3 | 4.00 (4.00 to 4.00) | PyTorch eager | yes |" in text
+    )
+    assert old in text
+    assert "stays" in text
+    assert "old\n" not in text
+    assert "`python -m benchmarks train --rounds 1`, commit 0abc" in text
+    (picture,) = tmp_path.glob("*.svg")
+    assert f"(figures/{picture.name})" in text
+    assert text.startswith("A\n")
+    assert text.endswith("C\n")
+
+
+def test_a_command_is_shown_without_paths() -> None:
+    words = ["train", "--json", "/a/b", "--python-jax", "/c", "--python-mlx=/d", "--wires", "x y"]
+    assert shown_command(words) == "train --wires 'x y'"
 
 
 def test_turns_keep_complete_rounds_only() -> None:
