@@ -21,7 +21,7 @@ from benchmarks.session import Session, head, head_text
 from benchmarks.table import Table, text
 
 PARTS = ["train", "allreduce", "ops", "loader", "bridge", "checkpoint", "overhead",
-         "compute", "startup", "scaling", "adamw", "exposed"]  # fmt: skip
+         "compute", "startup", "scaling", "adamw", "exposed", "network"]  # fmt: skip
 TOOLS = ["plot", "measures", "document"]
 MODELS = ["gpt", "gpt-b1", "mlp"]
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One rank of the all-reduce table: ``go BYTES REPEATS`` gives seconds per call by kind."""
+"""One rank of an all-reduce table: ``go BYTES REPEATS`` gives seconds per call by kind.
+
+Arguments: the library, and which kinds; none named means all.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ def torch_calls(count: int) -> dict[str, Callable[[], object]]:
 
 
 def main() -> None:
-    library = sys.argv[1]
+    library, only = sys.argv[1], sys.argv[2:]
     if library == "paceline":
         import paceline.distributed as dist
 
@@ -54,6 +57,8 @@ def main() -> None:
     def go(nbytes: str, repeats: str) -> dict[str, float]:
         seconds = {}
         for name, call in make(max(int(nbytes) // 4, 1)).items():
+            if only and name not in only:
+                continue
             for _ in range(2):
                 call()
             barrier()
