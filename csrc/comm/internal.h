@@ -171,7 +171,10 @@ pl_status pl__look_around(pl_group *g, pl__call *call, int peer, const _Atomic u
 // The same among the ranks of this machine only; the others see it with the next step of all.
 pl_status pl__step_here(pl_group *g, pl__call *call) PL_MUST_USE;
 pl_status pl__step(pl_group *g, pl__call *call) PL_MUST_USE;  // post the next step, wait for all
-void pl__wake_all(pl_group *g);                               // everyone who sleeps on any slot
+// Its two halves: wait until all have made the step that this rank made `behind` steps ago.
+pl_status pl__step_post(pl_group *g, pl__call *call) PL_MUST_USE;
+pl_status pl__step_await(pl_group *g, pl__call *call, uint32_t behind) PL_MUST_USE;
+void pl__wake_all(pl_group *g);  // everyone who sleeps on any slot
 // A word of this process only: returns when it differs from `seen`, or after the slice.
 void pl__futex_wait(const _Atomic uint32_t *word, uint32_t seen, int64_t timeout_ns, bool shared);
 void pl__futex_wake(const _Atomic uint32_t *word, bool shared);

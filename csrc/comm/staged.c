@@ -18,6 +18,11 @@
 //
 // With two ranks each folds the whole piece for itself instead: one step less, and the same bits,
 // since both fold rank 0 and rank 1 in that order with the same loops.
+//
+// Between two machines a step takes as long as the link, so one piece is always under way: a rank
+// writes and sends piece p, then waits for piece p - 1 and folds it. The areas are four smaller
+// ones then. Whoever has sent piece p has folded piece p - 2; so a rank that writes piece p, having
+// seen the peer's p - 2, knows that its p - 4, which stood in the same place, has been folded.
 #include <string.h>
 
 #include "comm/internal.h"
@@ -25,6 +30,8 @@
 
 #define AREA_BYTES ((size_t)256 * 1024)  // three of them and the user's piece fit a 1 MiB cache
 #define AREAS 3
+#define FAR_AREAS 4
+#define FAR_BYTES (AREAS * AREA_BYTES / FAR_AREAS)
 
 size_t pl__mail_offset(void) { return AREAS * AREA_BYTES; }
 
@@ -68,7 +75,7 @@ static bool wants_result(const pl_group *g, const pl__call *call) {
     return call->op != PL__OP_REDUCE || call->root == g->rank;
 }
 
-static pl_status reduce_of_two(pl_group *g, pl__call *call) {
+static pl_status reduce_of_two_near(pl_group *g, pl__call *call) {
     size_t size = pl_dtype_size(call->dtype);
     int64_t piece = (int64_t)(AREA_BYTES / size);
     for (int64_t i = 0, p = 0; i < call->count; i += piece, p++) {
@@ -79,6 +86,33 @@ static pl_status reduce_of_two(pl_group *g, pl__call *call) {
         if (wants_result(g, call)) fold(g, call, (int)(p & 1), 0, m, user);
     }
     return PL_OK;
+}
+
+// Two ranks on two machines: one piece ahead.
+static pl_status reduce_of_two_far(pl_group *g, pl__call *call) {
+    size_t size = pl_dtype_size(call->dtype);
+    int64_t piece = (int64_t)(FAR_BYTES / size), pieces = (call->count + piece - 1) / piece;
+    for (int64_t p = 0; p <= pieces; p++) {
+        if (p < pieces) {
+            int64_t left = call->count - p * piece, m = left < piece ? left : piece;
+            size_t skip = (size_t)(p % FAR_AREAS) * FAR_BYTES, n = (size_t)m * size;
+            memcpy(pl__area(g, g->rank, 0) + skip, (char *)call->out + (size_t)(p * piece) * size,
+                   n);
+            PL_TRY(pl__net_area(g, call, 0, skip, n));
+            PL_TRY(pl__step_post(g, call));
+        }
+        if (p == 0) continue;
+        PL_TRY(pl__step_await(g, call, p < pieces ? 1 : 0));
+        if (!wants_result(g, call)) continue;
+        int64_t i = (p - 1) * piece, left = call->count - i, m = left < piece ? left : piece;
+        fold(g, call, 0, (size_t)((p - 1) % FAR_AREAS) * FAR_BYTES, m,
+             (char *)call->out + (size_t)i * size);
+    }
+    return PL_OK;
+}
+
+static pl_status reduce_of_two(pl_group *g, pl__call *call) {
+    return g->net ? reduce_of_two_far(g, call) : reduce_of_two_near(g, call);
 }
 
 // The bytes of a piece of m elements that the ranks [from, to) own.

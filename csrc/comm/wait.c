@@ -116,25 +116,33 @@ pl_status pl__wait_word(pl_group *g, pl__call *call, int peer, const _Atomic uin
     return st;
 }
 
-static pl_status await_steps(pl_group *g, pl__call *call, int first, int end) {
+static pl_status await_steps(pl_group *g, pl__call *call, int first, int end, uint32_t step) {
     int n = end - first;
     for (int i = 1; i < n; i++) {
         int peer = first + (g->rank - first + i) % n;  // not all at the same rank first
         pl__slot *s = &g->control->slots[peer];
-        PL_TRY(pl__wait_word(g, call, peer, &s->step, &s->sleepers, g->step));
+        PL_TRY(pl__wait_word(g, call, peer, &s->step, &s->sleepers, step));
     }
     return PL_OK;
 }
 
-pl_status pl__step(pl_group *g, pl__call *call) {
+pl_status pl__step_post(pl_group *g, pl__call *call) {
     pl__post(g, &g->me->step, ++g->step);
-    PL_TRY(pl__net_step(g, call));
-    return await_steps(g, call, 0, g->world);
+    return pl__net_step(g, call);
+}
+
+pl_status pl__step_await(pl_group *g, pl__call *call, uint32_t behind) {
+    return await_steps(g, call, 0, g->world, g->step - behind);
+}
+
+pl_status pl__step(pl_group *g, pl__call *call) {
+    PL_TRY(pl__step_post(g, call));
+    return pl__step_await(g, call, 0);
 }
 
 pl_status pl__step_here(pl_group *g, pl__call *call) {
     pl__post(g, &g->me->step, ++g->step);
-    return await_steps(g, call, g->first, g->end);
+    return await_steps(g, call, g->first, g->end, g->step);
 }
 
 void pl__wake_all(pl_group *g) {

@@ -106,6 +106,43 @@ TEST(noise_between_machines_ends_the_group_and_nothing_else) {
 
 #endif
 
+// Many pieces in a row, so that every area of a rank is used again while its link is busy.
+static void reduce_many_pieces(pl_group *g, void *ctx) {
+    (void)ctx;
+    int rank = pl_group_rank(g), world = pl_group_world(g);
+    const int64_t counts[] = {49152, 49153, 98304, 196608, 500000, 700001};
+    char *got = malloc(700001 * 4), *want = malloc(700001 * 4);
+    for (int round = 0; round < 3; round++) {
+        for (int k = 0; k < 6; k++) {
+            int64_t n = counts[k];
+            pl_dtype dt = round == 1 ? PL_BF16 : PL_F32;
+            size_t nbytes = (size_t)n * pl_dtype_size(dt);
+            ref_fill(dt, got, rank, round, n);
+            if (round == 2) {
+                CHECK_OK(pl_group_reduce(g, got, n, dt, PL_RED_SUM, k % world, SITE("p:1")));
+            } else {
+                CHECK_OK(pl_group_all_reduce(g, got, n, dt, PL_RED_MEAN, SITE("p:2")));
+            }
+            if (round == 2 && k % world != rank) {
+                ref_fill(dt, want, rank, round, n);
+            } else {
+                ref_result(dt, round == 2 ? PL_RED_SUM : PL_RED_MEAN, world, round, n, want);
+            }
+            CHECK_EQ(memcmp(got, want, nbytes), 0);
+        }
+    }
+    free(got);
+    free(want);
+}
+
+TEST(many_pieces_between_machines) {
+    for (int world = 2; world <= 4; world++) {
+        ranks_machines = world;
+        run_threads(world, reduce_many_pieces, NULL);
+    }
+    ranks_machines = 1;
+}
+
 static void nothing(pl_group *g, void *ctx) {
     (void)ctx;
     CHECK_OK(pl_group_barrier(g, SITE("n:1")));
