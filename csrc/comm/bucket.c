@@ -58,13 +58,13 @@ static pl_status check(const pl_group *g, const pl_bucket_call *c) {
                        pl__redop_name(c->op));
     }
     size_t size = pl_dtype_size(c->dtype);
-    if (c->count < 0 || c->offset_bytes > c->seg->nbytes || c->offset_bytes % PL__LINE ||
-        (uint64_t)c->count > (c->seg->nbytes - c->offset_bytes) / size) {
+    if (c->count < 0 || c->offset_bytes > c->seg->filled || c->offset_bytes % PL__LINE ||
+        (uint64_t)c->count > (c->seg->filled - c->offset_bytes) / size) {
         return pl_fail(PL_EINVAL,
                        "[reduce_bucket] bucket %d: got %lld elements of %zu bytes at byte %zu, "
                        "expected a multiple of %d bytes and all of it inside %zu bytes",
                        c->bucket, (long long)c->count, size, c->offset_bytes, PL__LINE,
-                       c->seg->nbytes);
+                       c->seg->filled);
     }
     if (c->n_params < 0 || c->n_params > PL__SMALL_BYTES * 8) {
         return pl_fail(PL_EINVAL, "[reduce_bucket] bucket %d: got %d parameters, expected 0 to %d",

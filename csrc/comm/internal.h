@@ -77,7 +77,8 @@ struct pl_segment {
     pl_segment *next;
     int rank, world;
     int first, end;  // ranks of this machine; the other parts are mirrors, not ours to unmap
-    size_t nbytes;   // of one part, whole pages
+    size_t nbytes;   // of one part, whole pages, whole huge pages if it is that large
+    size_t filled;   // of these, from the start, the ones that are there and may be touched
     void *parts[];   // [world] mappings, NULL where there is none
 };
 

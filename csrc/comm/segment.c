@@ -4,7 +4,9 @@
 // behind whoever is killed. Runs on the caller's thread (collective).
 //
 // A part has all its pages before it is sent, and is sealed against shrinking, which the receiver
-// checks with its size: an access can never raise SIGBUS, whatever a peer does afterwards.
+// checks with its size: an access can never raise SIGBUS, whatever a peer does afterwards. Of a
+// peer's part a rank maps what it touches, which of buckets is its own slice: a page that is mapped
+// counts as resident memory of each process, and to map one that is there costs little.
 //
 // Note [private after failure]: a peer that was only stopped may wake up after the group has
 // failed and go on writing into our part. So at a failure the mapping of our own part is replaced,
@@ -33,10 +35,11 @@ typedef struct letter {
     uint64_t nbytes;
 } letter;
 
-static size_t whole_pages(size_t nbytes) {
-    size_t unit = nbytes >= HUGE_BYTES ? HUGE_BYTES : (size_t)sysconf(_SC_PAGESIZE);
-    if (nbytes == 0) nbytes = 1;
-    return (nbytes + unit - 1) / unit * unit;
+static size_t round_up(size_t nbytes, size_t unit) { return (nbytes + unit - 1) / unit * unit; }
+
+static void choose_sizes(pl_segment *s, size_t nbytes) {
+    s->filled = round_up(nbytes ? nbytes : 1, (size_t)sysconf(_SC_PAGESIZE));
+    s->nbytes = nbytes >= HUGE_BYTES ? round_up(nbytes, HUGE_BYTES) : s->filled;
 }
 
 static void *map(int fd, size_t nbytes) {
@@ -60,9 +63,9 @@ static pl_status make_part(pl_segment *s, int *fd) {
                        strerror(errno));
     }
     // Through the mapping, so that huge pages are used; by fallocate where the kernel is older.
-    if (madvise(s->parts[s->rank], s->nbytes, MADV_POPULATE_WRITE) != 0 &&
-        fallocate(*fd, 0, 0, (off_t)s->nbytes) != 0) {
-        return pl_fail(PL_ENOMEM, "[segment_new] no shared memory for %zu bytes: %s", s->nbytes,
+    if (madvise(s->parts[s->rank], s->filled, MADV_POPULATE_WRITE) != 0 &&
+        fallocate(*fd, 0, 0, (off_t)s->filled) != 0) {
+        return pl_fail(PL_ENOMEM, "[segment_new] no shared memory for %zu bytes: %s", s->filled,
                        strerror(errno));
     }
     if (fcntl(*fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
@@ -149,8 +152,10 @@ static pl_status exchange(pl_group *g, pl__call *call, pl_segment *s, int fd) {
                     info.st_size >= (off_t)s->nbytes && (fcntl(got, F_GET_SEALS) & F_SEAL_SHRINK);
         s->parts[peer] = good ? map(got, s->nbytes) : NULL;
         int err = errno;
-        // The pages are there; map them now rather than one fault at a time in the first step.
-        if (s->parts[peer]) (void)madvise(s->parts[peer], s->nbytes, MADV_POPULATE_WRITE);
+        // Messages come into all of an arena: no fault in the first of them.
+        if (s->parts[peer] && call->op == PL__OP_GROUP_NEW) {
+            (void)madvise(s->parts[peer], s->filled, MADV_POPULATE_WRITE);
+        }
         close(got);
         if (!good) {
             return pl_fail(PL_ERUNTIME, "[%s] rank %d sent memory that is not what was agreed on",
@@ -183,7 +188,7 @@ pl_status pl__segment_make(pl_group *g, pl__call *call, pl_segment **out) {
         *s = (pl_segment){.refs = 1, .rank = g->rank, .world = g->world};
         s->first = g->first;
         s->end = g->end;
-        s->nbytes = whole_pages((size_t)call->count);
+        choose_sizes(s, (size_t)call->count);
         st = make_part(s, &fd);
     }
     if (st == PL_OK) st = exchange(g, call, s, fd);
@@ -224,7 +229,7 @@ void pl__segment_make_private(pl_segment *s) {
     void *own = s->parts[s->rank];
     void *copy = mmap(NULL, s->nbytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (copy == MAP_FAILED) return;  // no memory: the contents are undefined either way
-    memcpy(copy, own, s->nbytes);
+    memcpy(copy, own, s->filled);
     if (mremap(copy, s->nbytes, s->nbytes, MREMAP_MAYMOVE | MREMAP_FIXED, own) == MAP_FAILED) {
         munmap(copy, s->nbytes);
     }
