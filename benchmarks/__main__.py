@@ -23,7 +23,7 @@ from benchmarks.table import Table, text
 PARTS = ["train", "allreduce", "ops", "loader", "bridge", "checkpoint", "overhead",
          "compute", "startup", "scaling", "adamw", "exposed", "network"]  # fmt: skip
 TOOLS = ["plot", "measures", "document"]
-MODELS = ["gpt", "gpt-b1", "mlp"]
+MODELS = ["gpt", "gpt-b1", "gpt2", "mlp"]
 
 
 def arguments(words: list[str]) -> argparse.Namespace:
@@ -38,7 +38,9 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true",
                         help="the smallest sizes: that a part runs, not how fast")  # fmt: skip
     parser.add_argument("--json", type=Path, help="where the samples go")
-    parser.add_argument("--models", nargs="+", default=["gpt", "mlp"], choices=MODELS)
+    parser.add_argument(
+        "--models", nargs="+", default=[], choices=MODELS, help="those of train and bridge"
+    )
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"],
                         choices=["fp32", "bf16"])  # fmt: skip
     parser.add_argument("--without", nargs="+", default=[], choices=list(PEERS),

@@ -22,7 +22,8 @@ APART = "paceline, unconnected"
 
 def run(session: Session) -> Iterator[Table]:
     """Yield one table per model and precision: milliseconds of a step of the slower rank."""
-    models = ("tiny",) if session.quick else ("gpt-b1", *session.models)
+    wanted = ("gpt-b1", *(session.models or ("gpt", "mlp")))
+    models = ("tiny",) if session.quick else dict.fromkeys(m for m in wanted if m in STEPS)
     for model in models:
         for precision in session.precisions:
             yield _table(session, model, precision)

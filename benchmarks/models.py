@@ -60,14 +60,14 @@ def make_mlp(torch: Any) -> Any:
 def make(torch: Any, name: str) -> tuple[Any, Any, Any]:
     """Model, inputs and targets: ``gpt`` (10.8 M, batch 8), ``gpt-b1``, ``mlp`` (batch 64).
 
-    ``gpt2`` is the 124 M one, batch 1 of 128 tokens; ``tiny`` shows that a part runs.
+    ``gpt2`` is the 124 M one, batch 2 of 256 tokens; ``tiny`` shows that a part runs.
     """
     torch.manual_seed(0)
     if name == "mlp":
         return make_mlp(torch), torch.randn(64, 784), torch.randint(0, 10, (64,))
     if name == "gpt2":
-        ids, targets = torch.randint(0, 50257, (1, 128)), torch.randint(0, 50257, (128,))
-        model = make_gpt(torch, 12, 12, 768, 128, 50257)
+        ids, targets = torch.randint(0, 50257, (2, 256)), torch.randint(0, 50257, (512,))
+        model = make_gpt(torch, 12, 12, 768, 256, 50257)
         model.head.weight = model.token.weight
         return model, ids, targets
     if name == "tiny":

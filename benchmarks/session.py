@@ -33,7 +33,7 @@ class Session:
     rounds: int = 5
     quick: bool = False
     peers: Peers = field(default_factory=Peers)
-    models: tuple[str, ...] = ("gpt", "mlp")
+    models: tuple[str, ...] = ()  # as named on the command line; else each part has its own
     precisions: tuple[str, ...] = ("fp32", "bf16")
     cases: tuple[str, ...] = ("1-thread", "2-threads", "2-processes")
     wires: tuple[str, ...] = ()  # of scaling; all if none is named

@@ -50,7 +50,8 @@ def rows(case: str, model: str, precision: str) -> tuple[dict[str, Ranks], dict[
 
 def run(session: Session) -> Iterator[Table]:
     """Yield one table per model and precision: milliseconds of a step of the slowest rank."""
-    for model in ("tiny",) if session.quick else session.models:
+    wanted = [model for model in session.models or ("gpt", "mlp") if model in STEPS]
+    for model in ("tiny",) if session.quick else wanted:
         for precision in session.precisions:
             table = Table("train", f"{TITLES[model]}, AdamW, {precision}", "ms per step")
             first: dict[str, float] = {}
