@@ -166,9 +166,15 @@ def _alike(tensors: Iterable[torch.Tensor]) -> list[list[torch.Tensor]]:
 
 def _flat(grad: torch.Tensor) -> Any:
     """Give a contiguous core tensor over a gradient's memory, in whatever order it lies there."""
-    plain = grad.layout is torch.strided and grad.device.type == "cpu"
-    if not plain or not grad.is_floating_point() or grad.dtype not in exchange.CORE:
+    if grad.layout is not torch.strided or not grad.is_cpu:
         return None
-    order = sorted(range(grad.ndim), key=grad.stride, reverse=True)
-    dense = grad.detach().permute(order)
-    return exchange.to_core(dense) if dense.is_contiguous() else None
+    if not grad.is_floating_point() or grad.dtype not in exchange.CORE:
+        return None
+    dense = grad
+    if not grad.is_contiguous():
+        dense = grad.permute(sorted(range(grad.ndim), key=grad.stride, reverse=True))
+        if not dense.is_contiguous():
+            return None
+    # Without the questions of `from_dlpack`, which take ten times as long: this is asked for every
+    # gradient of every step, and all of them are answered above.
+    return _C.from_dlpack(torch.utils.dlpack.to_dlpack(dense))[0]
