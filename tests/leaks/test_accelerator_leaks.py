@@ -52,3 +52,29 @@ def test_a_thousand_steps(n: int) -> None:
         assert grown == {}
         # A leak of 64 bytes per step would be 45 KiB; the allocator of Python moves by pages.
         assert memory < 512 * 1024
+
+
+SIXTEEN_MIB = """\
+import paceline as torch
+from paceline import Accelerator
+from rankside import out
+
+def shared_mib():
+    with open("/proc/self/status") as file:
+        fields = dict(line.split(":", 1) for line in file)
+    return int(fields["RssShmem"].split()[0]) / 1024
+
+accelerator = Accelerator()
+before = shared_mib()
+model = accelerator.prepare(torch.nn.Linear(1024, 4096, bias=False))
+for _ in range(2):
+    accelerator.backward(model(torch.ones(2, 1024)).sum())
+out(shared_mib() - before)
+"""
+
+
+def test_a_rank_maps_its_gradients_and_its_slice_of_the_others() -> None:
+    for rank in harness.run_ranks(2, SIXTEEN_MIB):
+        # 16 MiB of its own and half of the other rank's; what the kernel maps beside a page that
+        # is touched is less than 1 MiB.
+        assert 24 <= rank.outs[0] < 25
