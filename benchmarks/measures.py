@@ -125,7 +125,27 @@ def _computing() -> Iterator[Measure]:
                       at_most=True)  # fmt: skip
 
 
-MEASURES = [*_training(), *_computing(), *_communication(), *_memory_and_files()]
+def _bridge() -> Iterator[Measure]:
+    ddp = ("Accelerate, DDP on Gloo",)
+    for name, share in (("GPT 10.8 M, batch 8", 0.98), ("GPT 10.8 M, batch 1", 0.98),
+                        ("GPT-2 124 M", 0.95), ("MLP", 0.85)):  # fmt: skip
+        title, bridge = f"^bridge: PyTorch's {name}.*processes", f"bridge, {name}"
+        yield Measure(f"{bridge}, share of unconnected", share, f"{title}$", "step",
+                      ("PyTorch, unconnected",))  # fmt: skip
+        yield Measure(f"{bridge}, step against DDP", 1.0, f"{title}$", "step", ddp)
+        yield Measure(f"{bridge}, memory of a rank against DDP", 1.0, f"{title}, peak",
+                      "resident", ddp)  # fmt: skip
+    yield Measure("bridge, launch of two processes", 1.0, "^startup: Launch", "with PyTorch's model",
+                  ("accelerate launch",))  # fmt: skip
+
+
+MEASURES = [
+    *_training(),
+    *_computing(),
+    *_communication(),
+    *_bridge(),
+    *_memory_and_files(),
+]
 
 
 def rows_of(tables: list[Table], title: str, case: str) -> Iterator[tuple[Table, Row]]:
