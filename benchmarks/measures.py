@@ -135,8 +135,8 @@ def _bridge() -> Iterator[Measure]:
         yield Measure(f"{bridge}, step against DDP", 1.0, f"{title}$", "step", ddp)
         yield Measure(f"{bridge}, memory of a rank against DDP", 1.0, f"{title}, peak",
                       "resident", ddp)  # fmt: skip
-    yield Measure("bridge, launch of two processes", 1.0, "^startup: Launch", "with PyTorch's model",
-                  ("accelerate launch",))  # fmt: skip
+    yield Measure("bridge, launch of two processes", 1.0, "^startup: Launch",
+                  "with PyTorch's model", ("accelerate launch",))  # fmt: skip
 
 
 MEASURES = [
