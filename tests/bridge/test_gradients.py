@@ -18,7 +18,7 @@ def ordinary_and_odd_passes() -> None:
     from torch.utils.checkpoint import checkpoint
 
     from paceline import Accelerator
-    from rankside import RANK, WORLD
+    from rankside import ARGS, RANK, WORLD
 
     accelerator = Accelerator()
     generator = torch.Generator().manual_seed(RANK)
@@ -183,7 +183,7 @@ def ordinary_and_odd_passes() -> None:
         check(model, plain, "odd dtypes")
 
     # Compiled after and before prepare.
-    for compile_first in (True, False):
+    for compile_first in ARGS.get("compile_first", (True, False)):
         torch.manual_seed(3)
         base = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
         plain = copy.deepcopy(base)

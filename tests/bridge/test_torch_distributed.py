@@ -25,7 +25,8 @@ def run_by_torch(n: int, body: Callable[..., object], **options: Any) -> list[Re
 
 
 def test_gradients_are_the_mean_whatever_torch_does() -> None:
-    run_by_torch(2, test_gradients.ordinary_and_odd_passes)
+    # Compiling takes longer than all the rest, and changes nothing here.
+    run_by_torch(2, test_gradients.ordinary_and_odd_passes, args={"compile_first": []})
 
 
 def test_training_has_the_bits_of_ddp() -> None:
