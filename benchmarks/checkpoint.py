@@ -3,9 +3,10 @@
 
 The run is a model of 128 M float32 parameters with AdamW's two moments. ``raw`` writes the same
 number of bytes into one file in pieces of 8 MiB and flushes it, and reads it into memory that is
-new each time; it is the floor on this disk. ``checksums`` is what hashing those bytes takes.
-Reading is from the page cache: what was just written is still there. Accelerate's own save does
-not flush, so its figure is that of writing into the page cache.
+new each time, or was used before; it is the floor on this disk. ``checksums`` is what hashing those
+bytes takes. Reading is from the page cache: what was just written is still there. Accelerate and
+safetensors do not flush, so their figures are those of writing into the page cache; safetensors
+maps the file, so its tensors are touched once to be there.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from benchmarks.table import Row, Table
 LAYERS, WIDTH = 8, 4000  # a layer has WIDTH squared parameters
 RAW = "raw"
 PEER = "Accelerate"
+AGAIN = "raw, into used memory"
+TENSORS = "safetensors"
 TIMES = ("save", "load")
+EXTRA = ("load_again", "checksums")  # of raw alone
 
 
 def run(session: Session) -> Iterator[Table]:
@@ -36,21 +40,27 @@ def run(session: Session) -> Iterator[Table]:
             return Ranks("benchmarks.checkpoint_worker", args, threads=2, needs=needs)
 
         rows = {"paceline": worker("paceline"), RAW: worker(RAW),
-                PEER: worker("accelerate", "accelerate")}  # fmt: skip
+                PEER: worker("accelerate", "accelerate"),
+                TENSORS: worker(TENSORS, "accelerate")}  # fmt: skip
         with session.running(rows, "checkpoint") as contest:
             took = contest.turns(ask)
     size = PIECE * pieces_of(layers, width) / 1e9
     table = Table("checkpoint", f"Checkpoint of {size:.2f} GB, one process", "s")
-    for what in (*TIMES, "checksums"):
-        of = {
-            name: answers if isinstance(answers, str) else [a[what] for a in answers if what in a]
-            for name, answers in took.items()
-        }
-        table.rows.append(row_of(what, "paceline", of, {RAW: RAW, PEER: PEER}))
-    table.rows[-1] = Row("checksums", [], {RAW: table.rows[-1].peers[RAW]})
+    for what in TIMES:
+        of: dict[str, Any] = {name: samples(answers, what) for name, answers in took.items()}
+        if what == "load":
+            of[AGAIN] = samples(took[RAW], "load_again")
+        shown = {name: name for name in (RAW, AGAIN, PEER, TENSORS)}
+        table.rows.append(row_of(what, "paceline", of, shown))
+    table.rows.append(Row("checksums", [], {RAW: samples(took[RAW], "checksums")}))
     yield table
+
+
+def samples(answers: list[dict[str, float]] | str, what: str) -> list[float] | str:
+    """The seconds of one question, or why there are none."""
+    return answers if isinstance(answers, str) else [a[what] for a in answers]
 
 
 def ask(name: str, row: Ranks) -> dict[str, Any]:
     """Ask for one turn of a row."""
-    return {what: row.ask(what)[0] for what in (*TIMES, *(["checksums"] if name == RAW else []))}
+    return {what: row.ask(what)[0] for what in (*TIMES, *(EXTRA if name == RAW else ()))}

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One row of ``benchmarks/checkpoint.py``: seconds of ``save``, ``load``, ``checksums``.
+"""One row of ``benchmarks/checkpoint.py``: seconds of ``save``, ``load`` and others.
 
-``raw`` writes the same bytes with nothing else, which is the floor on this disk.
+``raw`` writes the same bytes with nothing else, which is the floor on this disk; ``safetensors``
+writes and reads torch's tensors of that size, without an optimizer and its nesting.
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ def library_calls(library: str, place: str, layers: int, width: int) -> dict[str
 
 
 def raw_calls(place: Path, count: int) -> dict[str, Any]:
-    """The floor: the same bytes, flushed; read into memory that is new each time."""
+    """The floor: the same bytes, flushed; read into memory that is new, or was used before."""
     piece = os.urandom(PIECE)
+    used = bytearray(b"1") * (PIECE * count)
 
     def save() -> None:
         fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -56,8 +58,8 @@ def raw_calls(place: Path, count: int) -> dict[str, Any]:
         os.fsync(fd)
         os.close(fd)
 
-    def load() -> None:
-        memory = memoryview(bytearray(PIECE * count))
+    def load(into: bytearray | None = None) -> None:
+        memory = memoryview(bytearray(PIECE * count) if into is None else into)
         with place.open("rb", buffering=0) as file:
             for at in range(0, len(memory), PIECE):
                 file.readinto(memory[at : at + PIECE])
@@ -67,7 +69,18 @@ def raw_calls(place: Path, count: int) -> dict[str, Any]:
         for _ in range(count):
             xxhash.xxh3_128_hexdigest(piece)
 
-    return {"save": save, "load": load, "checksums": checksums}
+    return {"save": save, "load": load, "load_again": lambda: load(used), "checksums": checksums}
+
+
+def safetensors_calls(place: str, layers: int, width: int) -> dict[str, Any]:
+    """What safetensors does with torch's tensors; it does not flush."""
+    torch = importlib.import_module("torch")
+    module = importlib.import_module("safetensors.torch")
+    tensors = {f"t{at}": torch.ones(width, width) for at in range(3 * layers)}
+    return {
+        "save": lambda: module.save_file(tensors, place),
+        "load": lambda: [t.add_(0) for t in module.load_file(place).values()],
+    }
 
 
 def main() -> None:
@@ -75,6 +88,8 @@ def main() -> None:
     layers, width = map(int, sys.argv[3:5])
     if library == "raw":
         calls = raw_calls(Path(place), pieces_of(layers, width))
+    elif library == "safetensors":
+        calls = safetensors_calls(place, layers, width)
     else:
         calls = library_calls(library, place, layers, width)
     answer.serve({name: lambda f=f: answer.timed(f, 1)[0] for name, f in calls.items()})

@@ -104,7 +104,8 @@ def _memory_and_files() -> Iterator[Measure]:
         yield Measure(f"loader, {order}, of NumPy's {floor}", 0.7, title, "no workers",
                       (f"NumPy {floor}",))  # fmt: skip
     yield Measure("save 1.5 GB, of a raw write", 0.9, "^checkpoint: ", "save", ("raw",))
-    yield Measure("load 1.5 GB, of a raw read", 0.8, "^checkpoint: ", "load", ("raw",))
+    yield Measure("load 1.5 GB, of a raw read", 0.8, "^checkpoint: ", "load",
+                  ("raw, into used memory",))  # fmt: skip
     yield Measure("import, ms over a bare interpreter", 50, "^startup: Import", "import",
                   at_most=True)  # fmt: skip
     yield Measure("launch of two processes, s", 0.5, "^startup: Launch", "native", at_most=True)
