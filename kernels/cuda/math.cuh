@@ -177,7 +177,7 @@ static PL_DEVICE A pl_binary_float(A a, A b) {
 }
 
 // a to the power b modulo 2^64; a negative power is 1 / a^-b truncated.
-static __device__ int64_t pl_pow_int(int64_t a, int64_t b) {
+static inline __device__ int64_t pl_pow_int(int64_t a, int64_t b) {
     if (b < 0) return a == 1 ? 1 : a == -1 ? (b % 2 == 0 ? 1 : -1) : 0;
     uint64_t result = 1, base = (uint64_t)a;
     for (uint64_t e = (uint64_t)b; e != 0; e >>= 1) {

@@ -45,6 +45,7 @@ struct vdev {
     int stream_count, event_count, task_count, buffer_count;
     clock host;
     uint64_t random;
+    size_t limit;
     bool check;
 };
 
@@ -72,6 +73,9 @@ static uint64_t next_random(vdev *v) {
 static pl_status vdev_malloc(pl_cuda_runtime *r, size_t nbytes, void **out) {
     vdev *v = of(r);
     if (v->buffer_count == BUFFERS) return pl_fail(PL_ENOMEM, "[vdev] too many buffers");
+    size_t live = nbytes;
+    for (int i = 0; i < v->buffer_count; i++) live += v->buffers[i].live ? v->buffers[i].nbytes : 0;
+    if (v->limit != 0 && live > v->limit) return pl_fail(PL_ENOMEM, "[vdev] the device is full");
     char *raw = malloc(nbytes + 2 * GUARD);
     if (raw == NULL) return pl_fail(PL_ENOMEM, "[vdev] no memory for %zu bytes", nbytes);
     memset(raw, 0xA5, nbytes + 2 * GUARD);
@@ -266,3 +270,4 @@ pl_status vdev_free(vdev *v) {
 
 pl_cuda_runtime *vdev_runtime(vdev *v) { return &v->table; }
 void vdev_check(vdev *v, bool on) { v->check = on; }
+void vdev_limit(vdev *v, size_t nbytes) { v->limit = nbytes; }

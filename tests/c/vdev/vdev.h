@@ -18,6 +18,8 @@ pl_status vdev_free(vdev *v) PL_MUST_USE;
 pl_cuda_runtime *vdev_runtime(vdev *v);
 // The host is about to read (or write) bytes: all that touched them must have been waited for.
 pl_status vdev_host(vdev *v, const void *p, size_t nbytes, bool writes) PL_MUST_USE;
+// From now on no more than this may be live at once; 0: no limit.
+void vdev_limit(vdev *v, size_t nbytes);
 // Off: unordered tasks are taken, so that a test sees what they do.
 void vdev_check(vdev *v, bool on);
 

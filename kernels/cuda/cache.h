@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// cache: device memory that is kept instead of given back, aware of streams. A block belongs to the
+// stream it was asked for; freed, it may be handed out on that stream at once, without waiting,
+// because work on a stream runs in order. What other streams did with it is told by _used, and the
+// next user's stream waits for that by events: the host never does. Knows the run-time table only.
+// One thread at a time per cache.
+#ifndef PL_CUDA_CACHE_H
+#define PL_CUDA_CACHE_H
+
+#include "cuda/runtime.h"
+
+typedef struct pl_cuda_cache pl_cuda_cache;
+
+pl_status pl_cuda_cache_new(pl_cuda_runtime *r, pl_cuda_cache **out) PL_MUST_USE;
+// Gives all memory back, in use or not; waits for the streams first. NULL is legal.
+pl_status pl_cuda_cache_free(pl_cuda_cache *c) PL_MUST_USE;
+
+// nbytes > 0 for use on `s`; `tag` (a literal) says for what, in the message of PL_ENOMEM. Memory
+// that was freed on other streams is given back to the device before that.
+pl_status pl_cuda_cache_alloc(pl_cuda_cache *c, size_t nbytes, pl_cuda_stream *s, const char *tag,
+                              void **out) PL_MUST_USE;
+// Work that touches p was put on another stream than p's.
+pl_status pl_cuda_cache_used(pl_cuda_cache *c, const void *p, pl_cuda_stream *s) PL_MUST_USE;
+pl_status pl_cuda_cache_release(pl_cuda_cache *c, void *p) PL_MUST_USE;
+// Waits for what still uses freed blocks, and gives those back to the device.
+pl_status pl_cuda_cache_trim(pl_cuda_cache *c) PL_MUST_USE;
+
+typedef struct pl_cuda_cache_stats {
+    size_t in_use, peak, cached;  // bytes, rounded as they were asked of the device
+} pl_cuda_cache_stats;
+pl_cuda_cache_stats pl_cuda_cache_statistics(const pl_cuda_cache *c);
+
+#endif
