@@ -19,6 +19,21 @@ bool pl__product_is_tall(const pl_product *p) {
            p->k >= shortest && p->m >= SMALLEST && p->n >= SMALLEST && pl__tall_loop(p->ab) != NULL;
 }
 
+// Every piece packs what it needs of A and of B for itself, so the cut is the one with the least of
+// both: parts that are about square. False where there are not so many panels.
+static bool cut(pl_tall_job *job, int64_t pieces) {
+    int64_t rows = (job->m + TALL_ROWS - 1) / TALL_ROWS, least = INT64_MAX;
+    int64_t cols = (job->n + TALL_COLS - 1) / TALL_COLS;
+    for (int64_t r = 1; r <= pieces && r <= rows; r++) {
+        int64_t packed = job->m / r + job->n / (pieces / r);
+        if (pieces % r != 0 || pieces / r > cols || packed >= least) continue;
+        least = packed;
+        job->row_parts = r;
+        job->col_parts = pieces / r;
+    }
+    return least < INT64_MAX;
+}
+
 pl_status pl__product_tall(const pl_product *p, const pl_epilogue *e, const void *a, const void *b,
                            void *out) {
     pl_tall_job job = {.a = a,
@@ -32,16 +47,13 @@ pl_status pl__product_tall(const pl_product *p, const pl_epilogue *e, const void
                        .out_step = p->out_row,
                        .accumulate = e->accumulate,
                        .row_sums = e->row_sums,
-                       .add_row_sums = e->add_row_sums,
-                       .by_rows = p->m > p->n};
-    int64_t width = job.by_rows ? TALL_ROWS : TALL_COLS;
-    int64_t panels = ((job.by_rows ? p->m : p->n) + width - 1) / width;
-    int threads = pl_num_threads();
-    int64_t pieces = panels < threads ? panels : threads;
+                       .add_row_sums = e->add_row_sums};
+    int64_t pieces = pl_num_threads();
+    while (!cut(&job, pieces)) pieces--;  // one is always possible
     size_t units = TALL_WIDE / TALL_COLS * TALL_PANEL_B + TALL_HIGH / TALL_ROWS * TALL_PANEL_A;
     job.scratch_nbytes = units * sizeof(float);
     PL_TRY(pl_alloc((size_t)pieces * job.scratch_nbytes, (void **)&job.scratch));
-    pl_parallel_for(panels, 1, pl__tall_loop(p->ab), &job);
+    pl_parallel_for(pieces, 1, pl__tall_loop(p->ab), &job);
     pl_free(job.scratch);
     if (e->row_sums) *e->summed = true;
     return PL_OK;

@@ -39,9 +39,9 @@ typedef struct pl_tall_job {
     bool accumulate;
     float *row_sums;  // (m), or NULL: = or += the sums of A's columns
     bool add_row_sums;
-    bool by_rows;           // pieces of work are panels of A (of out's rows), else of B
-    char *scratch;          // one piece per thread
-    size_t scratch_nbytes;  // of a piece
+    int64_t row_parts, col_parts;  // out is cut into so many, one piece of work each
+    char *scratch;                 // one piece per thread
+    size_t scratch_nbytes;         // of a piece
     atomic_int next_scratch;
 } pl_tall_job;
 

@@ -147,14 +147,22 @@ static void TFN(part)(const pl_tall_job *job, int64_t r0, int64_t r1, int64_t c0
     }
 }
 
+// Where part i of `parts` of a dimension begins: at a panel.
+PL_INLINE int64_t TFN(begin)(int64_t size, int64_t panel, int64_t parts, int64_t i) {
+    int64_t panels = (size + panel - 1) / panel;
+    return TFN(least)(panels * i / parts * panel, size);
+}
+
 static void TFN(tall)(int64_t begin, int64_t end, void *ctx) {
     pl_tall_job *job = ctx;
     // Relaxed: only the number itself matters; pl_parallel_for orders everything else.
     int piece = atomic_fetch_add_explicit(&job->next_scratch, 1, memory_order_relaxed);
     float *scratch = (float *)(void *)(job->scratch + (size_t)piece * job->scratch_nbytes);
-    if (job->by_rows) {
-        TFN(part)(job, begin * TALL_ROWS, TFN(least)(end * TALL_ROWS, job->m), 0, job->n, scratch);
-    } else {
-        TFN(part)(job, 0, job->m, begin * TALL_COLS, TFN(least)(end * TALL_COLS, job->n), scratch);
+    for (int64_t i = begin; i < end; i++) {
+        int64_t r = i / job->col_parts, c = i % job->col_parts;
+        TFN(part)(job, TFN(begin)(job->m, TALL_ROWS, job->row_parts, r),
+                  TFN(begin)(job->m, TALL_ROWS, job->row_parts, r + 1),
+                  TFN(begin)(job->n, TALL_COLS, job->col_parts, c),
+                  TFN(begin)(job->n, TALL_COLS, job->col_parts, c + 1), scratch);
     }
 }

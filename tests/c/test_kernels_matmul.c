@@ -173,7 +173,7 @@ TEST(the_thread_count_changes_no_bit_of_a_tall_product) {
             CHECK_OK(pl_tensor_empty(PL_F32, 2, (int64_t[]){m, n}, &more));
             CHECK_OK(pl_set_num_threads(1));
             CHECK_OK(pl_kernels_cpu()->matmul(a, b, false, one));
-            for (int threads = 2; threads <= 5; threads += 3) {
+            for (int threads = 2; threads <= 11; threads += 3) {
                 CHECK_OK(pl_set_num_threads(threads));
                 CHECK_OK(pl_kernels_cpu()->matmul(a, b, false, more));
                 check_same_bits("matmul", one, more);
