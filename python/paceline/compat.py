@@ -14,6 +14,7 @@ import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _import(
     from importlib import import_module
 
     if _package(importer) in _also:
-        return _for_library(name, rest, bool(fromlist))
+        return _for_library(rest, bool(fromlist))
     wanted = f"{_HERE}{dot}{rest}"
     try:
         module = import_module(wanted)
@@ -144,22 +145,31 @@ def _import(
 _plain = builtins.__import__
 
 
-def _for_library(name: str, rest: str, last: bool) -> Any:
+def _for_library(rest: str, last: bool) -> Any:
     """Give a module as a library sees it: names that are not here fail when they are used."""
+    whole = module = _seen(_NAME)
+    above = _NAME
+    for part in rest.split(".") if rest else ():
+        above = f"{above}.{part}"
+        inner = _seen(above)
+        setattr(module, part, inner)
+        module = inner
+    return module if last else whole
+
+
+@cache
+def _seen(name: str) -> Any:
     from importlib import import_module
 
     from .stand_ins import StandIns
 
-    whole = StandIns(_NAME, import_module(_HERE), lambda part: _explain(f"{_NAME}.{part}", part))
-    module = whole
-    if rest:
-        try:
-            real = import_module(f"{_HERE}.{rest}")
-        except ModuleNotFoundError:
-            real = None
-        module = StandIns(name, real, lambda part: _explain(f"{name}.{part}", part))
-        setattr(whole, rest.partition(".")[0], module)
-    return module if last else whole
+    # Where a name stands in another module here, these have it.
+    places = [import_module(f"{_HERE}.utils"), import_module(_HERE)]
+    try:
+        places.insert(0, import_module(name.replace(_NAME, _HERE, 1)))
+    except ModuleNotFoundError:
+        pass
+    return StandIns(name, places, lambda part: _explain(f"{name}.{part}", part))
 
 
 def _package(importer: Mapping[str, object]) -> str:

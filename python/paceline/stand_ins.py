@@ -8,7 +8,7 @@ program's own imports fail at once (``compat``). Knows no tensor library.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -26,16 +26,18 @@ class StandIns(ModuleType):
     ----------
     name : str
         What the library calls it, such as ``accelerate.utils``.
-    real : module, optional
-        The module of paceline; None where there is none of that name.
+    places : sequence of module
+        Where in paceline its names are looked for; the first is its counterpart, if there is one.
     explain : callable
         Gives the reason for a missing name.
     """
 
-    def __init__(self, name: str, real: ModuleType | None, explain: Callable[[str], str]) -> None:
-        super().__init__(name if real is None else real.__name__)
+    def __init__(
+        self, name: str, places: Sequence[ModuleType], explain: Callable[[str], str]
+    ) -> None:
+        super().__init__(name.replace("accelerate", "paceline", 1))
         self.__path__: list[str] = []
-        self._real = real
+        self._places = places
         self._explain = explain
 
     def __getattr__(self, name: str) -> Any:
@@ -45,11 +47,15 @@ class StandIns(ModuleType):
             return TorchDynamoPlugin
         if name == "Accelerator":
             return _accelerator()
-        try:
-            return getattr(self._real, name)
-        except (AttributeError, ImportError) as error:
-            reason = str(error) if isinstance(error, ImportError) else self._explain(name)
-        return _stand_in(name, reason)
+        reason = ""
+        for place in self._places:
+            try:
+                return getattr(place, name)
+            except AttributeError:
+                continue
+            except ImportError as error:  # of a name that is known not to be here
+                reason = reason or str(error)
+        return _stand_in(name, reason or self._explain(name))
 
 
 class _Absent(type):

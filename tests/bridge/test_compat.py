@@ -119,6 +119,7 @@ def test_installed_libraries_keep_their_accelerate(tmp_path: Path) -> None:
 NEEDY = """\
 import accelerate
 import accelerate.parallelism_config
+import accelerate.utils.memory
 from accelerate import Accelerator, PartialState
 from accelerate.parallelism_config import ParallelismConfig
 from accelerate.utils import DeepSpeedPlugin, TorchDynamoPlugin, gather, nonsense
@@ -127,6 +128,8 @@ from accelerate.utils.memory import clear_device_cache, release_memory
 assert accelerate.__name__ == "paceline" and Accelerator.__module__ == "paceline.accelerator"
 assert accelerate.parallelism_config.ParallelismConfig is ParallelismConfig
 assert not isinstance(3, DeepSpeedPlugin)
+assert accelerate.utils.gather is gather
+assert accelerate.utils.memory.release_memory is release_memory
 """
 
 

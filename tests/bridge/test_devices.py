@@ -16,7 +16,7 @@ from launching import command
 
 torch = pytest.importorskip("torch")
 
-from paceline.engines.torch import ENGINE, device_group, engine, report  # noqa: E402
+from paceline.engines.torch import ENGINE, device_group, engine, report, sync  # noqa: E402
 from paceline.errors import DeviceError  # noqa: E402
 
 
@@ -166,6 +166,18 @@ def test_obstacles_have_a_name(
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: nccl)
     group: Any = SimpleNamespace(machines=("here",) * machines)
     assert device_group._obstacle(group, kind) == text
+
+
+def test_parameters_that_cannot_be_in_one_bucket_are_named() -> None:
+    here, there = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2, device="meta")
+    named = [("here", here.weight), ("there", there.weight)]
+    with pytest.raises(NotImplementedError, match=r"got parameters on cpu \('here'\), meta \('th"):
+        sync._reducer(named, None, 1)
+    sparse = torch.nn.Parameter(torch.eye(2).to_sparse())
+    with pytest.raises(
+        NotImplementedError, match="'s' is of layout torch.sparse_coo, expected a d"
+    ):
+        sync._reducer([("s", sparse)], None, 1)
 
 
 def test_tensors_on_a_gpu_always_go_by_torch() -> None:

@@ -44,10 +44,11 @@ def test_refusals_are_the_same() -> None:
 
 def both_ways() -> None:
     """Everything that moves tensors, by shared memory and by torch: the same bits."""
+    import pytest
     import torch
 
     from paceline import Accelerator
-    from paceline.engines.torch import exchange
+    from paceline.engines.torch import device_group, exchange
     from paceline.utils import broadcast, gather, pad_across_processes, reduce
     from rankside import RANK, WORLD
 
@@ -95,6 +96,13 @@ def both_ways() -> None:
     for i, (a, b) in enumerate(zip(*found, strict=True)):
         assert (a.dtype, a.shape) == (b.dtype, b.shape), i
         assert torch.equal(a, b), (i, a, b)
+
+    group = accelerator.state.partial.group
+    link = device_group.device_group(group, torch.device("cpu"))
+    assert device_group.device_group(group, torch.device("cpu")) is link
+    accelerator.state.partial.destroy_process_group()
+    with pytest.raises(RuntimeError, match="the process group was destroyed"):
+        link.all_reduce(torch.ones(1), "sum")
 
 
 @pytest.mark.parametrize("world", [2, 3])
