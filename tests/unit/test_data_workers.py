@@ -399,7 +399,8 @@ def test_a_fixed_loader_and_its_warnings() -> None:
     assert len(list(nothing_ahead)) == 4
 
 
-def test_iterators_are_their_process_s() -> None:
+def test_iterators_are_their_process_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paceline.utils.data.rows._has_idle_processor", lambda: True)
     data = paceline.zeros(400, 784)
     for loader in (DataLoader(Noisy(), num_workers=1), DataLoader(data, batch_size=100)):
         iterator = iter(loader)
