@@ -47,25 +47,14 @@ static pl_tensor as_row(const pl_tensor *t) {
     return row;
 }
 
-// g's numbers are widened first where db is: the sums are rounded to db's dtype only.
+// pl_cpu_reduce, more than kernels.h asks, stores sums in whatever floating dtype `out` has.
 static pl_status sum_rows(const pl_tensor *g, bool accumulate, pl_tensor *db) {
-    pl_tensor row = as_row(db), *wide = NULL, *sums = NULL;
-    pl_status st = PL_OK;
-    if (g->dtype != db->dtype) {
-        PL_TRY(pl_tensor_empty(db->dtype, 2, g->shape, &wide));
-        PL_TRY_GOTO(st, pl_cpu_copy(g, wide), done);
-        g = wide;
-    }
-    if (!accumulate) {
-        st = pl_cpu_reduce(PL_REDUCE_SUM, g, 1u, &row);
-        goto done;
-    }
-    PL_TRY_GOTO(st, pl_tensor_empty(db->dtype, 2, row.shape, &sums), done);
-    PL_TRY_GOTO(st, pl_cpu_reduce(PL_REDUCE_SUM, g, 1u, sums), done);
-    st = pl_cpu_binary(PL_BINARY_ADD, &row, sums, &row);
-done:
+    pl_tensor row = as_row(db), *sums = NULL;
+    if (!accumulate) return pl_cpu_reduce(PL_REDUCE_SUM, g, 1u, &row);
+    PL_TRY(pl_tensor_empty(db->dtype, 2, row.shape, &sums));
+    pl_status st = pl_cpu_reduce(PL_REDUCE_SUM, g, 1u, sums);
+    if (st == PL_OK) st = pl_cpu_binary(PL_BINARY_ADD, &row, sums, &row);
     pl_tensor_release(sums);
-    pl_tensor_release(wide);
     return st;
 }
 
