@@ -71,17 +71,6 @@ void arg_launch(bool max, const T *x, int64_t *out, const pl_walk &lines, int64_
 PL_DEVICE double widen(float x) { return x; }
 PL_DEVICE double widen(double x) { return x; }
 PL_DEVICE int64_t widen(int64_t x) { return x; }
-PL_DEVICE void put_wide(float *p, double x) { *p = (float)x; }
-PL_DEVICE void put_wide(double *p, double x) { *p = x; }
-PL_DEVICE void put_wide(bf16 *p, double x) { pl_put(p, (float)x); }
-PL_DEVICE void put_wide(f16 *p, double x) { pl_put(p, (float)x); }
-template <typename T>
-PL_DEVICE void put_wide(T *p, int64_t x) {
-    pl_put(p, x);
-}
-PL_DEVICE double plus(double a, double b) { return a + b; }
-PL_DEVICE int64_t plus(int64_t a, int64_t b) { return (int64_t)((uint64_t)a + (uint64_t)b); }
-
 // One element after the other, so that the order is the CPU's: a thread per line.
 template <typename T>
 __global__ void cumsum_kernel(const T *x, T *out, pl_walk lines, int64_t n, int64_t step_x,
@@ -91,8 +80,8 @@ __global__ void cumsum_kernel(const T *x, T *out, pl_walk lines, int64_t n, int6
         pl_walk_offsets<2>(lines, i, base);
         decltype(widen(pl_get(T()))) sum = 0;
         for (int64_t j = 0; j < n; j++) {
-            sum = plus(sum, widen(pl_get(x[base[1] + j * step_x])));
-            put_wide(&out[base[0] + j * step_out], sum);
+            sum = pl_sum(sum, widen(pl_get(x[base[1] + j * step_x])));
+            pl_put(&out[base[0] + j * step_out], sum);
         }
     }
 }

@@ -179,13 +179,22 @@ static PL_DEVICE void pl_put(float *p, float x) { *p = x; }
 static PL_DEVICE void pl_put(float *p, double x) { *p = (float)x; }
 static PL_DEVICE void pl_put(double *p, double x) { *p = x; }
 static PL_DEVICE void pl_put(bf16 *p, float x) { p->bits = pl_round_bf16(x); }
+static PL_DEVICE void pl_put(bf16 *p, double x) { p->bits = pl_round_bf16((float)x); }
 static PL_DEVICE void pl_put(f16 *p, float x) { p->bits = pl_round_f16(x); }
+static PL_DEVICE void pl_put(f16 *p, double x) { p->bits = pl_round_f16((float)x); }
 static PL_DEVICE void pl_put(bool *p, int64_t x) { *p = x != 0; }
 static PL_DEVICE void pl_put(bool *p, float x) { *p = x != 0; }
 static PL_DEVICE void pl_put(bool *p, double x) { *p = x != 0; }
 static PL_DEVICE void pl_put(uint8_t *p, int64_t x) { *p = (uint8_t)x; }
 static PL_DEVICE void pl_put(int32_t *p, int64_t x) { *p = (int32_t)(uint32_t)(uint64_t)x; }
 static PL_DEVICE void pl_put(int64_t *p, int64_t x) { *p = x; }
+
+// Integers wrap.
+static PL_DEVICE float pl_sum(float a, float b) { return a + b; }
+static PL_DEVICE double pl_sum(double a, double b) { return a + b; }
+static PL_DEVICE int64_t pl_sum(int64_t a, int64_t b) {
+    return (int64_t)((uint64_t)a + (uint64_t)b);
+}
 
 // Some elements that one access moves: N * sizeof(T) is 16 bytes or less.
 template <typename T, int N>

@@ -45,10 +45,6 @@ __global__ void gather_kernel(const U *x, const int64_t *index, U *out, pl_walk 
     }
 }
 
-PL_DEVICE float plus(float a, float b) { return a + b; }
-PL_DEVICE double plus(double a, double b) { return a + b; }
-PL_DEVICE int64_t plus(int64_t a, int64_t b) { return (int64_t)((uint64_t)a + (uint64_t)b); }
-
 struct strides {
     int64_t g, index, dx;  // along dim
 };
@@ -66,7 +62,7 @@ __global__ void scatter_kernel(const T *g, const int64_t *index, T *dx, pl_walk 
                 continue;
             }
             T *to = dx + at[0] + pick * step.dx;
-            pl_put(to, plus(pl_get(*to), pl_get(g[at[1] + j * step.g])));
+            pl_put(to, pl_sum(pl_get(*to), pl_get(g[at[1] + j * step.g])));
         }
     }
 }

@@ -21,11 +21,6 @@ PL_DEVICE uint64_t word64(const uint32_t *w, int k) {
     return (uint64_t)w[2 * k] << 32 | w[2 * k + 1];
 }
 
-PL_DEVICE void round_to(double *p, double v) { *p = v; }
-PL_DEVICE void round_to(float *p, double v) { *p = (float)v; }
-PL_DEVICE void round_to(bf16 *p, double v) { pl_put(p, (float)v); }
-PL_DEVICE void round_to(f16 *p, double v) { pl_put(p, (float)v); }
-
 // One step of the dtype further down.
 PL_DEVICE void step_down(double *p) { *p = nextafter(*p, -(double)INFINITY); }
 PL_DEVICE void step_down(float *p) { *p = nextafterf(*p, -INFINITY); }
@@ -48,9 +43,9 @@ __global__ void uniform_kernel(T *out, int64_t n, double lo, double hi, uint64_t
             double u = N == 2 ? (double)(word64(w, k & 1) >> 11) * 1.1102230246251565e-16
                               : (double)(w[k] >> 8) * 5.9604644775390625e-08;
             T v;
-            round_to(&v, lo + u * (hi - lo));
+            pl_put(&v, lo + u * (hi - lo));
             if ((double)pl_get(v) >= hi && hi > lo) {  // rounding brought it up
-                round_to(&v, hi);
+                pl_put(&v, hi);
                 if ((double)pl_get(v) >= hi) step_down(&v);
             }
             out[block * N + k] = v;
@@ -78,7 +73,7 @@ __global__ void normal_kernel(T *out, int64_t n, double mean, double std, uint64
             }
             pl_normal_pair(u1, u2, &z[0], &z[1]);
             for (int e = 0; e < 2 && block * N + k + e < n; e++) {
-                round_to(&out[block * N + k + e], mean + std * z[e]);
+                pl_put(&out[block * N + k + e], mean + std * z[e]);
             }
         }
     }

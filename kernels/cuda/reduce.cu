@@ -100,15 +100,6 @@ struct reduce_args {
     pl_walk kept, inner;
 };
 
-PL_DEVICE void put_wide(float *p, double x) { *p = (float)x; }
-PL_DEVICE void put_wide(double *p, double x) { *p = x; }
-PL_DEVICE void put_wide(bf16 *p, double x) { pl_put(p, (float)x); }
-PL_DEVICE void put_wide(f16 *p, double x) { pl_put(p, (float)x); }
-template <typename T>
-PL_DEVICE void put_wide(T *p, int64_t x) {
-    pl_put(p, x);
-}
-
 template <typename T>
 PL_DEVICE void finish(const reduce_args<T> &args, int64_t o, wide_of<T> v) {
     if (args.op == PL_REDUCE_ANY || args.op == PL_REDUCE_ALL) {
@@ -118,7 +109,7 @@ PL_DEVICE void finish(const reduce_args<T> &args, int64_t o, wide_of<T> v) {
     } else {
         if (args.op == PL_REDUCE_MIN) v = flip(v);
         if (args.op == PL_REDUCE_MEAN) v /= (wide_of<T>)args.length;
-        put_wide((T *)args.out + o, v);
+        pl_put((T *)args.out + o, v);
     }
 }
 

@@ -89,10 +89,6 @@ __global__ void scatter_kernel(sorted in, sorted out, int64_t n, int shift,
     }
 }
 
-PL_DEVICE float plus(float a, float b) { return a + b; }
-PL_DEVICE double plus(double a, double b) { return a + b; }
-PL_DEVICE int64_t plus(int64_t a, int64_t b) { return (int64_t)((uint64_t)a + (uint64_t)b); }
-
 // Rounded to dx's dtype after every row, as the CPU does it: the same bits.
 template <typename T>
 __global__ void add_kernel(sorted run, int64_t n, uint32_t table, const T *g, int64_t stride_row,
@@ -104,7 +100,7 @@ __global__ void add_kernel(sorted run, int64_t n, uint32_t table, const T *g, in
             T *to = dx + (int64_t)key * width + c, sum = *to;
             for (int64_t j = i; j < n && run.key[j] == key; j++) {
                 pl_acc<T> row = pl_get(g[run.position[j] * stride_row + c * stride_column]);
-                pl_put(&sum, plus(pl_get(sum), row));
+                pl_put(&sum, pl_sum(pl_get(sum), row));
             }
             *to = sum;
         }
