@@ -120,11 +120,16 @@ ISA_TARGET static void ISA(add_wide)(int64_t n, const float *restrict x, double 
     for (int64_t j = 0; j < n; j++) acc[j] += (double)x[j];
 }
 
+// One core alone does not ask for memory soon enough by itself.
+#define AHEAD 2048  // elements
 #define SQUARES(id, T)                                                                  \
     ISA_TARGET static double ISA(squares_##id)(int64_t n, const T *restrict x) {        \
         double lane[LANES] = {0.0};                                                     \
         int64_t i = 0;                                                                  \
         for (; i + LANES <= n; i += LANES) {                                            \
+            for (int k = 0; k < LANES; k += 64 / (int)sizeof(T)) {                      \
+                __builtin_prefetch(x + i + k + AHEAD);                                  \
+            }                                                                           \
             for (int k = 0; k < LANES; k++) {                                           \
                 double v = (double)x[i + k];                                            \
                 lane[k] += v * v;                                                       \
@@ -170,6 +175,7 @@ static const pl_reduce_loops ISA(reduce_loops) = {
 #undef EXTREME
 #undef WRAPPED
 #undef SQUARES
+#undef AHEAD
 #undef R
 #undef C
 #undef SAME
