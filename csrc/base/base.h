@@ -150,16 +150,18 @@ float pl_f16_to_f32(pl_f16 h);
 pl_f16 pl_f32_to_f16(float f);
 
 // ---------------------------------------------------------------------------------------------
-// Memory. Blocks are 64-byte aligned. Large blocks go back to a cache by size class instead of to
-// the system, so that a training loop in its steady state neither mallocs nor faults pages.
+// Memory. Blocks are 64-byte aligned. What is freed is kept for the next request instead of going
+// back to the system, so that a training loop in its steady state neither maps nor faults pages.
 
 pl_status pl_alloc(size_t nbytes, void **out) PL_MUST_USE;   // contents undefined
 pl_status pl_calloc(size_t nbytes, void **out) PL_MUST_USE;  // zeroed
 void pl_free(void *p);                                       // NULL is legal
 void pl_alloc_trim(void);                                    // cached blocks back to the system
 size_t pl_alloc_in_use(void);                                // bytes handed out now
-size_t pl_alloc_peak(void);                                  // the most ever handed out at once
-size_t pl_alloc_cached(void);                                // large blocks kept for reuse, bytes
+size_t pl_alloc_peak(void);      // the most handed out at once, since the start or the reset
+void pl_alloc_reset_peak(void);  // the peak counts from what is in use now
+size_t pl_alloc_cached(void);    // bytes free and kept for reuse
+size_t pl_alloc_held(void);      // of the system's memory: in use, cached, and lost to rounding
 // Test hook: the n-th allocation from now fails with PL_ENOMEM (0: off). `forever`: all after too.
 void pl_alloc_fail_at(uint64_t n, bool forever);
 

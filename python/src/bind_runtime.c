@@ -69,10 +69,18 @@ static PyObject *py_memory_stats(PyObject *module, PyObject *unused) {
     PyObject *d = PyDict_New();
     if (d && (put(d, "in_use", PyLong_FromSize_t(pl_alloc_in_use())) ||
               put(d, "peak", PyLong_FromSize_t(pl_alloc_peak())) ||
-              put(d, "cached", PyLong_FromSize_t(pl_alloc_cached())))) {
+              put(d, "cached", PyLong_FromSize_t(pl_alloc_cached())) ||
+              put(d, "held", PyLong_FromSize_t(pl_alloc_held())))) {
         Py_CLEAR(d);
     }
     return d;
+}
+
+static PyObject *py_reset_memory_peak(PyObject *module, PyObject *unused) {
+    (void)module;
+    (void)unused;
+    pl_alloc_reset_peak();
+    Py_RETURN_NONE;
 }
 
 static PyObject *py_alloc_trim(PyObject *module, PyObject *unused) {
@@ -121,6 +129,7 @@ static PyMethodDef functions[] = {
     {"cpu_info", py_cpu_info, METH_NOARGS, NULL},
     {"live_objects", py_live_objects, METH_NOARGS, NULL},
     {"memory_stats", py_memory_stats, METH_NOARGS, NULL},
+    {"reset_memory_peak", py_reset_memory_peak, METH_NOARGS, NULL},
     {"alloc_trim", py_alloc_trim, METH_NOARGS, NULL},
     FAST(fail_alloc_at),
     {"use_kernels", py_use_kernels, METH_O, NULL},

@@ -72,7 +72,7 @@ TEST(freed_blocks_are_used_again) {
         if (!UNCACHED) CHECK(a == b);
         pl_free(b);
     }
-    CHECK(UNCACHED ? pl_alloc_cached() == 0 : pl_alloc_cached() >= (6 << 20));
+    CHECK(UNCACHED ? pl_alloc_cached() == 0 : pl_alloc_cached() >= (5 << 20));
     pl_alloc_trim();
     CHECK_EQ(pl_alloc_cached(), 0);
 }
