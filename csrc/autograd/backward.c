@@ -90,17 +90,22 @@ static int by_seq_falling(const void *a, const void *b) {
     return x < y ? 1 : x > y ? -1 : 0;
 }
 
-static pl_status check_saved(const pl_node *node) {
+pl_status pl__check_saved(const pl_node *node) {
     char text[128];
     for (int i = 0; i < PL_OP_MAX_SAVED; i++) {
         const pl_tensor *t = node->saved[i];
-        if (!t || pl_storage_version(t->storage) == node->versions[i]) continue;
-        return pl_fail(PL_ERUNTIME,
-                       "[backward] a tensor needed for the gradient of '%s' was changed in place: "
-                       "shape %s is at version %u, expected %u; use the operator that gives a new "
-                       "tensor, or clone() first",
-                       node->op->name, pl_shape_text(t->ndim, t->shape, text, sizeof text),
-                       pl_storage_version(t->storage), node->versions[i]);
+        const pl_again *a = node->again && node->again->slot == i ? node->again : NULL;
+        if (!t && !a) continue;
+        uint32_t version = pl_storage_version(a ? a->storage : t->storage);
+        if (version == node->versions[i]) continue;
+        return pl_fail(
+            PL_ERUNTIME,
+            "[backward] a tensor needed for the gradient of '%s' was changed in place: "
+            "shape %s is at version %u, expected %u; use the operator that gives a new "
+            "tensor, or clone() first",
+            node->op->name,
+            pl_shape_text(a ? a->as.ndim : t->ndim, a ? a->as.shape : t->shape, text, sizeof text),
+            version, node->versions[i]);
     }
     return PL_OK;
 }
@@ -137,6 +142,12 @@ static pl_status to_leaf(pass *p, pl_tensor *leaf, pl_tensor *g) {
     struct pl_grad_meta *m = leaf->meta;
     m->pending--;
     if (g) PL_TRY(pl__leaf_accumulate(leaf, g));
+    if (m->pending == 0) {
+        // What autocast computed with is not needed before the next forward, which mostly comes
+        // after an update: its memory serves the other gradients.
+        pl_tensor_release(m->low);
+        m->low = NULL;
+    }
     if (m->pending == 0 && m->hook.ready && m->grad) {
         PL_TRY(remember_fired(p, &m->hook));
         PL_TRY(m->hook.ready(m->hook.ctx, m->hook.index));
@@ -171,7 +182,7 @@ static pl_status offer_destination(const pass *p, const pl_node *node, int i, pl
         PL_TRY(pl__apply_due(m));
         *into = m->grad ? m->grad : m->grad_view;
         *accumulate = m->grad != NULL;
-    } else if (e->node && e->node->grad && pl__exclusive(e->node->grad)) {
+    } else if (e->node && e->node->grad && pl_tensor_is_only(e->node->grad)) {
         *into = e->node->grad;
         *accumulate = true;
     }
@@ -195,7 +206,8 @@ static pl_status run_node(pass *p, pl_node *node) {
         needs = (bool *)(out + n);
         acc = needs + n;
     }
-    pl_status st = check_saved(node);
+    pl_status st = pl__check_saved(node);
+    if (st == PL_OK && node->again) st = pl__again_make(node);
     for (int i = 0; i < node->n_in; i++) {
         needs[i] = node->edges[i].node || node->edges[i].leaf;
         acc[i] = false;
@@ -209,10 +221,12 @@ static pl_status run_node(pass *p, pl_node *node) {
                     .grad = node->grad,
                     .in = node->in,
                     .needs = needs,
+                    .last = !p->retain,
                     .into = into,
                     .accumulate = acc,
                     .out = out};
     if (st == PL_OK) st = node->op->backward(&b);
+    if (node->again) pl__again_unmake(node);
     pl_tensor_release(node->grad);
     node->grad = NULL;
     if (!p->retain && st == PL_OK) {
@@ -252,6 +266,9 @@ static pl_status run_all(pass *p) {
             pl_tensor_release(c->grad);
             c->grad = pl_tensor_retain(node->grad);
         }
+        // Who asked for this node's result has run: they were called later.
+        pl_tensor_release(node->remade);
+        node->remade = NULL;
         PL_TRY(node->grad ? run_node(p, node) : skip_node(p, node));
     }
     return PL_OK;
@@ -321,7 +338,8 @@ static pl_status finish(pass *p, pl_status st) {
     }
     for (int64_t i = 0; st != PL_OK && i < p->n; i++) {
         pl_tensor_release(p->nodes[i]->grad);
-        p->nodes[i]->grad = NULL;
+        pl_tensor_release(p->nodes[i]->remade);
+        p->nodes[i]->grad = p->nodes[i]->remade = NULL;
     }
     pl_free(p->nodes);
     pl_free(p->fired);

@@ -7,6 +7,13 @@
 
 typedef struct pl_node pl_node;
 
+// What a node does not hold, because the maker of one of its inputs can make it again.
+typedef struct pl_again {
+    int slot, input;      // which of saved, from which input
+    pl_storage *storage;  // watched, not held
+    pl_in_meta as;        // as it was saved: linear keeps rows
+} pl_again;
+
 typedef struct pl_edge {
     pl_node *node;    // retained: the call that made the input, or NULL
     pl_tensor *leaf;  // retained: the input itself where it is a leaf, or NULL
@@ -22,6 +29,8 @@ struct pl_node {
     pl_in_meta out;  // shape and dtype of the result
     pl_tensor *saved[PL_OP_MAX_SAVED];
     uint32_t versions[PL_OP_MAX_SAVED];
+    pl_again *again;     // what is not in saved but made again (again.c), or NULL
+    pl_tensor *remade;   // this call's result, made again in this pass for who saved it
     bool released;       // a backward pass has freed what was saved
     uint64_t pass;       // the pass that last reached this node
     pl_tensor *grad;     // the sum under way in that pass
@@ -53,9 +62,15 @@ pl_status pl__meta_ensure(pl_tensor *t);
 void pl__node_retain(pl_node *n);
 void pl__node_release(pl_node *n);
 void pl__node_drop_saved(pl_node *n);
+// Fails where something that the node saved was changed in place.
+pl_status pl__check_saved(const pl_node *node);
+// Note [made again], again.c: at recording; at the node's turn and after it; with the node.
+pl_status pl__again_record(pl_node *node, pl_tensor *const *in, pl_tensor *const *edges);
+pl_status pl__again_make(pl_node *node);
+void pl__again_unmake(pl_node *node);
+void pl__again_free(pl_node *node);
 // Adds g (taken over) to *sum (NULL: none yet), in place where one of both is nobody else's.
 pl_status pl__sum_into(pl_tensor **sum, pl_tensor *g);
-bool pl__exclusive(const pl_tensor *t);
 // Applies what is due to the leaf's gradient; to be called before its memory is used or changed.
 pl_status pl__apply_due(struct pl_grad_meta *m);
 // The gradient is another one now: nothing is due to it.

@@ -30,6 +30,7 @@ void pl__node_drop_saved(pl_node *n) {
         n->saved[i] = NULL;
         pl_tensor_release(t);
     }
+    pl__again_free(n);
 }
 
 // Nodes are freed from a list, not by recursion: a chain of a million calls must not need a
@@ -49,6 +50,7 @@ void pl__node_release(pl_node *n) {
         free_list = dead->next_free;
         pl__node_drop_saved(dead);
         pl_tensor_release(dead->grad);
+        pl_tensor_release(dead->remade);
         for (int i = 0; i < dead->n_in; i++) {
             pl__node_release(dead->edges[i].node);
             pl_tensor_release(dead->edges[i].leaf);
@@ -57,12 +59,6 @@ void pl__node_release(pl_node *n) {
         pl_free(dead);
     }
     freeing = false;
-}
-
-bool pl__exclusive(const pl_tensor *t) {
-    // Acquire: whoever dropped the other references has finished with the bytes.
-    return __atomic_load_n(&t->refs, __ATOMIC_ACQUIRE) == 1 &&
-           __atomic_load_n(&t->storage->refs, __ATOMIC_ACQUIRE) == 1 && pl_tensor_is_contiguous(t);
 }
 
 pl_status pl__sum_into(pl_tensor **sum, pl_tensor *g) {
@@ -75,13 +71,13 @@ pl_status pl__sum_into(pl_tensor **sum, pl_tensor *g) {
         return PL_OK;
     }
     pl_status st;
-    if (pl__exclusive(*sum)) {
+    if (pl_tensor_is_only(*sum)) {
         st = pl_k()->binary(PL_BINARY_ADD, *sum, g, *sum);
         pl_tensor_release(g);
         return st;
     }
     pl_tensor *r = NULL;
-    if (pl__exclusive(g)) {
+    if (pl_tensor_is_only(g)) {
         st = pl_k()->binary(PL_BINARY_ADD, *sum, g, g);
         r = g;
     } else {
@@ -109,7 +105,7 @@ static pl_status leaf_add(struct pl_grad_meta *m, pl_tensor *g) {
         m->grad = pl_tensor_retain(m->grad_view);
         return PL_OK;
     }
-    if (pl__exclusive(g)) {
+    if (pl_tensor_is_only(g)) {
         m->grad = pl_tensor_retain(g);
         return PL_OK;
     }

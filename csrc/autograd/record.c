@@ -50,6 +50,12 @@ static pl_status node_new(pl_op_call *call, pl_tensor *const *edges, pl_node **o
         if (call->saved[i]) node->versions[i] = pl_storage_version(call->saved[i]->storage);
     }
     pl_live_add(PL_KIND_NODE, 1);
+    memset(call->saved, 0, sizeof call->saved);  // the node's now
+    pl_status st = pl__again_record(node, call->in, edges);
+    if (st != PL_OK) {
+        pl__node_release(node);
+        return st;
+    }
     *out = node;
     return PL_OK;
 }

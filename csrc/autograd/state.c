@@ -123,7 +123,7 @@ pl_status pl_autograd_low(pl_tensor *t, pl_dtype dt, pl_tensor **out) {
     bool fresh = m->low && m->low->dtype == dt && m->low_version == version && m->low_of == t->data;
     if (!fresh) {
         // The old copy's memory serves again if no graph holds it.
-        if (!(m->low && m->low->dtype == dt && pl__exclusive(m->low) &&
+        if (!(m->low && m->low->dtype == dt && pl_tensor_is_only(m->low) &&
               pl_tensor_is_contiguous(t))) {
             pl_tensor_release(m->low);
             m->low = NULL;

@@ -110,7 +110,12 @@ static pl_status cross_entropy_backward(const pl_op_back *b) {
     pl_status st = denom ? pl_binary_new(PL_BINARY_DIV, "cross_entropy", b->grad, denom, &g)
                          : pl_contiguous(b->grad, &g);
     if (st == PL_OK) st = pl_tensor_expand(g, 1, t->shape, &rows);
-    if (st == PL_OK) st = pl_tensor_empty_like(x, x->dtype, &dx);
+    // In the logits' own memory where the graph was all that held them: the kernel goes by rows.
+    if (st == PL_OK && b->last && pl_tensor_is_only(x)) {
+        dx = pl_tensor_retain(x);
+    } else if (st == PL_OK) {
+        st = pl_tensor_empty_like(x, x->dtype, &dx);
+    }
     if (st == PL_OK) {
         st = pl_k()->cross_entropy_grad(rows, x, t, b->saved[2], b->saved[3], b->attrs->i[0],
                                         b->attrs->f[0], dx);

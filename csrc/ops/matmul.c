@@ -148,7 +148,10 @@ static pl_status linear_forward(pl_op_call *c) {
 static pl_status linear_inner_grad(const pl_op_back *b, pl_tensor **out) {
     pl_activation act = (pl_activation)b->attrs->i[0];
     pl_tensor *g = NULL, *rows = NULL;
+    // A gradient that only this pass holds is overwritten with what it becomes.
+    bool own = b->grad->dtype != b->saved[0]->dtype || pl_tensor_is_only(b->grad);
     PL_TRY(pl_cast(b->grad, b->saved[0]->dtype, &g));
+    own = own || !pl_tensor_is_contiguous(g);  // then rows are a copy
     pl_status st = as_rows(g, &rows);
     pl_tensor_release(g);
     PL_TRY(st);
@@ -159,7 +162,12 @@ static pl_status linear_inner_grad(const pl_op_back *b, pl_tensor **out) {
     pl_binary rule = act == PL_ACT_RELU   ? PL_BINARY_RELU_GRAD
                      : act == PL_ACT_GELU ? PL_BINARY_GELU_GRAD
                                           : PL_BINARY_GELU_TANH_GRAD;
-    st = pl_binary_new(rule, "linear", rows, b->saved[2], out);
+    if (own) {
+        st = pl_k()->binary(rule, rows, b->saved[2], rows);
+        *out = st == PL_OK ? pl_tensor_retain(rows) : NULL;
+    } else {
+        st = pl_binary_new(rule, "linear", rows, b->saved[2], out);
+    }
     pl_tensor_release(rows);
     return st;
 }

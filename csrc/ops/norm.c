@@ -53,6 +53,7 @@ static pl_status layer_norm_forward(pl_op_call *c) {
     if (st == PL_OK) st = pl_op_save(c, 1, w);
     if (st == PL_OK) st = pl_op_save(c, 2, mean);
     if (st == PL_OK) st = pl_op_save(c, 3, rstd);
+    if (st == PL_OK) st = pl_op_save(c, 4, bias);  // for remake.c
     pl_tensor_release(rows);
     pl_tensor_release(w);
     pl_tensor_release(bias);

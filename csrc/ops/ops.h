@@ -53,6 +53,7 @@ typedef struct pl_op_back {
     pl_tensor *grad;  // of the output: its shape and dtype; any strides; borrowed
     const pl_in_meta *in;
     const bool *needs;  // [n_in]
+    bool last;          // nobody needs what was saved after this: its memory may be written
     // A place that wants input i's gradient added (or, when !accumulate, written): a leaf's bucket
     // or a sum under way. An operator may use it (pl_back_dest) or give a tensor of its own.
     pl_tensor *const *into;
@@ -106,6 +107,12 @@ PL_OP_MAP(X)
 
 extern const pl_op *const pl_op_table[];
 extern const int pl_op_count;
+
+// Results that are cheap to compute again from what the call saved (remake.c).
+bool pl_op_can_remake(const pl_op *op, const pl_attrs *attrs);
+// The same bits as the call's result, contiguous; its shape may be flattened to rows.
+pl_status pl_op_remake(const pl_op *op, const pl_attrs *attrs, pl_tensor *const *saved,
+                       pl_tensor **out) PL_MUST_USE;
 
 // Helpers for operators.
 static inline const pl_kernels *pl_k(void) { return pl_kernels_active(); }

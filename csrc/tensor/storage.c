@@ -8,6 +8,7 @@ pl_status pl_storage_wrap(void *data, size_t nbytes, void (*release)(void *owner
     pl_storage *s = NULL;
     PL_TRY(pl_alloc(sizeof *s, (void **)&s));
     *s = (pl_storage){.refs = 1,
+                      .watchers = 1,
                       .device = {PL_CPU, 0},
                       .nbytes = nbytes,
                       .data = data,
@@ -39,6 +40,13 @@ void pl_storage_release(pl_storage *s) {
     } else {
         pl_free(s->data);
     }
+    pl_storage_unwatch(s);
+}
+
+void pl_storage_watch(pl_storage *s) { __atomic_add_fetch(&s->watchers, 1, __ATOMIC_RELAXED); }
+
+void pl_storage_unwatch(pl_storage *s) {
+    if (__atomic_sub_fetch(&s->watchers, 1, __ATOMIC_ACQ_REL) != 0) return;
     pl_live_add(PL_KIND_STORAGE, -1);
     pl_free(s);
 }

@@ -93,6 +93,12 @@ void pl_tensor_release(pl_tensor *t) {
     pl_free(t);
 }
 
+bool pl_tensor_is_only(const pl_tensor *t) {
+    // Acquire: whoever dropped the other references has finished with the bytes.
+    return __atomic_load_n(&t->refs, __ATOMIC_ACQUIRE) == 1 &&
+           __atomic_load_n(&t->storage->refs, __ATOMIC_ACQUIRE) == 1 && pl_tensor_is_contiguous(t);
+}
+
 void pl_tensor_rebind(pl_tensor *t, pl_storage *s, int64_t offset_elements) {
     pl_storage_retain(s);
     pl_storage_release(t->storage);

@@ -18,7 +18,8 @@ typedef struct pl_device {
 // Bytes that one or more tensors look at. `version` counts in-place writes, so that the backward
 // pass can tell that something it saved has changed.
 typedef struct pl_storage {
-    int32_t refs;      // atomic
+    int32_t refs;      // atomic; with the last the bytes go
+    int32_t watchers;  // atomic; with the last this struct goes; all of refs count as one
     uint32_t version;  // atomic
     pl_device device;
     size_t nbytes;
@@ -48,6 +49,9 @@ pl_status pl_storage_wrap(void *data, size_t nbytes, void (*release)(void *owner
                           void *owner, pl_storage **out) PL_MUST_USE;
 void pl_storage_retain(pl_storage *s);
 void pl_storage_release(pl_storage *s);  // NULL is legal
+// A weak reference: it keeps the version readable, not the bytes.
+void pl_storage_watch(pl_storage *s);
+void pl_storage_unwatch(pl_storage *s);
 uint32_t pl_storage_version(const pl_storage *s);
 void pl_storage_bump(pl_storage *s);
 
@@ -62,6 +66,8 @@ pl_status pl_tensor_from_storage(pl_storage *s, pl_dtype dt, int ndim, const int
                                  pl_tensor **out) PL_MUST_USE;
 pl_tensor *pl_tensor_retain(pl_tensor *t);  // gives t back
 void pl_tensor_release(pl_tensor *t);       // NULL is legal
+// True where nobody else holds t or its storage, and t is contiguous.
+bool pl_tensor_is_only(const pl_tensor *t);
 // Makes t look at another storage of the same dtype, shape and strides (bucket placement).
 void pl_tensor_rebind(pl_tensor *t, pl_storage *s, int64_t offset_elements);
 

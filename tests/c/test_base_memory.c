@@ -177,3 +177,103 @@ TEST(a_forked_child_can_allocate) {
     CHECK_EQ(status, 0);
     pl_free(p);
 }
+
+// What was freed in pieces serves as a whole: neighbours are joined, whatever the order.
+TEST(free_neighbours_are_joined) {
+    if (UNCACHED) return;
+    enum { N = 16, PIECE = 1 << 20 };
+    static const int order[N] = {3, 7, 0, 12, 4, 1, 15, 9, 2, 14, 8, 5, 13, 6, 11, 10};
+    void *p[N], *whole;
+    for (int i = 0; i < N; i++) CHECK_OK(pl_alloc(PIECE, &p[i]));
+    size_t held = pl_alloc_held();
+    for (int i = 0; i < N; i++) pl_free(p[order[i]]);
+    CHECK_OK(pl_alloc(N * PIECE, &whole));
+    CHECK_EQ(pl_alloc_held(), held);
+    pl_free(whole);
+}
+
+static size_t resident(void) {
+    long pages = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    if (!f || fscanf(f, "%*d %ld", &pages) != 1) pages = 0;
+    if (f) (void)fclose(f);
+    return (size_t)pages * 4096;
+}
+
+TEST(trim_gives_pages_back_and_they_come_again) {
+    if (UNCACHED) return;
+    enum { BIG = 64 << 20 };
+    void *a, *b, *small;
+    CHECK_OK(pl_alloc(BIG, &a));
+    CHECK_OK(pl_alloc(1000, &small));  // a slab above a, so that a cannot simply be cut off
+    CHECK_OK(pl_alloc(BIG, &b));
+    memset(a, 1, BIG);
+    memset(b, 2, BIG);
+    size_t full = resident();
+    pl_free(a);
+    pl_alloc_trim();
+    CHECK_EQ(pl_alloc_cached(), 0);
+    CHECK(resident() <= full - BIG + (4 << 20));
+    CHECK_EQ(((unsigned char *)b)[BIG - 1], 2);
+    CHECK_OK(pl_alloc(BIG, &a));
+    memset(a, 3, BIG);
+    CHECK_EQ(((unsigned char *)b)[0], 2);
+    pl_free(a);
+    pl_free(b);
+    pl_free(small);
+    pl_alloc_trim();
+    CHECK(pl_alloc_held() <= (1 << 20));
+}
+
+// Small blocks go back too: a slab whose blocks are all free is a large block again.
+TEST(trim_empties_slabs) {
+    if (UNCACHED) return;
+    enum { N = 5000 };
+    static void *p[N];
+    size_t before = pl_alloc_held();
+    for (int i = 0; i < N; i++) CHECK_OK(pl_alloc((size_t)(i % 37) * 100, &p[i]));
+    CHECK(pl_alloc_held() > before + N * 1000);
+    for (int i = 0; i < N; i++) pl_free(p[(i * 7919) % N]);  // 7919 and 5000 share no factor
+    pl_alloc_trim();
+    CHECK(pl_alloc_held() <= before + 4096);
+}
+
+// A made-up training step, over and over: sizes repeat, lifetimes nest and cross. The bound is what
+// is promised: an eighth over the most that was in use, and nothing new after the second step.
+TEST(a_repeated_step_settles_near_its_peak) {
+    if (UNCACHED) return;
+    enum { N = 400 };
+    static void *p[N];
+    size_t settled = 0;
+    for (int step = 0; step < 6; step++) {
+        for (uint32_t i = 0; i < N; i++) {
+            uint32_t r[4];
+            pl_philox(5, i, 0, r);
+            CHECK_OK(pl_alloc(100000 + r[0] % 1000000, &p[i]));
+            if (i >= 8 && r[1] % 3 == 0) {  // a temporary of a few calls ago
+                pl_free(p[i - 8]);
+                p[i - 8] = NULL;
+            }
+        }
+        for (int i = N - 1; i >= 0; i--) {  // the backward pass, with gradients that stay a while
+            void *grad;
+            CHECK_OK(pl_alloc(250000, &grad));
+            pl_free(p[i]);
+            p[i] = grad;
+        }
+        for (int i = 0; i < N; i++) pl_free(p[i]);
+        if (step == 1) settled = pl_alloc_held();
+    }
+    CHECK_EQ(pl_alloc_held(), settled);
+    CHECK(settled <= pl_alloc_peak() + pl_alloc_peak() / 8);
+}
+
+TEST(the_peak_can_be_counted_anew) {
+    void *a, *b;
+    CHECK_OK(pl_alloc(1000000, &a));
+    pl_free(a);
+    CHECK_OK(pl_alloc(100, &b));
+    pl_alloc_reset_peak();
+    CHECK_EQ(pl_alloc_peak(), 100);
+    pl_free(b);
+}

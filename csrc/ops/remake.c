@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// Results that are cheap to make again from what their own gradient keeps anyway: an activation
+// from its input, a layer norm from its rows. Who saved such a result for a gradient may drop it
+// and ask for it here; the bits are the same, because it is the same kernel on the same numbers.
+#include "ops/ops.h"
+
+static bool linear_with_gelu(const pl_op *op, const pl_attrs *attrs) {
+    return op == &pl_op_linear && (attrs->i[0] == PL_ACT_GELU || attrs->i[0] == PL_ACT_GELU_TANH);
+}
+
+bool pl_op_can_remake(const pl_op *op, const pl_attrs *attrs) {
+    return op == &pl_op_gelu || op == &pl_op_gelu_tanh || op == &pl_op_silu ||
+           op == &pl_op_layer_norm || linear_with_gelu(op, attrs);
+}
+
+static pl_status layer_norm_again(const pl_attrs *attrs, pl_tensor *const *saved, pl_tensor **out) {
+    pl_tensor *rows = saved[0], *mean = NULL, *rstd = NULL, *flat = NULL;
+    pl_status st = pl_tensor_empty_like(saved[2], saved[2]->dtype, &mean);
+    if (st == PL_OK) st = pl_tensor_empty_like(saved[3], saved[3]->dtype, &rstd);
+    if (st == PL_OK) st = pl_tensor_empty_like(rows, rows->dtype, &flat);
+    if (st == PL_OK) {
+        st = pl_k()->layer_norm(rows, saved[1], saved[4], attrs->f[0], flat, mean, rstd);
+    }
+    pl_tensor_release(mean);
+    pl_tensor_release(rstd);
+    if (st != PL_OK) {
+        pl_tensor_release(flat);
+        return st;
+    }
+    *out = flat;
+    return PL_OK;
+}
+
+pl_status pl_op_remake(const pl_op *op, const pl_attrs *attrs, pl_tensor *const *saved,
+                       pl_tensor **out) {
+    if (op == &pl_op_layer_norm) return layer_norm_again(attrs, saved, out);
+    if (linear_with_gelu(op, attrs)) {
+        bool exact = attrs->i[0] == PL_ACT_GELU;
+        return pl_unary_new(exact ? PL_UNARY_GELU : PL_UNARY_GELU_TANH, saved[2], out);
+    }
+    return pl_unary_new((pl_unary)op->kind, saved[0], out);
+}
