@@ -21,7 +21,8 @@ from benchmarks.session import Session, head, head_text
 from benchmarks.table import Table, text
 
 PARTS = ["train", "allreduce", "ops", "loader", "bridge", "checkpoint", "overhead",
-         "compute", "startup", "scaling", "adamw", "exposed", "network"]  # fmt: skip
+         "compute", "startup", "scaling", "adamw", "exposed", "network",
+         "memory"]  # fmt: skip
 TOOLS = ["plot", "measures", "document"]
 MODELS = ["gpt", "gpt-b1", "gpt2", "mlp"]
 

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sizes of the timed models, their batches and first weights: the same numbers in every library.
 
-NumPy only: workers of JAX and MLX read this in interpreters that have neither paceline nor PyTorch.
+NumPy only, and only for weights and batches: workers of JAX and MLX read this in interpreters that
+have neither paceline nor PyTorch.
 Names and shapes of weights are those of benchmarks/models.py's ``state_dict``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
-Array = np.ndarray[Any, Any]
+    Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ def mlp_shapes() -> dict[str, tuple[int, ...]]:
 
 def weights(name: str) -> dict[str, Array]:
     """First weights: as GPT-2 initialises them, so that the first loss is near ln(classes)."""
+    import numpy as np
+
     rng = np.random.default_rng(0)
     shapes = mlp_shapes() if name == "mlp" else gpt_shapes(GPT[name])
     made = {}
@@ -77,6 +81,8 @@ def weights(name: str) -> dict[str, Array]:
 
 def batch(name: str) -> tuple[Array, Array]:
     """Inputs, and one target class for each row or token."""
+    import numpy as np
+
     rng = np.random.default_rng(1)
     if name == "mlp":
         x = rng.standard_normal((MLP_BATCH, MLP[0])).astype(np.float32)
