@@ -15,7 +15,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <sys/mman.h>
-#include <unistd.h>
+#include <sys/sysinfo.h>
 
 #include "base/alloc_internal.h"
 
@@ -32,7 +32,7 @@
 #define NEXT_TRIES 8  // and in the next class, where all fit
 
 typedef struct arena {
-    char *base, *top, *writable, *end;
+    char *mapped, *base, *top, *writable, *end;
     pl__block *last;  // the block that ends at top, or NULL
 } arena;
 
@@ -150,26 +150,39 @@ static pl__block *join(pl__block *b) {
 // ---------------------------------------------------------------------------------------------
 // Arenas.
 
+// What the machine has, with its swap. More than that can be promised, but who touches it is
+// killed: an error that says so is better.
+static size_t machine_bytes(void) {
+    struct sysinfo info;
+    if (sysinfo(&info) != 0) return (size_t)1 << 36;
+    return ((size_t)info.totalram + (size_t)info.totalswap) * (size_t)info.mem_unit;
+}
+
 // Twice the machine's memory in addresses, or what a limit on them leaves.
 static arena *arena_new(size_t total) {
     if (n_arenas == ARENAS) return NULL;
-    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-    size_t want = pages > 0 && page > 0 ? 2 * (size_t)pages * (size_t)page : (size_t)1 << 36;
+    size_t want = 2 * machine_bytes() / HUGE_BYTES * HUGE_BYTES;
     while (want >= SMALLEST_ARENA && want >= total + HUGE_BYTES) {
-        char *p = mmap(NULL, want, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        char *p = mmap(NULL, want, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (p != MAP_FAILED) {
 #ifdef MADV_HUGEPAGE
             (void)madvise(p, want, MADV_HUGEPAGE);
 #endif
             arena *a = &arenas[n_arenas++];
+            a->mapped = p;
             a->base = (char *)(((uintptr_t)p + HUGE_BYTES - 1) / HUGE_BYTES * HUGE_BYTES);
             a->top = a->writable = a->base;
             a->end = p + want / HUGE_BYTES * HUGE_BYTES;
             return a;
         }
-        want /= 2;
+        want = want / 2 / HUGE_BYTES * HUGE_BYTES;
     }
     return NULL;
+}
+
+static void arena_drop_last(void) {
+    arena *a = &arenas[--n_arenas];
+    (void)munmap(a->mapped, (size_t)(a->end - a->mapped));
 }
 
 static bool make_writable(arena *a, char *until) {
@@ -177,6 +190,7 @@ static bool make_writable(arena *a, char *until) {
     size_t need = (size_t)(until - a->writable), left = (size_t)(a->end - a->writable);
     size_t step = (need + GROW_BYTES - 1) / GROW_BYTES * GROW_BYTES;
     if (step > left) step = left;
+    if (top_bytes - given_bytes + need > machine_bytes()) return false;
     if (mprotect(a->writable, step, PROT_READ | PROT_WRITE) != 0) return false;
     a->writable += step;
     return true;
@@ -214,7 +228,7 @@ pl__block *pl__large_take(size_t nbytes) {
     for (int i = n_arenas - 1; i >= 0 && !b; i--) b = extend(&arenas[i], total);
     if (!b) {
         arena *a = arena_new(total);
-        if (a) b = extend(a, total);
+        if (a && !(b = extend(a, total))) arena_drop_last();
     }
     if (b) {
         b->magic = PL_ALLOC_USED;

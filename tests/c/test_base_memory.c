@@ -6,6 +6,8 @@
 #include <stdatomic.h>
 
 #include <pthread.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer)
@@ -276,4 +278,37 @@ TEST(the_peak_can_be_counted_anew) {
     pl_alloc_reset_peak();
     CHECK_EQ(pl_alloc_peak(), 100);
     pl_free(b);
+}
+
+// The kernel would promise it and kill whoever uses it; nothing is left of the attempt.
+TEST(more_than_the_machine_has_is_out_of_memory) {
+    if (UNCACHED) return;
+    size_t machine = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+    void *p;
+    for (int i = 0; i < 100; i++) {  // more often than there are arenas
+        CHECK_FAILS(pl_alloc(machine * 4, &p), PL_ENOMEM, "expected less");
+    }
+    CHECK_OK(pl_alloc(1 << 20, &p));
+    pl_free(p);
+}
+
+// A limit on addresses: smaller arenas, then an error, then all of it again.
+TEST(a_limit_on_addresses_is_kept_within) {
+#ifdef __SANITIZE_THREAD__
+    return;  // its shadow is over the limit already
+#endif
+    if (UNCACHED) return;
+    enum { N = 64, PIECE = 32 << 20 };
+    struct rlimit small = {.rlim_cur = 1 << 30, .rlim_max = RLIM_INFINITY};
+    void *p[N];
+    int n = 0;
+    CHECK_EQ(setrlimit(RLIMIT_AS, &small), 0);
+    while (n < N && pl_alloc(PIECE, &p[n]) == PL_OK) n++;
+    CHECK(n >= 8 && n < 32);
+    CHECK(strstr(pl_error_message(), "out of host memory") != NULL);
+    for (int i = 0; i < n; i++) pl_free(p[i]);
+    int again = 0;
+    while (again < n && pl_alloc(PIECE, &p[again]) == PL_OK) again++;
+    CHECK_EQ(again, n);
+    for (int i = 0; i < n; i++) pl_free(p[i]);
 }
