@@ -128,15 +128,17 @@ static pl_status step(pl_tensor *x, pl_tensor *t, pl_tensor *w1, pl_tensor *g, p
 }
 
 // Library-owned memory (oneDNN) is not ours to fail, so the oracle's kernels run here.
-static void every_failing_allocation(int autocast, bool forever) {
+static void every_failing_allocation(int autocast, bool forever, int64_t rows, int64_t width) {
     int before, successes = 0;
+    // A step that fails before its backward pass leaves the casts of w1 and w2.
+    int64_t casts = autocast >= 0 ? 2 : 0;
     CHECK_OK(pl_kernels_use("ref"));
     CHECK_OK(pl_amp_set(autocast, &before));
-    pl_tensor *x = filled(2, (int64_t[]){5, 4}, 0.5), *t = NULL;
-    pl_tensor *w1 = leaf(2, (int64_t[]){6, 4}, 0.1), *g = leaf(1, (int64_t[]){6}, 1);
-    pl_tensor *w2 = leaf(2, (int64_t[]){3, 6}, 0.2);
-    CHECK_OK(pl_tensor_zeros(PL_I64, 1, (int64_t[]){5}, &t));
-    CHECK_OK(step(x, t, w1, g, w2));  // gradients and cached casts exist from here on
+    pl_tensor *x = filled(2, (int64_t[]){rows, 4}, 0.5), *t = NULL;
+    pl_tensor *w1 = leaf(2, (int64_t[]){width, 4}, 0.1), *g = leaf(1, (int64_t[]){width}, 1);
+    pl_tensor *w2 = leaf(2, (int64_t[]){3, width}, 0.2);
+    CHECK_OK(pl_tensor_zeros(PL_I64, 1, (int64_t[]){rows}, &t));
+    CHECK_OK(step(x, t, w1, g, w2));  // gradients exist from here on
     for (uint64_t n = 1; successes < 3; n++) {
         int64_t tensors = pl_live(PL_KIND_TENSOR), storages = pl_live(PL_KIND_STORAGE);
         for (int i = 0; i < 3; i++) {  // a step that changes the weights: casts are stale
@@ -148,8 +150,8 @@ static void every_failing_allocation(int autocast, bool forever) {
         CHECK(st == PL_OK || st == PL_ENOMEM);
         successes = st == PL_OK ? successes + 1 : 0;
         CHECK_EQ(pl_live(PL_KIND_NODE), 0);
-        CHECK(pl_live(PL_KIND_TENSOR) <= tensors);
-        CHECK(pl_live(PL_KIND_STORAGE) <= storages);
+        CHECK(pl_live(PL_KIND_TENSOR) <= tensors + casts);
+        CHECK(pl_live(PL_KIND_STORAGE) <= storages + casts);
         CHECK_OK(step(x, t, w1, g, w2));  // and the next step works
         CHECK(n < 5000);
     }
@@ -159,6 +161,10 @@ static void every_failing_allocation(int autocast, bool forever) {
     CHECK_EQ(pl_alloc_in_use(), 0);
 }
 
-TEST(every_failing_allocation_of_a_step) { every_failing_allocation(-1, false); }
-TEST(every_failing_allocation_from_then_on) { every_failing_allocation(-1, true); }
-TEST(every_failing_allocation_under_autocast) { every_failing_allocation(PL_BF16, false); }
+TEST(every_failing_allocation_of_a_step) { every_failing_allocation(-1, false, 5, 6); }
+TEST(every_failing_allocation_from_then_on) { every_failing_allocation(-1, true, 5, 6); }
+TEST(every_failing_allocation_under_autocast) { every_failing_allocation(PL_BF16, false, 5, 6); }
+// Large enough that the second layer does not hold its input (Note [made again]).
+TEST(every_failing_allocation_where_things_are_made_again) {
+    every_failing_allocation(-1, false, 512, 64);
+}
