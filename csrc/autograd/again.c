@@ -55,6 +55,8 @@ pl_status pl__again_record(pl_node *node, pl_tensor *const *in, pl_tensor *const
         if (!edges[i] || !in[i] || pl_tensor_nbytes(in[i]) < LEAST_BYTES) continue;
         if (!maker(node, i, edges[i])) continue;
         for (int slot = 0; slot < PL_OP_MAX_SAVED; slot++) {
+            // A node that is itself a maker holds what it makes from: no chains.
+            if (pl_op_remake_needs(node->op, &node->attrs, slot)) continue;
             if (is_all_of(node->saved[slot], in[i])) return remember(node, slot, i);
         }
     }

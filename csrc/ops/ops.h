@@ -110,6 +110,8 @@ extern const int pl_op_count;
 
 // Results that are cheap to compute again from what the call saved (remake.c).
 bool pl_op_can_remake(const pl_op *op, const pl_attrs *attrs);
+// Whether that needs what was saved in a slot.
+bool pl_op_remake_needs(const pl_op *op, const pl_attrs *attrs, int slot);
 // The same bits as the call's result, contiguous; its shape may be flattened to rows.
 pl_status pl_op_remake(const pl_op *op, const pl_attrs *attrs, pl_tensor *const *saved,
                        pl_tensor **out) PL_MUST_USE;

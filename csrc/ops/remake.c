@@ -13,6 +13,11 @@ bool pl_op_can_remake(const pl_op *op, const pl_attrs *attrs) {
            op == &pl_op_layer_norm || linear_with_gelu(op, attrs);
 }
 
+bool pl_op_remake_needs(const pl_op *op, const pl_attrs *attrs, int slot) {
+    if (!pl_op_can_remake(op, attrs)) return false;
+    return linear_with_gelu(op, attrs) ? slot == 2 : true;
+}
+
 static pl_status layer_norm_again(const pl_attrs *attrs, pl_tensor *const *saved, pl_tensor **out) {
     pl_tensor *rows = saved[0], *mean = NULL, *rstd = NULL, *flat = NULL;
     pl_status st = pl_tensor_empty_like(saved[2], saved[2]->dtype, &mean);

@@ -89,6 +89,29 @@ def test_two_that_ask_for_one_result() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(made, held, strict=True))
 
 
+@pytest.mark.parametrize("low", [False, True])
+def test_makers_in_a_row(low: bool) -> None:
+    """Each of a chain holds what it makes its result from, and the bits are the same."""
+
+    def run(keep: bool) -> list[np.ndarray]:
+        def pass_on(t: Tensor) -> Tensor:
+            return t.clone() if keep else t
+
+        x, w, v = inputs()
+        with paceline.autocast("cpu", paceline.bfloat16, enabled=low):
+            y = pass_on(F.layer_norm(x, (WIDTH,), w[0], w[1]))
+            y = pass_on(F.linear(y, w, activation="gelu"))
+            y = pass_on(F.layer_norm(y, (WIDTH,), w[2], w[3]))
+            y = pass_on(F.silu(pass_on(F.gelu(y))))
+            z = F.linear(pass_on(F.layer_norm(y, (WIDTH,))), v)
+        z.float().square().sum().backward()
+        return [t.grad.numpy().copy() for t in (x, w, v) if t.grad is not None]
+
+    made, held = run(False), run(True)
+    assert len(made) == len(held) == 3
+    assert all(np.array_equal(a, b) for a, b in zip(made, held, strict=True))
+
+
 def test_a_change_of_the_result_is_refused() -> None:
     x, _, v = inputs()
     y = F.gelu(x)
