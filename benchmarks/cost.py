@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 PIECE = 256 << 10  # bytes that go through the staging area at once
+FAR_PIECE = 192 << 10  # between two machines
 FIRST_BUCKET = 1 << 20
 BUCKET = 25 << 20
 ONE_BUCKET = 4 << 20
@@ -45,17 +46,21 @@ def fit(points: list[tuple[float, float]]) -> Link:
 def network_all_reduce(ranks: int, nbytes: float, link: Link) -> float:
     """Seconds of a reduction between machines of one rank each, through staging areas.
 
-    A meeting; then two ranks show each other whole pieces and both fold: one exchange per piece.
-    More send every owner its slice, fold, and send the results back: two, each of (N - 1) / N.
+    A meeting first. Two ranks show each other whole pieces and both fold; one piece is always under
+    way, so two cross the link in the time of an exchange, or the link is full. More send every
+    owner its slice, fold, and send the results back: two exchanges, each of (N - 1) / N.
     """
+    piece = FAR_PIECE if ranks == 2 else PIECE
     seconds, left = link.alpha, nbytes
     while left > 0:
-        piece = min(left, PIECE)
-        if ranks == 2:
-            seconds += link.alpha + piece / link.beta
+        size, left = min(left, piece), left - piece
+        carried = size / link.beta
+        if ranks > 2:
+            seconds += 2 * (link.alpha + (ranks - 1) / ranks * carried)
+        elif left > 0:
+            seconds += max(carried, (link.alpha + carried) / 2)
         else:
-            seconds += 2 * (link.alpha + (ranks - 1) / ranks * piece / link.beta)
-        left -= piece
+            seconds += link.alpha + carried
     return seconds
 
 

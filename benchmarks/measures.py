@@ -47,23 +47,15 @@ def _training() -> Iterator[Measure]:
         title = GPT + precision
         yield Measure(f"GPT 10.8 M, {precision}, 1 thread", one, title, "1 thread", PEERS)
         yield Measure(f"GPT 10.8 M, {precision}, 2 threads", two, title, "2 threads", PEERS)
-    for precision, target in (("fp32", 0.85), ("bf16", 0.75)):
-        yield Measure(f"GPT 10.8 M, {precision}, share of oneDNN's packed rate", target,
-                      "^compute: .*packed", f"{precision}, 1 thread",
-                      ("packed, its largest product", "packed, 1024 cubed"))  # fmt: skip
     for case in ("1 thread", "2 threads"):
         yield Measure(f"GPT 10.8 M, bf16 over fp32, {case}", 1.8, GPT + "bf16", case,
                       over=GPT + "fp32")  # fmt: skip
     yield Measure("GPT-2 124 M, bf16, 2 threads", 1.6, GPT2 + "bf16", "2 threads", PEERS)
-    for precision, target in (("fp32", 3.0), ("bf16", 2.5)):
-        yield Measure(f"MLP, {precision}, 1 thread, against Accelerate", target,
-                      "^compute: MLP", precision, ("Accelerate",))  # fmt: skip
     shares = (("GPT 10.8 M", GPT, 0.98), ("GPT-2 124 M", GPT2, 0.95), ("MLP", MLP, 0.85))
     for name, title, target in shares:
         for precision in ("fp32", "bf16"):
             yield Measure(f"{name}, {precision}, 2 processes, share of unconnected", target,
                           title + precision, "2 processes", ALONE)  # fmt: skip
-    yield Measure("attention, both passes, bf16", 4, "^compute: Causal", "bf16", ("PyTorch",))
 
 
 def _communication() -> Iterator[Measure]:

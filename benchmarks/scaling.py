@@ -29,7 +29,7 @@ WIRES = {
     "TCP, 1 Gbit/s, 1 ms": netns.Limits(mbit=1000, delay_ms=1),
 }
 WORLDS = (2, 4, 8)
-POINTS = {8 << 10: 40, 64 << 10: 20, 256 << 10: 10}  # what alpha and beta are fitted to
+POINTS = {8 << 10: 40, 64 << 10: 20, 192 << 10: 10}  # what alpha and beta are fitted to
 CHECK = 4 << 20
 BUCKETS = {1 << 20: 50, 4 << 20: 20, 16 << 20: 5, 32 << 20: 3}
 
@@ -112,7 +112,7 @@ def tables(seen: dict[tuple[str, int], Seen]) -> Iterator[Table]:
     }
     alphas = [Row(wire, [1e6 * link.alpha]) for wire, link in links.items()]
     betas = [Row(wire, [link.beta / 1e9]) for wire, link in links.items()]
-    note = "Fitted to 8, 64 and 256 KiB between two ranks."
+    note = "Fitted to 8, 64 and 192 KiB between two ranks."
     yield Table("scaling", "alpha, through staging areas", "us", alphas, note=note)
     yield Table("scaling", "beta, through staging areas", "GB/s", betas, False, note)
     model = Model(seen, links)

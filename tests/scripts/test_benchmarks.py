@@ -207,8 +207,14 @@ def test_the_fit_finds_latency_and_bandwidth() -> None:
 
 def test_the_model_of_a_network_reduction() -> None:
     link = cost.Link(1e-3, 1e8)
-    two = cost.network_all_reduce(2, 2 * cost.PIECE, link)
-    assert math.isclose(two, 3e-3 + 2 * cost.PIECE / 1e8)
+    one = cost.network_all_reduce(2, 1e4, link)
+    assert math.isclose(one, 2e-3 + 1e4 / 1e8)
+    # The link is full: the meeting, every byte, and the last piece's way.
+    full = cost.network_all_reduce(2, 3 * cost.FAR_PIECE, link)
+    assert math.isclose(full, 2e-3 + 3 * cost.FAR_PIECE / 1e8)
+    # The way is long: two pieces on it at a time.
+    far = cost.network_all_reduce(2, 3 * cost.FAR_PIECE, cost.Link(1.0, 1e8))
+    assert math.isclose(far, 3.0 + 2 * cost.FAR_PIECE / 1e8)
     four = cost.network_all_reduce(4, cost.PIECE, link)
     assert math.isclose(four, 3e-3 + 1.5 * cost.PIECE / 1e8)
 
