@@ -346,3 +346,35 @@ TEST(thread_count_does_not_matter) {
     check_close("gelu", many, one, 0.0, 0.0);
     release_all(3, (pl_tensor *[]){x, one, many});
 }
+
+// Every bf16 number but NaN: tails, denormals, infinities. GELU has loops of its own there.
+TEST(gelu_of_every_bf16) {
+    int64_t n = 65536, count = 0;
+    pl_tensor *x, *g, *got, *want;
+    CHECK_OK(pl_tensor_empty(PL_BF16, 1, &n, &x));
+    for (int64_t i = 0; i < n; i++) {
+        if ((i & 0x7fff) <= 0x7f80) ((pl_bf16 *)x->data)[count++] = (pl_bf16)i;
+    }
+    x->shape[0] = x->numel = count;
+    CHECK_OK(pl_tensor_empty(PL_BF16, 1, &count, &g));
+    CHECK_OK(pl_kernels_cpu()->fill(g, 1.0));
+    CHECK_OK(pl_tensor_empty(PL_BF16, 1, &count, &got));
+    CHECK_OK(pl_tensor_empty(PL_F64, 1, &count, &want));
+    // Half a unit in the last of 8 bits and 1e-4 of the function. 1 + tanh leaves the oracle
+    // nothing of tails below 1e-12.
+    double rel = 0x1p-8 + 1e-4, least = 1e-12;
+    for (int tanh_form = 0; tanh_form < 2; tanh_form++) {
+        pl_unary op = tanh_form ? PL_UNARY_GELU_TANH : PL_UNARY_GELU;
+        pl_binary grad = tanh_form ? PL_BINARY_GELU_TANH_GRAD : PL_BINARY_GELU_GRAD;
+        CHECK_OK(pl_kernels_cpu()->unary(op, x, got));
+        CHECK_OK(pl_kernels_ref()->unary(op, x, want));
+        check_close("gelu", got, want, rel, least);
+        CHECK_OK(pl_kernels_cpu()->binary(grad, g, x, got));
+        CHECK_OK(pl_kernels_ref()->binary(grad, g, x, want));
+        check_close("gelu's slope", got, want, rel, 2e-5);  // it crosses zero
+    }
+    pl_tensor_release(want);
+    pl_tensor_release(got);
+    pl_tensor_release(g);
+    pl_tensor_release(x);
+}
