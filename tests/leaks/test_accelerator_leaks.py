@@ -39,19 +39,21 @@ while done < 1000:
         done += 1
         if done in (300, 1000):
             gc.collect()
-            seen[done] = _C.live_objects(), resident()
+            seen[done] = _C.live_objects(), resident(), _C.memory_stats()["held"]
 grown = {k: v - seen[300][0][k] for k, v in seen[1000][0].items() if v != seen[300][0][k]}
-out([grown, seen[1000][1] - seen[300][1]])
+out([grown, seen[1000][1] - seen[300][1], seen[1000][2] - seen[300][2]])
 """
 
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_thousand_steps(n: int) -> None:
     for rank in harness.run_ranks(n, STEPS, timeout=120):
-        grown, memory = rank.outs[0]
+        grown, memory, held = rank.outs[0]
         assert grown == {}
-        # A leak of 64 bytes per step would be 45 KiB; the allocator of Python moves by pages.
-        assert memory < 512 * 1024
+        # A leak of 64 bytes per step would be 45 KiB; the allocator of Python moves by pages, and
+        # the kernel may fill a huge page up under memory that ours holds but has not touched.
+        assert held < 32 * 1024
+        assert memory < (512 + 2048) * 1024
 
 
 SIXTEEN_MIB = """\

@@ -44,14 +44,16 @@ def _check(steps: Callable[[int], None]) -> None:
     """A thousand steps leave no object and no memory behind."""
     steps(100)
     gc.collect()
-    live, memory = _C.live_objects(), resident_kib()
+    live, memory, held = _C.live_objects(), resident_kib(), _C.memory_stats()["held"]
     steps(1000)
     gc.collect()
     assert _C.live_objects() == live
     grown = resident_kib() - memory
-    # A leak of one 176-byte tensor per step would be 172 KiB; the allocator's own slack is less
-    # than its 1 MiB promise.
-    assert grown < 1024, f"resident memory grew by {grown} KiB over 1,000 steps"
+    # A leak of one 176-byte tensor per step would be 172 KiB of the allocator's.
+    assert _C.memory_stats()["held"] - held < 128 * 1024
+    # Of everything else 1 MiB, and a huge page: the kernel may fill one up under memory that the
+    # allocator holds but has not touched.
+    assert grown < 1024 + 2048, f"resident memory grew by {grown} KiB over 1,000 steps"
 
 
 def test_a_thousand_steps() -> None:
