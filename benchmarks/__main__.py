@@ -74,15 +74,10 @@ def tables(parts: list[str], session: Session) -> Iterator[Table]:
     for name in parts:
         part = importlib.import_module(f"benchmarks.{name}")
         try:
-            if hasattr(part, "report"):  # a part that prints by itself
-                part.report(part.run(session.rounds))
-                continue
-            for table in part.run(session):
-                yield table
-                if session.interrupted:
-                    return
+            yield from part.run(session)
         except KeyboardInterrupt:
             session.interrupted = True
+        if session.interrupted:
             return
 
 

@@ -24,6 +24,7 @@ PEERS = {
     "impi": "mpi4py:impi-rt",
 }
 ABSENT = "not installed"
+LEFT_OUT = "left out"
 _ASK = """
 import importlib.metadata, importlib.util, sys
 if importlib.util.find_spec(sys.argv[1]):
@@ -49,6 +50,10 @@ class Peers:
     def has(self, peer: str) -> bool:
         """Whether a peer is wanted and installed."""
         return peer not in self.without and self.version(peer) is not None
+
+    def why_not(self, peer: str) -> str:
+        """What a table says of a peer that `has` denies."""
+        return LEFT_OUT if peer in self.without else ABSENT
 
     def version(self, peer: str) -> str | None:
         """A peer's version; None where it is not installed."""

@@ -20,16 +20,17 @@ COLOURS = ["#1b6ca8", "#d1495b", "#edae49", "#66a182", "#8d6a9f", "#7d8491", "#b
 
 
 def read(paths: list[Path]) -> list[tuple[dict[str, Any], Table]]:
-    """Tables of all files, each with the head of the last file that has it."""
+    """Tables of all files, each with the last file's head and the commands of all."""
     found: dict[tuple[str, str], tuple[dict[str, Any], Table]] = {}
     for path in paths:
         values = json.loads(path.read_text())
         for table in map(Table.from_json, values["tables"]):
-            key = table.part, table.title
+            key, head = (table.part, table.title), values["head"]
             if key in found:
                 rows = {row.case: row for row in found[key][1].rows}
                 table.rows = list((rows | {row.case: row for row in table.rows}).values())
-            found[key] = values["head"], table
+                head = {**head, "command": f"{found[key][0]['command']}; {head['command']}"}
+            found[key] = head, table
     return list(found.values())
 
 

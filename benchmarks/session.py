@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.peers import ABSENT, PEERS, Peers
+from benchmarks.peers import PEERS, Peers
 from benchmarks.processes import Ranks, WorkerFailed, cpu_name, stopping
 from benchmarks.table import Row
 
@@ -43,13 +43,19 @@ class Session:
         """Show progress."""
         print(f"  .. {text}", file=sys.stderr, flush=True)
 
+    def go_on(self) -> None:
+        """End a part that begins something new after Ctrl-C; what it has is still yielded."""
+        if self.interrupted:
+            raise KeyboardInterrupt
+
     @contextlib.contextmanager
     def running(self, rows: dict[str, Ranks], what: str) -> Iterator[Contest]:
         """Start the rows of a table, those whose peer is installed; stop them at the end."""
+        self.go_on()
         contest = Contest(self, what, rows)
         for name, row in rows.items():
             if row.needs and not self.peers.has(row.needs):
-                contest.failed[name] = ABSENT
+                contest.failed[name] = self.peers.why_not(row.needs)
             elif row.needs:
                 row.python = self.peers.python(row.needs)
         with stopping(rows):
@@ -105,7 +111,8 @@ class Contest:
             self.session.interrupted = True
             self.session.say(f"{self.what}: interrupted, keeps the complete rounds")
             kept = [len(v) for n, v in took.items() if n not in once and n not in self.failed]
-            took = {name: values[: min(kept, default=1)] for name, values in took.items()}
+            # In the first round: those rows that were asked.
+            took = {name: values[: min(kept, default=1) or 1] for name, values in took.items()}
         return {**took, **self.failed}
 
 
@@ -113,6 +120,7 @@ def alternate(
     session: Session, what: str, calls: Mapping[str, Callable[[], float]]
 ) -> dict[str, list[float]]:
     """Make every call once per round: turns of things that are not processes that stay."""
+    session.go_on()
     took: dict[str, list[float]] = {name: [] for name in calls}
     try:
         for k in range(session.rounds):

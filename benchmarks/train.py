@@ -58,6 +58,8 @@ def run(session: Session) -> Iterator[Table]:
             for case in session.cases:
                 if not session.interrupted:
                     table.rows.append(measured(session, case, model, precision, first))
+            if not table.rows:
+                return
             table.note = losses(first)
             yield table
 

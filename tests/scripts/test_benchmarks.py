@@ -17,7 +17,7 @@ from benchmarks import cost, sizes
 from benchmarks.__main__ import PARTS
 from benchmarks.measures import Measure, samples
 from benchmarks.measures import line as measure_line
-from benchmarks.peers import PEERS
+from benchmarks.peers import PEERS, Peers
 from benchmarks.session import Session, alternate
 from benchmarks.session import command as shown_command
 from benchmarks.table import Row, Table, text
@@ -51,7 +51,7 @@ def test_a_part_runs_in_its_smallest_form(part: str, tmp_path: Path) -> None:
         assert table.title in done.stdout
         assert not any("failed" in row.peers.values() for row in table.rows)
     if part == "train":
-        assert done.stdout.count("not installed") == 9  # four peers twice, and DDP
+        assert done.stdout.count("left out") == 9  # four peers twice, and DDP
 
 
 def test_an_interrupt_keeps_what_was_measured(tmp_path: Path) -> None:
@@ -172,6 +172,14 @@ def test_a_command_is_shown_without_paths() -> None:
     assert shown_command(words) == "train --wires 'x y'"
 
 
+def test_a_peer_is_not_installed_or_left_out() -> None:
+    peers = Peers({"jax": "/nonexistent/python"}, {"torch"})
+    assert not peers.has("jax")
+    assert peers.why_not("jax") == "not installed"
+    assert not peers.has("torch")
+    assert peers.why_not("torch") == "left out"
+
+
 def test_turns_keep_complete_rounds_only() -> None:
     calls = iter([1.0, 2.0, 3.0, KeyboardInterrupt()])
 
@@ -184,6 +192,8 @@ def test_turns_keep_complete_rounds_only() -> None:
     session = Session(rounds=5)
     assert alternate(session, "t", {"a": call, "b": call}) == {"a": [1.0], "b": [2.0]}
     assert session.interrupted
+    with pytest.raises(KeyboardInterrupt):  # and nothing new is begun
+        alternate(session, "t", {"a": call})
 
 
 def test_the_libraries_begin_with_the_same_weights() -> None:
