@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from benchmarks.loops import without_core
 from benchmarks.processes import Ranks
 from benchmarks.session import Session
 from benchmarks.table import Row, Table
@@ -17,6 +18,7 @@ from benchmarks.table import Row, Table
 SIZES = {4: 2000, 1 << 20: 100, 16 << 20: 10, 64 << 20: 4}
 WORLDS = (2, 4)
 MPI = {"Open MPI": "openmpi", "MPICH": "mpich", "Intel MPI": "impi"}
+IN_C = "paceline in C"
 FLAGS = "limit, an exchange of flags"
 IN_PLACE = "limit, in place"
 STAGED = "limit, staged"
@@ -27,7 +29,9 @@ def rows(world: int) -> dict[str, Ranks]:
     """Every row of a number of ranks."""
     result = {
         "paceline": Ranks("benchmarks.reduce_worker", ["paceline"], world),
-        "paceline in C": Ranks("benchmarks.loops", ["collectives", str(world)], pin=False),
+        IN_C: Ranks(
+            "benchmarks.loops", ["collectives", str(world)], pin=False, absent=without_core()
+        ),
         "Gloo": Ranks("benchmarks.reduce_worker", ["torch"], world, needs="torch"),
     }
     for shown, peer in MPI.items():
@@ -56,7 +60,7 @@ def run(session: Session) -> Iterator[Table]:
 
 def turn(name: str, row: Ranks, nbytes: int, repeats: int) -> dict[str, float]:
     """Seconds of a call by kind, as one row gives them."""
-    if name == "paceline in C":
+    if name == IN_C:
         kinds = ["call", "flags"] if nbytes == 4 else ["inplace", "staged"]
         return {k: row.ask(f"go {k} {nbytes} {repeats * (5 if nbytes == 4 else 1)}")[0]
                 for k in kinds}  # fmt: skip
@@ -81,8 +85,9 @@ def latency(took: Took, world: int) -> Table:
     table = Table("allreduce", f"All-reduce, 4 bytes, {world} ranks", "us")
     peers = {"Gloo": us("Gloo", "all_reduce"), **{m: us(m, "all_reduce") for m in MPI}}
     table.rows.append(Row("from Python", us("paceline", "ordinary"), peers))
-    table.rows.append(Row("C call", us("paceline in C", "call"),
-                          {FLAGS: us("paceline in C", "flags")}))  # fmt: skip
+    call = us(IN_C, "call")
+    ours = [] if isinstance(call, str) else call
+    table.rows.append(Row("C call", ours, {FLAGS: us(IN_C, "flags")}))
     return table
 
 
@@ -101,6 +106,6 @@ def bandwidth(took: Took, world: int, sizes: list[int]) -> Table:
             ("bucket, in place", "bucket", IN_PLACE, "inplace"),
             ("ordinary buffer", "ordinary", STAGED, "staged"),
         ):
-            limits = {limit: rate("paceline in C", loop)}
+            limits = {limit: rate(IN_C, loop)}
             table.rows.append(Row(f"{size}, {shown}", rate("paceline", kind), {**limits, **peers}))
     return table

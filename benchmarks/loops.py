@@ -19,12 +19,17 @@ CORE = ROOT / "build" / "release" / "libpaceline_core.a"
 FLAGS = ["-D_GNU_SOURCE", "-std=gnu17", "-O3", "-march=native"]
 
 
+def without_core() -> str:
+    """Why the collectives cannot be linked here; empty where they can."""
+    return "" if CORE.exists() else "needs the core of `make build`"
+
+
 def compile_program(name: str, folder: str) -> str:
     """Compile ``benchmarks/c/NAME.c`` into a folder and give the program's path."""
     program = f"{folder}/{name}"
     source = ROOT / "benchmarks" / "c" / f"{name}.c"
-    if name == "collectives" and not CORE.exists():
-        raise FileNotFoundError(f"[benchmarks] {CORE} is not there: run `make build` first")
+    if name == "collectives" and (reason := without_core()):
+        raise FileNotFoundError(f"[benchmarks] {name} {reason}: {CORE} is not there")
     core = ["-Wl,--whole-archive", str(CORE), "-Wl,--no-whole-archive"]
     include = ["-I", str(ROOT / "csrc"), "-I", str(ROOT / "tests" / "c")]
     command = ["cc", *FLAGS, *include, str(source), *(core if name == "collectives" else []),

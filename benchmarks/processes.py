@@ -62,6 +62,7 @@ class Ranks:
     connected: bool = True
     threads: int = 1
     needs: str = ""  # the peer that must be installed
+    absent: str = ""  # why the row cannot run here
     python: str = sys.executable
     env_of: Callable[[int], dict[str, str]] | None = None
     prefixes: list[list[str]] = field(default_factory=list)

@@ -54,7 +54,9 @@ class Session:
         self.go_on()
         contest = Contest(self, what, rows)
         for name, row in rows.items():
-            if row.needs and not self.peers.has(row.needs):
+            if row.absent:
+                contest.failed[name] = row.absent
+            elif row.needs and not self.peers.has(row.needs):
                 contest.failed[name] = self.peers.why_not(row.needs)
             elif row.needs:
                 row.python = self.peers.python(row.needs)

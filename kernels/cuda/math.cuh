@@ -67,17 +67,21 @@ static PL_DEVICE A pl_gelu_slope(A x) {
     return (A)0.5 * pl_erfc(-x * (A)PL_SQRT_HALF) +
            x * (A)PL_INV_SQRT_2PI * pl_exp((A)-0.5 * x * x);
 }
+// (1 + tanh(u)) / 2 is the sigmoid of 2u, whose tail is not a difference of numbers near 1.
+template <typename A>
+static PL_DEVICE A pl_gelu_twice_u(A x) {
+    return (A)(2 * PL_SQRT_2_OVER_PI) * (x + (A)0.044715 * x * x * x);
+}
 template <typename A>
 static PL_DEVICE A pl_gelu_tanh(A x) {
-    if (x == -(A)INFINITY) return -(A)0;
-    return (A)0.5 * x * ((A)1 + pl_tanh((A)PL_SQRT_2_OVER_PI * (x + (A)0.044715 * x * x * x)));
+    return x == -(A)INFINITY ? -(A)0 : x * pl_sigmoid(pl_gelu_twice_u(x));
 }
 template <typename A>
 static PL_DEVICE A pl_gelu_tanh_slope(A x) {
     if (pl_fabs(x) > (A)40) return x > 0;  // x^2 may overflow
-    A t = pl_tanh((A)PL_SQRT_2_OVER_PI * (x + (A)0.044715 * x * x * x));
-    A dt = ((A)1 - t * t) * (A)PL_SQRT_2_OVER_PI * ((A)1 + (A)(3.0 * 0.044715) * x * x);
-    return (A)0.5 * ((A)1 + t) + (A)0.5 * x * dt;
+    A u = pl_gelu_twice_u(x), s = pl_sigmoid(u);
+    A ds = s * pl_sigmoid(-u) * (A)(2 * PL_SQRT_2_OVER_PI) * ((A)1 + (A)(3.0 * 0.044715) * x * x);
+    return s + x * ds;
 }
 
 template <pl_unary OP, typename A>

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 
 from paceline.distributed.environment import Job
 from paceline.distributed.links import Links, Settings
@@ -23,6 +24,9 @@ from paceline.distributed.machine_host import Host
 from paceline.distributed.machine_party import Leader, Member
 from paceline.distributed.secure import CONTROL, Refused, connect, read_secret
 from paceline.errors import RendezvousError
+
+_TELL_S = 1.5
+_AGAIN_S = 0.05
 
 
 def meet_machines(job: Job, settings: Settings, local: Links) -> Links:
@@ -54,8 +58,20 @@ def meet_machines(job: Job, settings: Settings, local: Links) -> Links:
 
 
 def tell_rank_0(job: Job, error: RendezvousError) -> None:
-    """Tell rank 0, if it is there, that the ranks of this machine did not come together."""
+    """Tell rank 0 that the ranks of this machine did not come together.
+
+    It may begin a moment later than they failed: until it listens it is asked again, for as long
+    as an error may wait.
+    """
+    deadline = time.monotonic() + _TELL_S
+    while not _told(job, error) and time.monotonic() < deadline:
+        time.sleep(_AGAIN_S)
+
+
+def _told(job: Job, error: RendezvousError) -> bool:
     with contextlib.suppress(OSError, Refused):
         with socket.create_connection((job.master_addr, job.port), FRAME_S) as sock:
             channel = connect(sock, read_secret(), CONTROL, job.rank)
             channel.send("failed", **failed_fields(str(error), error))
+        return True
+    return False
