@@ -10,10 +10,11 @@ from benchmarks.processes import Ranks
 from benchmarks.session import Session, row_of
 from benchmarks.table import Row, Table
 
-STEPS = {"gpt": 3, "gpt-b1": 10, "mlp": 100, "tiny": 2}
+STEPS = {"gpt": 3, "gpt-b1": 10, "gpt2": 1, "mlp": 100, "tiny": 2}
 TITLES = {
     "gpt": "GPT 10.8 M, batch 8 of 256 tokens",
     "gpt-b1": "GPT 10.8 M, batch 1 of 256 tokens",
+    "gpt2": "GPT-2 124 M, batch 2 of 256 tokens",
     "mlp": "MLP 784-512-512-10, batch 64",
     "tiny": "tiny GPT",
 }
