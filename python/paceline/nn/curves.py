@@ -208,9 +208,7 @@ def softmax(input: _C.Tensor, dim: int | None = None, dtype: dtype | None = None
     Tensor
         Shape of `input`; the sums along `dim` are 1.
     """
-    if dtype is not None:
-        input = _C.to_dtype(input, to_code(dtype))
-    return _C.softmax(input, _implied_dim(input) if dim is None else dim)
+    return _C.softmax(*_along(input, dim, dtype))
 
 
 def log_softmax(input: _C.Tensor, dim: int | None = None, dtype: dtype | None = None) -> Tensor:
@@ -230,11 +228,13 @@ def log_softmax(input: _C.Tensor, dim: int | None = None, dtype: dtype | None = 
     Tensor
         Shape of `input`.
     """
+    return _C.log_softmax(*_along(input, dim, dtype))
+
+
+def _along(input: _C.Tensor, dim: int | None, dtype: dtype | None) -> tuple[_C.Tensor, int]:
+    # The input as asked for, and the dimension: PyTorch's choice where none is given.
     if dtype is not None:
         input = _C.to_dtype(input, to_code(dtype))
-    return _C.log_softmax(input, _implied_dim(input) if dim is None else dim)
-
-
-def _implied_dim(input: _C.Tensor) -> int:
-    # PyTorch's choice where no dimension is given.
-    return 0 if input.ndim in (0, 1, 3) else 1
+    if dim is None:
+        dim = 0 if input.ndim in (0, 1, 3) else 1
+    return input, dim

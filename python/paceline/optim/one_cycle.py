@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from paceline.optim.optimizer import Optimizer
-from paceline.optim.schedule import LRScheduler, per_group
+from paceline.optim.schedule import LRScheduler, per_group, require_optimizer
 
 __all__ = ["OneCycleLR"]
 
@@ -85,8 +85,7 @@ class OneCycleLR(LRScheduler):
         three_phase: bool = False,
         last_epoch: int = -1,
     ) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+        require_optimizer(optimizer)
         self.total_steps = _length(total_steps, epochs, steps_per_epoch)
         if not 0 <= pct_start <= 1:
             raise ValueError(f"[OneCycleLR] pct_start: got {pct_start}, expected 0 to 1")
