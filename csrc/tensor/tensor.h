@@ -6,14 +6,9 @@
 #define PL_TENSOR_H
 
 #include "base/base.h"
+#include "base/device.h"
 
 #define PL_MAX_DIMS 8
-
-typedef enum pl_device_type { PL_CPU, PL_CUDA } pl_device_type;
-typedef struct pl_device {
-    pl_device_type type;
-    int index;
-} pl_device;
 
 // Bytes that one or more tensors look at. `version` counts in-place writes, so that the backward
 // pass can tell that something it saved has changed.

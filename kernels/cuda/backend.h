@@ -4,18 +4,27 @@
 #ifndef PL_CUDA_BACKEND_H
 #define PL_CUDA_BACKEND_H
 
+#include "base/device.h"
 #include "cuda/cuda.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-enum { PL_CUDA_BACKEND_VERSION = 1 };
+enum { PL_CUDA_BACKEND_VERSION = 2 };
 
 // What the opener gives. `fail` records a finished message for this thread, as pl_fail does.
 typedef struct pl_cuda_host {
     pl_status (*fail)(pl_status st, const char *file, int line, const char *message);
 } pl_cuda_host;
+
+// What a GPU is.
+typedef struct pl_cuda_properties {
+    char name[128];
+    int major, minor;  // compute capability
+    int processors;
+    size_t memory;  // bytes
+} pl_cuda_properties;
 
 // The kernels of cuda.h under their names there. Grows at its end; `version` says how far.
 typedef struct pl_cuda_backend {
@@ -23,6 +32,10 @@ typedef struct pl_cuda_backend {
     // Devices that CUDA shows, or PL_EDEVICE with what to do: no driver, or one that is too old.
     // Initialises the driver: after it a forked child cannot use CUDA.
     pl_status (*device_count)(int *out);
+    pl_status (*properties)(int index, pl_cuda_properties *out);
+    // The run time on one device, made the first time and then given again (streams, events and
+    // memory of two devices never meet in one process: base/device.h). Never freed.
+    pl_status (*runtime)(int index, pl_runtime **out);
     pl_status (*fault_status)(const pl_cuda_fault *f);
 #define PL_CUDA_KERNEL(name) __typeof__(pl_cuda_##name) *name;
 #include "cuda/kernels.inc.h"

@@ -12,25 +12,25 @@ enum { MOST_USERS = 8 };
 
 // Another stream that used a block: by `done` it has, once the block is free.
 typedef struct user {
-    pl_cuda_stream *stream;
-    pl_cuda_event *done;
+    pl_stream *stream;
+    pl_event *done;
 } user;
 
 typedef struct block {
     struct block *next;
     void *data;
     size_t nbytes;
-    pl_cuda_stream *stream;
+    pl_stream *stream;
     const char *tag;  // NULL: free
     int users;
     user by[MOST_USERS];
 } block;
 
 struct pl_cuda_cache {
-    pl_cuda_runtime *r;
+    pl_runtime *r;
     block *blocks;
     pl_cuda_cache_stats stats;
-    pl_cuda_event **spare;  // events that no block holds
+    pl_event **spare;  // events that no block holds
     int spares, spare_room;
 };
 
@@ -40,7 +40,7 @@ static size_t rounded(size_t nbytes) {
     return (nbytes + step - 1) / step * step;
 }
 
-pl_status pl_cuda_cache_new(pl_cuda_runtime *r, pl_cuda_cache **out) {
+pl_status pl_cuda_cache_new(pl_runtime *r, pl_cuda_cache **out) {
     void *c;
     PL_TRY(pl_calloc(sizeof(pl_cuda_cache), &c));
     ((pl_cuda_cache *)c)->r = r;
@@ -50,18 +50,18 @@ pl_status pl_cuda_cache_new(pl_cuda_runtime *r, pl_cuda_cache **out) {
 
 // ---- Events -------------------------------------------------------------------------------------
 
-static pl_status take_event(pl_cuda_cache *c, pl_cuda_event **out) {
+static pl_status take_event(pl_cuda_cache *c, pl_event **out) {
     if (c->spares == 0) return c->r->event_new(c->r, out);
     *out = c->spare[--c->spares];
     return PL_OK;
 }
 
-static pl_status keep_event(pl_cuda_cache *c, pl_cuda_event *e) {
+static pl_status keep_event(pl_cuda_cache *c, pl_event *e) {
     if (c->spares == c->spare_room) {
         int room = c->spare_room == 0 ? 16 : 2 * c->spare_room;
         void *more;
-        PL_TRY(pl_alloc((size_t)room * sizeof(pl_cuda_event *), &more));
-        if (c->spares > 0) memcpy(more, c->spare, (size_t)c->spares * sizeof(pl_cuda_event *));
+        PL_TRY(pl_alloc((size_t)room * sizeof(pl_event *), &more));
+        if (c->spares > 0) memcpy(more, c->spare, (size_t)c->spares * sizeof(pl_event *));
         pl_free(c->spare);
         c->spare = more;
         c->spare_room = room;
@@ -113,7 +113,7 @@ pl_status pl_cuda_cache_free(pl_cuda_cache *c) {
 
 // ---- Handing out --------------------------------------------------------------------------------
 
-static block *best_free(const pl_cuda_cache *c, size_t nbytes, const pl_cuda_stream *s) {
+static block *best_free(const pl_cuda_cache *c, size_t nbytes, const pl_stream *s) {
     size_t slack = nbytes / 8 > (size_t)2 << 20 ? nbytes / 8 : (size_t)2 << 20;
     if (nbytes < (size_t)1 << 20) slack = nbytes;
     block *best = NULL;
@@ -175,7 +175,7 @@ static pl_status out_of_memory(const pl_cuda_cache *c, size_t nbytes, const char
                    nbytes >> 20, tag, c->stats.in_use >> 20, holders);
 }
 
-pl_status pl_cuda_cache_alloc(pl_cuda_cache *c, size_t nbytes, pl_cuda_stream *s, const char *tag,
+pl_status pl_cuda_cache_alloc(pl_cuda_cache *c, size_t nbytes, pl_stream *s, const char *tag,
                               void **out) {
     nbytes = rounded(nbytes);
     block *b = best_free(c, nbytes, s);
@@ -211,7 +211,7 @@ static pl_status find(const pl_cuda_cache *c, const void *p, block **out) {
     return pl_fail(PL_EINVAL, "[cuda] memory at %p is not in use in this cache", p);
 }
 
-pl_status pl_cuda_cache_used(pl_cuda_cache *c, const void *p, pl_cuda_stream *s) {
+pl_status pl_cuda_cache_used(pl_cuda_cache *c, const void *p, pl_stream *s) {
     block *b = NULL;
     PL_TRY(find(c, p, &b));
     if (b->stream == s) return PL_OK;

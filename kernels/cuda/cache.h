@@ -7,20 +7,20 @@
 #ifndef PL_CUDA_CACHE_H
 #define PL_CUDA_CACHE_H
 
-#include "cuda/runtime.h"
+#include "base/device.h"
 
 typedef struct pl_cuda_cache pl_cuda_cache;
 
-pl_status pl_cuda_cache_new(pl_cuda_runtime *r, pl_cuda_cache **out) PL_MUST_USE;
+pl_status pl_cuda_cache_new(pl_runtime *r, pl_cuda_cache **out) PL_MUST_USE;
 // Gives all memory back, in use or not; waits for the streams first. NULL is legal.
 pl_status pl_cuda_cache_free(pl_cuda_cache *c) PL_MUST_USE;
 
 // nbytes > 0 for use on `s`; `tag` (a literal) says for what, in the message of PL_ENOMEM. Memory
 // that was freed on other streams is given back to the device before that.
-pl_status pl_cuda_cache_alloc(pl_cuda_cache *c, size_t nbytes, pl_cuda_stream *s, const char *tag,
+pl_status pl_cuda_cache_alloc(pl_cuda_cache *c, size_t nbytes, pl_stream *s, const char *tag,
                               void **out) PL_MUST_USE;
 // Work that touches p was put on another stream than p's.
-pl_status pl_cuda_cache_used(pl_cuda_cache *c, const void *p, pl_cuda_stream *s) PL_MUST_USE;
+pl_status pl_cuda_cache_used(pl_cuda_cache *c, const void *p, pl_stream *s) PL_MUST_USE;
 pl_status pl_cuda_cache_release(pl_cuda_cache *c, void *p) PL_MUST_USE;
 // Waits for what still uses freed blocks, and gives those back to the device.
 pl_status pl_cuda_cache_trim(pl_cuda_cache *c) PL_MUST_USE;

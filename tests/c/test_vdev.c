@@ -19,15 +19,15 @@ static void run_step(void *context) {
     for (int i = 0; i < N; i++) s->to[i] = (s->a ? s->a[i] : 0) + (s->b ? s->b[i] : 0) + s->add;
 }
 
-static pl_status enqueue(pl_cuda_runtime *r, pl_cuda_stream *on, const char *name, step *s) {
-    pl_cuda_task t = {.name = name, .run = run_step, .context = s};
-    t.range[t.ranges++] = (pl_cuda_range){s->to, N * sizeof(int), true};
-    if (s->a) t.range[t.ranges++] = (pl_cuda_range){s->a, N * sizeof(int), false};
-    if (s->b) t.range[t.ranges++] = (pl_cuda_range){s->b, N * sizeof(int), false};
+static pl_status enqueue(pl_runtime *r, pl_stream *on, const char *name, step *s) {
+    pl_task t = {.name = name, .run = run_step, .context = s};
+    t.range[t.ranges++] = (pl_range){s->to, N * sizeof(int), true};
+    if (s->a) t.range[t.ranges++] = (pl_range){s->a, N * sizeof(int), false};
+    if (s->b) t.range[t.ranges++] = (pl_range){s->b, N * sizeof(int), false};
     return r->launch(r, on, &t);
 }
 
-static int *new_buffer(pl_cuda_runtime *r) {
+static int *new_buffer(pl_runtime *r) {
     void *p;
     CHECK_OK(r->malloc(r, N * sizeof(int), &p));
     return p;
@@ -36,13 +36,13 @@ static int *new_buffer(pl_cuda_runtime *r) {
 // Batches loaded on one stream, used on another, through two buffers. `skip` leaves one wait out:
 // 1: the user's for the load, 2: the loader's for the buffer to be free again. Gives the sum.
 static pl_status double_buffer(vdev *v, int skip, int *total) {
-    pl_cuda_runtime *r = vdev_runtime(v);
-    pl_cuda_stream *load, *use;
-    pl_cuda_event *loaded[2], *used[2];
+    pl_runtime *r = vdev_runtime(v);
+    pl_stream *load, *use;
+    pl_event *loaded[2], *used[2];
     static step steps[2][6];
     pl_status st = PL_OK;
-    CHECK_OK(r->stream_new(r, &load));
-    CHECK_OK(r->stream_new(r, &use));
+    CHECK_OK(r->stream_new(r, false, &load));
+    CHECK_OK(r->stream_new(r, false, &use));
     int *buffer[2] = {new_buffer(r), new_buffer(r)}, *sum = new_buffer(r);
     for (int i = 0; i < 2; i++) {
         CHECK_OK(r->event_new(r, &loaded[i]));
@@ -109,15 +109,15 @@ TEST(one_missing_wait_is_found) {
 // Two ranks, each a stream that makes gradients and one that reduces: out = mine + the other's.
 // Each reducing stream waits for both ranks' gradients; the step waits for the reduction.
 static pl_status reduce(vdev *v, bool wait_for_peer, bool wait_for_reduction, int *result) {
-    pl_cuda_runtime *r = vdev_runtime(v);
-    pl_cuda_stream *compute[2], *comm[2];
-    pl_cuda_event *made[2], *reduced[2];
+    pl_runtime *r = vdev_runtime(v);
+    pl_stream *compute[2], *comm[2];
+    pl_event *made[2], *reduced[2];
     int *grad[2], *sum[2], *param[2];
     static step make[2], add[2], update[2];
     pl_status st = PL_OK;
     for (int k = 0; k < 2; k++) {
-        CHECK_OK(r->stream_new(r, &compute[k]));
-        CHECK_OK(r->stream_new(r, &comm[k]));
+        CHECK_OK(r->stream_new(r, false, &compute[k]));
+        CHECK_OK(r->stream_new(r, false, &comm[k]));
         CHECK_OK(r->event_new(r, &made[k]));
         CHECK_OK(r->event_new(r, &reduced[k]));
         grad[k] = new_buffer(r), sum[k] = new_buffer(r), param[k] = new_buffer(r);
@@ -173,9 +173,9 @@ TEST(a_reduction_that_overlaps) {
 TEST(memory) {
     vdev *v;
     CHECK_OK(vdev_new(1, &v));
-    pl_cuda_runtime *r = vdev_runtime(v);
-    pl_cuda_stream *s;
-    CHECK_OK(r->stream_new(r, &s));
+    pl_runtime *r = vdev_runtime(v);
+    pl_stream *s;
+    CHECK_OK(r->stream_new(r, false, &s));
     int *p = new_buffer(r), *kept = new_buffer(r);
     CHECK_EQ(p[0], -1);  // nobody wrote it
     step one = {.to = p, .add = 1};

@@ -9,9 +9,9 @@ enum { N = 256 };  // ints: two sizes of the cache's rounding
 
 typedef struct fixture {
     vdev *v;
-    pl_cuda_runtime *r;
+    pl_runtime *r;
     pl_cuda_cache *c;
-    pl_cuda_stream *s[2];
+    pl_stream *s[2];
 } fixture;
 
 static fixture open_fixture(uint64_t seed) {
@@ -19,7 +19,7 @@ static fixture open_fixture(uint64_t seed) {
     CHECK_OK(vdev_new(seed, &f.v));
     f.r = vdev_runtime(f.v);
     CHECK_OK(pl_cuda_cache_new(f.r, &f.c));
-    for (int i = 0; i < 2; i++) CHECK_OK(f.r->stream_new(f.r, &f.s[i]));
+    for (int i = 0; i < 2; i++) CHECK_OK(f.r->stream_new(f.r, false, &f.s[i]));
     return f;
 }
 
@@ -40,9 +40,9 @@ static void run_work(void *context) {
 }
 
 static pl_status enqueue(const fixture *f, int stream, work *w) {
-    pl_cuda_task t = {.name = stream ? "other" : "owner", .run = run_work, .context = w};
-    t.range[t.ranges++] = (pl_cuda_range){w->to, N * sizeof(int), true};
-    if (w->from) t.range[t.ranges++] = (pl_cuda_range){w->from, N * sizeof(int), false};
+    pl_task t = {.name = stream ? "other" : "owner", .run = run_work, .context = w};
+    t.range[t.ranges++] = (pl_range){w->to, N * sizeof(int), true};
+    if (w->from) t.range[t.ranges++] = (pl_range){w->from, N * sizeof(int), false};
     return f->r->launch(f->r, f->s[stream], &t);
 }
 
@@ -74,7 +74,7 @@ TEST(memory_comes_back_on_its_stream) {
 // device refuses the new write; with it the streams are ordered and every order is right.
 static pl_status cross(uint64_t seed, bool tell) {
     fixture f = open_fixture(seed);
-    pl_cuda_event *e;
+    pl_event *e;
     CHECK_OK(f.r->event_new(f.r, &e));
     int *a = take(&f, 0), *copy = take(&f, 1);
     work write = {.to = a, .add = 1}, read = {.to = copy, .from = a}, anew = {.to = a, .add = 9};

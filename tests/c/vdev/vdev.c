@@ -13,18 +13,18 @@ typedef struct clock {
     int64_t at[STREAMS];
 } clock;
 
-struct pl_cuda_stream {
+struct pl_stream {
     int index;
     clock now;  // of what is enqueued next
 };
 
-struct pl_cuda_event {
+struct pl_event {
     bool recorded;
     clock at;
 };
 
 typedef struct task {
-    pl_cuda_task what;
+    pl_task what;
     int stream;
     clock at;
     bool done;
@@ -37,9 +37,9 @@ typedef struct buffer {
 } buffer;
 
 struct vdev {
-    pl_cuda_runtime table;  // first: the table is the device
-    pl_cuda_stream streams[STREAMS];
-    pl_cuda_event events[TASKS];
+    pl_runtime table;  // first: the table is the device
+    pl_stream streams[STREAMS];
+    pl_event events[TASKS];
     task tasks[TASKS];
     buffer buffers[BUFFERS];
     int stream_count, event_count, task_count, buffer_count;
@@ -49,7 +49,7 @@ struct vdev {
     bool check;
 };
 
-static vdev *of(pl_cuda_runtime *r) { return (vdev *)(void *)r; }
+static vdev *of(pl_runtime *r) { return (vdev *)(void *)r; }
 
 static void join(clock *into, const clock *other) {
     for (int i = 0; i < STREAMS; i++) {
@@ -70,7 +70,7 @@ static uint64_t next_random(vdev *v) {
 
 // ---- Memory -------------------------------------------------------------------------------------
 
-static pl_status vdev_malloc(pl_cuda_runtime *r, size_t nbytes, void **out) {
+static pl_status vdev_malloc(pl_runtime *r, size_t nbytes, void **out) {
     vdev *v = of(r);
     if (v->buffer_count == BUFFERS) return pl_fail(PL_ENOMEM, "[vdev] too many buffers");
     size_t live = nbytes;
@@ -108,13 +108,12 @@ static bool overlap(const char *a, size_t na, const char *b, size_t nb) {
 }
 
 // Refuses an access at clock `at` that some task before it does not come before.
-static pl_status check_access(const vdev *v, const clock *at, const char *name,
-                              const pl_cuda_range *x) {
+static pl_status check_access(const vdev *v, const clock *at, const char *name, const pl_range *x) {
     for (int i = 0; i < v->task_count; i++) {
         const task *t = &v->tasks[i];
         if (before(t, at)) continue;
         for (int k = 0; k < t->what.ranges; k++) {
-            const pl_cuda_range *y = &t->what.range[k];
+            const pl_range *y = &t->what.range[k];
             if (!x->writes && !y->writes) continue;
             if (!overlap(x->data, x->nbytes, y->data, y->nbytes)) continue;
             return pl_fail(PL_EDEVICE,
@@ -128,17 +127,17 @@ static pl_status check_access(const vdev *v, const clock *at, const char *name,
 }
 
 pl_status vdev_host(vdev *v, const void *p, size_t nbytes, bool writes) {
-    pl_cuda_range x = {p, nbytes, writes};
+    pl_range x = {p, nbytes, writes};
     return check_access(v, &v->host, "the host", &x);
 }
 
-static pl_status vdev_free_buffer(pl_cuda_runtime *r, void *p) {
+static pl_status vdev_free_buffer(pl_runtime *r, void *p) {
     vdev *v = of(r);
     buffer *b = buffer_at(v, p, 0);
     if (b == NULL || b->start != p) {
         return pl_fail(PL_EDEVICE, "[vdev] free: not a live buffer's start");
     }
-    pl_cuda_range x = {p, b->nbytes, true};
+    pl_range x = {p, b->nbytes, true};
     PL_TRY(check_access(v, &v->host, "free", &x));
     b->live = false;  // kept, so that no later buffer has its place
     return check_guards(b);
@@ -173,14 +172,14 @@ static pl_status run_until(vdev *v, const clock *upto) {
     }
 }
 
-static pl_status vdev_launch(pl_cuda_runtime *r, pl_cuda_stream *s, const pl_cuda_task *what) {
+static pl_status vdev_launch(pl_runtime *r, pl_stream *s, const pl_task *what) {
     vdev *v = of(r);
     if (v->task_count == TASKS) return pl_fail(PL_ENOMEM, "[vdev] too many tasks");
     join(&s->now, &v->host);
     clock at = s->now;
     at.at[s->index]++;
     for (int k = 0; k < what->ranges; k++) {
-        const pl_cuda_range *x = &what->range[k];
+        const pl_range *x = &what->range[k];
         if (buffer_at(v, x->data, x->nbytes) == NULL) {
             return pl_fail(PL_EDEVICE, "[vdev] \"%s\" touches memory that is not live", what->name);
         }
@@ -191,14 +190,14 @@ static pl_status vdev_launch(pl_cuda_runtime *r, pl_cuda_stream *s, const pl_cud
     return PL_OK;
 }
 
-static pl_status vdev_record(pl_cuda_runtime *r, pl_cuda_event *e, pl_cuda_stream *s) {
+static pl_status vdev_record(pl_runtime *r, pl_event *e, pl_stream *s) {
     (void)r;
     e->recorded = true;
     e->at = s->now;
     return PL_OK;
 }
 
-static pl_status vdev_wait(pl_cuda_runtime *r, pl_cuda_stream *s, pl_cuda_event *e) {
+static pl_status vdev_wait(pl_runtime *r, pl_stream *s, pl_event *e) {
     (void)r;
     if (e->recorded) join(&s->now, &e->at);  // one never recorded holds nobody up, as CUDA
     return PL_OK;
@@ -210,17 +209,16 @@ static pl_status sync(vdev *v, const clock *upto) {
     return PL_OK;
 }
 
-static pl_status vdev_sync_stream(pl_cuda_runtime *r, pl_cuda_stream *s) {
-    return sync(of(r), &s->now);
-}
+static pl_status vdev_sync_stream(pl_runtime *r, pl_stream *s) { return sync(of(r), &s->now); }
 
-static pl_status vdev_sync_event(pl_cuda_runtime *r, pl_cuda_event *e) {
+static pl_status vdev_sync_event(pl_runtime *r, pl_event *e) {
     return e->recorded ? sync(of(r), &e->at) : PL_OK;
 }
 
 // ---- Making -------------------------------------------------------------------------------------
 
-static pl_status vdev_stream_new(pl_cuda_runtime *r, pl_cuda_stream **out) {
+static pl_status vdev_stream_new(pl_runtime *r, bool high_priority, pl_stream **out) {
+    (void)high_priority;
     vdev *v = of(r);
     if (v->stream_count == STREAMS) return pl_fail(PL_ENOMEM, "[vdev] too many streams");
     *out = &v->streams[v->stream_count];
@@ -228,7 +226,7 @@ static pl_status vdev_stream_new(pl_cuda_runtime *r, pl_cuda_stream **out) {
     return PL_OK;
 }
 
-static pl_status vdev_event_new(pl_cuda_runtime *r, pl_cuda_event **out) {
+static pl_status vdev_event_new(pl_runtime *r, pl_event **out) {
     vdev *v = of(r);
     if (v->event_count == TASKS) return pl_fail(PL_ENOMEM, "[vdev] too many events");
     *out = &v->events[v->event_count++];
@@ -238,7 +236,7 @@ static pl_status vdev_event_new(pl_cuda_runtime *r, pl_cuda_event **out) {
 pl_status vdev_new(uint64_t seed, vdev **out) {
     vdev *v = calloc(1, sizeof *v);
     if (v == NULL) return pl_fail(PL_ENOMEM, "[vdev] no memory");
-    v->table = (pl_cuda_runtime){
+    v->table = (pl_runtime){
         .malloc = vdev_malloc,
         .free = vdev_free_buffer,
         .stream_new = vdev_stream_new,
@@ -268,6 +266,6 @@ pl_status vdev_free(vdev *v) {
     return st;
 }
 
-pl_cuda_runtime *vdev_runtime(vdev *v) { return &v->table; }
+pl_runtime *vdev_runtime(vdev *v) { return &v->table; }
 void vdev_check(vdev *v, bool on) { v->check = on; }
 void vdev_limit(vdev *v, size_t nbytes) { v->limit = nbytes; }
