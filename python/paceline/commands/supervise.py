@@ -14,140 +14,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from types import FrameType
 
 from . import reaper
+from .rank_process import Outcome, Policy, Rank, RankCommand, anonymous_file, child_setup
 from .streams import Hold, Sink, Stream
 from .verdict import Ending, name_from_traceback, read_report, root_cause
 
 __all__ = ["Outcome", "Policy", "RankCommand", "Supervisor"]
 
-_PR_SET_PDEATHSIG = 1
 _LEAVE_S = 0.25  # what a rank started may finish its own clean-up in, before SIGKILL
 _FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
-
-
-@dataclass(frozen=True)
-class RankCommand:
-    """What to run as one rank.
-
-    Attributes
-    ----------
-    argv : sequence of str
-        Program and arguments.
-    env : mapping
-        The whole environment.
-    cpus : frozenset of int
-        Processors to bind it to; empty means all.
-    pass_fds : tuple of int
-        Descriptors that it inherits.
-    copy_fds : tuple of int
-        Where its stdout and stderr are also written, -1 for nowhere; needs sinks.
-    """
-
-    argv: Sequence[str]
-    env: Mapping[str, str]
-    cpus: frozenset[int] = frozenset()
-    pass_fds: tuple[int, ...] = ()
-    copy_fds: tuple[int, int] = (-1, -1)
-
-
-@dataclass(frozen=True)
-class Policy:
-    """How ranks are started and ended.
-
-    Attributes
-    ----------
-    grace_s : float
-        Time between SIGTERM or SIGHUP and SIGKILL.
-    interrupt_grace_s : float
-        Time between SIGINT and SIGKILL.
-    failure_grace_s : float
-        Time that the others have to report, once one rank has failed, before SIGTERM.
-    own_process : bool
-        This process exists for the job only: handle its signals, and set up each rank between
-        fork and exec, which is safe without threads alone.
-    stdin : bool
-        Whether rank 0 reads this process's standard input.
-    first_rank : int
-        Rank of the first command: above 0 on other machines than the first.
-    timeout_s : float, optional
-        After this long the ranks get SIGABRT, at which they show where they are.
-    """
-
-    grace_s: float = 10.0
-    interrupt_grace_s: float = 1.5
-    failure_grace_s: float = 0.4
-    own_process: bool = True
-    stdin: bool = True
-    first_rank: int = 0
-    timeout_s: float | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended.
-
-    Attributes
-    ----------
-    endings : tuple of Ending
-        One per rank.
-    root : Ending or None
-        The first failure, unless all went well.
-    signal : int
-        The signal that ended the job, 0 if none did; SIGABRT where its time was up.
-    """
-
-    endings: tuple[Ending, ...]
-    root: Ending | None
-    signal: int
-
-
-@dataclass
-class _Rank:
-    number: int
-    process: subprocess.Popen[bytes]
-    report_fd: int
-    streams: list[Stream] = field(default_factory=list)
-    pidfd: int = -1
-    failed_at: float | None = None
-    kind: str = ""
-    message: str = ""
-    told: bool = False
-    stopped: bool = False
-    ending: Ending | None = None
-
-
-def _anonymous_file() -> int:
-    """Open a file without a name: nothing can be left behind, whoever is killed."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("paceline-report")
-    import tempfile
-
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
-
-
-def _child_setup(cpus: frozenset[int]) -> Callable[[], None] | None:
-    """Make what runs in the child between fork and exec: end with the parent, keep to its cores."""
-    if sys.platform != "linux":
-        return None
-    import ctypes
-
-    prctl = ctypes.CDLL(None).prctl
-    parent = os.getpid()
-
-    def setup() -> None:
-        prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-        if os.getppid() != parent:  # it died before the line above
-            os._exit(1)
-        if cpus:
-            os.sched_setaffinity(0, cpus)
-
-    return setup
 
 
 class Supervisor:
@@ -181,7 +60,7 @@ class Supervisor:
         self._policy = policy
         self._open_stream = open_stream or (lambda _: os.pipe())
         self._selector = selectors.DefaultSelector()
-        self._ranks: list[_Rank] = []
+        self._ranks: list[Rank] = []
         self._reaper: subprocess.Popen[bytes] | None = None
         self._reaper_fd = -1
         self._plan: list[tuple[float, Callable[[], None]]] = []
@@ -264,7 +143,7 @@ class Supervisor:
         self._start_reaper()
 
     def _start(self, number: int, command: RankCommand) -> None:
-        report_fd = _anonymous_file()
+        report_fd = anonymous_file()
         env = dict(command.env)
         env["PACELINE_ERROR_FILE"] = f"/proc/{os.getpid()}/fd/{report_fd}"
         pairs = [self._open_stream(n) for n in (1, 2)] if self._sinks else []
@@ -279,7 +158,7 @@ class Supervisor:
                 stderr=outputs[1],
                 pass_fds=command.pass_fds,
                 start_new_session=True,
-                preexec_fn=_child_setup(command.cpus) if self._policy.own_process else None,
+                preexec_fn=child_setup(command.cpus) if self._policy.own_process else None,
             )
         except BaseException:
             for fd in [report_fd, *(pair[0] for pair in pairs)]:
@@ -288,12 +167,12 @@ class Supervisor:
         finally:
             for pair in pairs:
                 os.close(pair[1])
-        rank = _Rank(number, process, report_fd)
+        rank = Rank(number, process, report_fd)
         self._ranks.append(rank)
         self._name_to_reaper(process.pid)
         self._watch(rank, [pair[0] for pair in pairs], command.copy_fds)
 
-    def _watch(self, rank: _Rank, fds: Sequence[int], copy_fds: Sequence[int]) -> None:
+    def _watch(self, rank: Rank, fds: Sequence[int], copy_fds: Sequence[int]) -> None:
         prefix = f"[rank {rank.number}] ".encode() if rank.number > 0 else b""
         for at, fd in enumerate(fds):
             assert self._sinks is not None
@@ -344,7 +223,7 @@ class Supervisor:
 
     # --- the end of a rank -----------------------------------------------------------------------
 
-    def _look_for_report(self, rank: _Rank) -> None:
+    def _look_for_report(self, rank: Rank) -> None:
         if rank.failed_at is not None or os.fstat(rank.report_fd).st_size == 0:
             return
         report = read_report(rank.report_fd)
@@ -353,7 +232,7 @@ class Supervisor:
             rank.failed_at = time.monotonic() if at is None else at
             self._failing = True  # it is about to print a traceback, and then its peers
 
-    def _look(self, rank: _Rank) -> None:
+    def _look(self, rank: Rank) -> None:
         code = rank.process.poll()
         if code is None or rank.ending is not None:
             return
@@ -400,7 +279,7 @@ class Supervisor:
             with suppress(ProcessLookupError):
                 os.killpg(rank.process.pid, signal.SIGKILL)
 
-    def _running(self) -> list[_Rank]:
+    def _running(self) -> list[Rank]:
         """List the ranks that are to be ended now, and note that they are."""
         running = [rank for rank in self._ranks if rank.ending is None]
         for rank in running:

@@ -29,7 +29,7 @@ from paceline.distributed.machine_frames import (
     table_of,
     take_frame,
 )
-from paceline.distributed.secure import CONTROL, DATA, Channel, Gate, Refused, connect, read_secret
+from paceline.distributed.secure import DATA, Channel, Gate, Refused, connect, dial, read_secret
 from paceline.errors import RendezvousError
 
 TICK_S = 0.02
@@ -242,15 +242,9 @@ class Leader(Party):
             self._check_members()
             why: Exception
             try:
-                sock = socket.create_connection((host, port), FRAME_S)
-                try:
-                    return connect(sock, self._secret, CONTROL, self._job.rank)
-                except Refused as error:
-                    sock.close()
-                    why = refusal = error
-                except BaseException:
-                    sock.close()
-                    raise
+                return dial((host, port), self._secret, self._job.rank, FRAME_S)
+            except Refused as error:
+                why = refusal = error
             except OSError as error:
                 why = error
             if time.monotonic() > self._deadline:

@@ -14,7 +14,6 @@ Whoever fails says so to its machine, which tells rank 0, which tells everybody:
 from __future__ import annotations
 
 import contextlib
-import socket
 import time
 
 from paceline.distributed.environment import Job
@@ -22,7 +21,7 @@ from paceline.distributed.links import Links, Settings
 from paceline.distributed.machine_frames import FRAME_S, failed_fields
 from paceline.distributed.machine_host import Host
 from paceline.distributed.machine_party import Leader, Member
-from paceline.distributed.secure import CONTROL, Refused, connect, read_secret
+from paceline.distributed.secure import Refused, dial, read_secret
 from paceline.errors import RendezvousError
 
 _TELL_S = 1.5
@@ -70,8 +69,8 @@ def tell_rank_0(job: Job, error: RendezvousError) -> None:
 
 def _told(job: Job, error: RendezvousError) -> bool:
     with contextlib.suppress(OSError, Refused):
-        with socket.create_connection((job.master_addr, job.port), FRAME_S) as sock:
-            channel = connect(sock, read_secret(), CONTROL, job.rank)
+        channel = dial((job.master_addr, job.port), read_secret(), job.rank, FRAME_S)
+        with channel.sock:
             channel.send("failed", **failed_fields(str(error), error))
         return True
     return False

@@ -194,6 +194,24 @@ def connect(
     return Channel(sock, key, False, number, its_job)
 
 
+def dial(address: tuple[str, int], secret: bytes, number: int, timeout_s: float) -> Channel:
+    """Connect to rank 0's machine and prove ourselves; the socket is the channel's then.
+
+    Raises
+    ------
+    OSError
+        Nobody listens there.
+    Refused
+        As by `connect`.
+    """
+    sock = socket.create_connection(address, timeout_s)
+    try:
+        return connect(sock, secret, CONTROL, number)
+    except BaseException:
+        sock.close()
+        raise
+
+
 @dataclass(eq=False)
 class _Caller:
     """Somebody who has connected and not yet proved who he is."""
