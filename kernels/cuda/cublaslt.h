@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// cublaslt: the products of pl_kernels (matmul, linear, linear_grad) on a GPU, by NVIDIA's
+// cuBLASLt, which is opened with dlopen at the first product. Plain C in the core: knows the
+// run-time table and the table of kernels, no CUDA header. docs/cuda.md says how an algorithm is
+// chosen.
+//
+// Note [one blas per queue]: a pl_cuda_blas belongs to one queue: its workspace is used by that
+// stream alone, in order, and it is no more thread-safe than the queue.
+#ifndef PL_CUDA_CUBLASLT_H
+#define PL_CUDA_CUBLASLT_H
+
+#include "base/device.h"
+#include "cuda/backend.h"
+#include "cuda/cuda.h"
+
+typedef struct pl_cuda_blas pl_cuda_blas;
+
+// All is borrowed and must outlive the blas.
+typedef struct pl_cuda_blas_args {
+    pl_runtime *runtime;
+    const pl_cuda_backend *backend;  // copies, activations and sums around a product
+    const char *device_name;         // of the hardware, as in pl_cuda_properties
+    pl_stream *stream;               // the queue's, for synchronisation while measuring
+    pl_cuda_queue *queue;
+    // The allocator for use on `stream`, as in pl_device_services.
+    pl_status (*alloc)(size_t nbytes, const char *tag, void **out);
+    void (*release)(void *p);
+} pl_cuda_blas_args;
+
+// Opens nothing yet; *args is copied.
+pl_status pl_cuda_blas_new(const pl_cuda_blas_args *args, pl_cuda_blas **out) PL_MUST_USE;
+void pl_cuda_blas_free(pl_cuda_blas *blas);  // NULL is legal; the stream must be idle
+
+// The members of pl_kernels; tensors' data are device memory. Enqueued on the queue's stream,
+// except that the first product of a shape may be measured (see pl_cuda_blas_measure), which waits.
+pl_status pl_cuda_blas_matmul(const pl_tensor *a, const pl_tensor *b, bool accumulate,
+                              pl_tensor *out, pl_cuda_blas *blas) PL_MUST_USE;
+pl_status pl_cuda_blas_linear(const pl_tensor *x, const pl_tensor *w, const pl_tensor *bias,
+                              pl_activation act, pl_tensor *preact, pl_tensor *out,
+                              pl_cuda_blas *blas) PL_MUST_USE;
+pl_status pl_cuda_blas_linear_grad(const pl_tensor *g, const pl_tensor *x, pl_tensor *dw,
+                                   bool accumulate_w, pl_tensor *db, bool accumulate_b,
+                                   pl_cuda_blas *blas) PL_MUST_USE;
+
+// fp32 products by TF32 (19 bits of each factor), faster and less exact. Off at first.
+void pl_cuda_blas_allow_tf32(pl_cuda_blas *blas, bool allow);
+// false: a shape that was never seen gets the library's first proposal, unmeasured and not
+// remembered. For while a stream is captured, where nothing may wait. true at first, if
+// PACELINE_BLAS_MEASURE allows it.
+void pl_cuda_blas_measure(pl_cuda_blas *blas, bool allow);
+
+// Where cuBLASLt is: a path, or NULL for the SONAME. PACELINE_CUBLASLT and a library that the
+// process holds already (PyTorch's) come first.
+void pl_cuda_set_cublaslt_path(const char *path);
+// "cuBLASLt 13.1.0 (/path)" or "not loaded".
+const char *pl_cuda_blas_library(void);
+
+#endif
