@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Threads, memory, the processor, the tests' hooks, and Ctrl-C.
+#include "base/library.h"
 #include "call.h"
 #include "kernels.h"
 
@@ -123,6 +124,31 @@ static PyObject *py_set_dnnl_path(PyObject *module, PyObject *arg) {
     Py_RETURN_NONE;
 }
 
+// Where Python found a library of CUDA's: name (as in base/library.h), path or None.
+static PyObject *py_set_library_path(PyObject *module, PyObject *const *args, Py_ssize_t n) {
+    static const char *const names[] = {
+#define X(name, variable, file, text) #name,
+        PL_LIBRARY_MAP(X)
+#undef X
+    };
+    (void)module;
+    if (pl_arg_count("set_library_path", n, 2)) return NULL;
+    int which = 0;
+    while (which < PL_LIBRARY_COUNT && PyUnicode_CompareWithASCIIString(args[0], names[which])) {
+        which++;
+    }
+    if (which == PL_LIBRARY_COUNT) {
+        return PyErr_Format(PyExc_ValueError, "[set_library_path] no such library: got %R",
+                            args[0]);
+    }
+    PyObject *bytes =
+        args[1] == Py_None ? PyBytes_FromString("") : PyUnicode_EncodeFSDefault(args[1]);
+    if (!bytes) return NULL;
+    pl_library_set_path((pl_library)which, PyBytes_AsString(bytes));
+    Py_DECREF(bytes);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef functions[] = {
     {"get_num_threads", py_get_num_threads, METH_NOARGS, NULL},
     {"set_num_threads", py_set_num_threads, METH_O, NULL},
@@ -134,6 +160,7 @@ static PyMethodDef functions[] = {
     FAST(fail_alloc_at),
     {"use_kernels", py_use_kernels, METH_O, NULL},
     {"set_dnnl_path", py_set_dnnl_path, METH_O, NULL},
+    FAST(set_library_path),
     {"set_native_loader", pl_py_set_native_loader, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };

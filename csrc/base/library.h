@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// library: the shared libraries of a device, opened at run time and never closed. One search for
+// all of them; knows none of their functions.
+//
+// Order: 1. the file that an environment variable names, and then nothing else; 2. the copy that
+// this process holds already (PyTorch's, so that there is one); 3. the file that Python found among
+// the installed packages (pl_library_set_path); 4. the name under which a system installs it.
+#ifndef PL_LIBRARY_H
+#define PL_LIBRARY_H
+
+#include "base/base.h"
+
+// enum, variable, name of the file, what messages call it
+#define PL_LIBRARY_MAP(X)                                             \
+    X(CUDA, "PACELINE_CUDA_LIBRARY", "", "paceline's CUDA kernels")   \
+    X(CUBLASLT, "PACELINE_CUBLASLT", "libcublasLt.so.13", "cuBLASLt") \
+    X(NCCL, "PACELINE_NCCL", "libnccl.so.2", "NCCL")
+
+typedef enum pl_library {
+#define X(name, variable, file, text) PL_LIBRARY_##name,
+    PL_LIBRARY_MAP(X)
+#undef X
+        PL_LIBRARY_COUNT
+} pl_library;
+
+// Where Python found it; NULL or "": nowhere. No effect once it is open.
+void pl_library_set_path(pl_library which, const char *path);
+// dlopen's handle, the same every time. PL_EDEVICE says what was tried and what to do.
+pl_status pl_library_open(pl_library which, void **out) PL_MUST_USE;
+// The file it was opened from, "" before. Never freed.
+const char *pl_library_file(pl_library which);
+
+#endif
