@@ -27,6 +27,31 @@ pl_status pl_storage_new(size_t nbytes, pl_storage **out) {
     return st;
 }
 
+static void release_on(void *owner, void *data) {
+    ((const pl_device_services *)owner)->release(data);
+}
+
+pl_status pl_storage_new_on(pl_device d, size_t nbytes, pl_storage **out) {
+    if (PL_LIKELY(d.type == PL_CPU)) return pl_storage_new(nbytes, out);
+    const pl_device_services *s = pl_device_find(d);
+    if (s == NULL) {
+        return pl_fail(PL_EDEVICE,
+                       "[tensor] cuda:%d is not open in this process: expected paceline.cuda to "
+                       "have opened it, or device=\"cpu\"",
+                       d.index);
+    }
+    void *data = NULL;
+    PL_TRY(s->alloc(nbytes, "tensors", &data));
+    // A table is never freed, so the storage may name it for as long as it lives.
+    pl_status st = pl_storage_wrap(data, nbytes, release_on, (void *)(uintptr_t)s, out);
+    if (st == PL_OK) {
+        (*out)->device = d;
+    } else {
+        s->release(data);
+    }
+    return st;
+}
+
 void pl_storage_retain(pl_storage *s) {
     // Relaxed: whoever retains already holds a reference, so nothing is published by the count.
     __atomic_add_fetch(&s->refs, 1, __ATOMIC_RELAXED);

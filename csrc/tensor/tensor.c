@@ -61,10 +61,15 @@ pl_status pl_tensor_from_storage(pl_storage *s, pl_dtype dt, int ndim, const int
 }
 
 pl_status pl_tensor_empty(pl_dtype dt, int ndim, const int64_t *shape, pl_tensor **out) {
+    return pl_tensor_empty_on((pl_device){PL_CPU, 0}, dt, ndim, shape, out);
+}
+
+pl_status pl_tensor_empty_on(pl_device d, pl_dtype dt, int ndim, const int64_t *shape,
+                             pl_tensor **out) {
     int64_t numel;
     PL_TRY(check_shape(ndim, shape, dt, &numel));
     pl_storage *s = NULL;
-    PL_TRY(pl_storage_new((size_t)numel * pl_dtype_size(dt), &s));
+    PL_TRY(pl_storage_new_on(d, (size_t)numel * pl_dtype_size(dt), &s));
     pl_status st = pl_tensor_from_storage(s, dt, ndim, shape, NULL, 0, out);
     pl_storage_release(s);  // the tensor keeps its own reference
     return st;
@@ -77,7 +82,7 @@ pl_status pl_tensor_zeros(pl_dtype dt, int ndim, const int64_t *shape, pl_tensor
 }
 
 pl_status pl_tensor_empty_like(const pl_tensor *t, pl_dtype dt, pl_tensor **out) {
-    return pl_tensor_empty(dt, t->ndim, t->shape, out);
+    return pl_tensor_empty_on(pl_tensor_device(t), dt, t->ndim, t->shape, out);
 }
 
 pl_tensor *pl_tensor_retain(pl_tensor *t) {

@@ -40,6 +40,8 @@ typedef struct pl_tensor {
 
 // Storage. `release` is called once, with the last reference, from whichever thread drops it.
 pl_status pl_storage_new(size_t nbytes, pl_storage **out) PL_MUST_USE;
+// On a device that is open (PL_EDEVICE where it is not); no bytes give no memory.
+pl_status pl_storage_new_on(pl_device d, size_t nbytes, pl_storage **out) PL_MUST_USE;
 pl_status pl_storage_wrap(void *data, size_t nbytes, void (*release)(void *owner, void *data),
                           void *owner, pl_storage **out) PL_MUST_USE;
 void pl_storage_retain(pl_storage *s);
@@ -50,10 +52,13 @@ void pl_storage_unwatch(pl_storage *s);
 uint32_t pl_storage_version(const pl_storage *s);
 void pl_storage_bump(pl_storage *s);
 
-// Tensors: the caller owns *out.
+// Tensors: the caller owns *out. On the CPU, but where the name says otherwise.
 pl_status pl_tensor_empty(pl_dtype dt, int ndim, const int64_t *shape,
                           pl_tensor **out) PL_MUST_USE;  // contiguous, contents undefined
 pl_status pl_tensor_zeros(pl_dtype dt, int ndim, const int64_t *shape, pl_tensor **out) PL_MUST_USE;
+pl_status pl_tensor_empty_on(pl_device d, pl_dtype dt, int ndim, const int64_t *shape,
+                             pl_tensor **out) PL_MUST_USE;
+// On t's device, of its shape.
 pl_status pl_tensor_empty_like(const pl_tensor *t, pl_dtype dt, pl_tensor **out) PL_MUST_USE;
 // A tensor over a storage (retained). offset and strides in elements.
 pl_status pl_tensor_from_storage(pl_storage *s, pl_dtype dt, int ndim, const int64_t *shape,
@@ -94,6 +99,10 @@ pl_status pl_dim_wrap(const char *op, int dim, int ndim, int *out) PL_MUST_USE;
 // "[2, 3]" into buf, which is given back.
 const char *pl_shape_text(int ndim, const int64_t *shape, char *buf, size_t cap);
 
+static inline pl_device pl_tensor_device(const pl_tensor *t) { return t->storage->device; }
+static inline bool pl_tensor_is_cpu(const pl_tensor *t) {
+    return PL_LIKELY(t->storage->device.type == PL_CPU);
+}
 static inline size_t pl_tensor_nbytes(const pl_tensor *t) {
     return (size_t)t->numel * pl_dtype_size(t->dtype);
 }

@@ -47,6 +47,11 @@ int pl_arg_double(PyObject *obj, const char *what, double *out);
 int pl_arg_shape(PyObject *seq, const char *what, int *ndim,
                  int64_t *shape);  // PL_MAX_DIMS at most
 int pl_arg_dtype(PyObject *obj, pl_dtype *out);
+// -1 is the CPU, i cuda:i.
+int pl_arg_device(PyObject *obj, pl_device *out);
+// The device behind `without` other arguments, which may be left out (the CPU); checks the count.
+int pl_arg_device_last(const char *fn, PyObject *const *args, Py_ssize_t n, Py_ssize_t without,
+                       pl_device *out);
 
 // Each file adds its types and functions to the module: 0, or -1 with an exception.
 int pl_bind_tensor(PyObject *module);
@@ -64,5 +69,6 @@ int pl_bind_reducer(PyObject *module);
 int pl_bind_data(PyObject *module);
 int pl_bind_rows(PyObject *module);
 int pl_bind_dlpack(PyObject *module);
+int pl_bind_device(PyObject *module);
 
 #endif

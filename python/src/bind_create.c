@@ -5,13 +5,13 @@
 // ---- plain -----------------------------------------------------------------------------------
 
 // shape and dtype arguments to a new tensor; NULL with an exception.
-pl_tensor *pl_new_tensor(PyObject *shape, PyObject *dtype) {
+pl_tensor *pl_new_tensor(PyObject *shape, PyObject *dtype, pl_device device) {
     int nd;
     int64_t sizes[PL_MAX_DIMS];
     pl_dtype dt;
     pl_tensor *t = NULL;
     if (pl_arg_shape(shape, "shape", &nd, sizes) || pl_arg_dtype(dtype, &dt)) return NULL;
-    pl_status st = pl_tensor_empty(dt, nd, sizes, &t);
+    pl_status st = pl_tensor_empty_on(device, dt, nd, sizes, &t);
     if (st == PL_OK) return t;
     pl_raise(NULL, st);
     return NULL;
@@ -19,15 +19,17 @@ pl_tensor *pl_new_tensor(PyObject *shape, PyObject *dtype) {
 
 static PyObject *py_empty(ARGS) {
     (void)module;
-    if (pl_arg_count("empty", n, 2)) return NULL;
-    pl_tensor *t = pl_new_tensor(args[0], args[1]);
+    pl_device device;
+    if (pl_arg_device_last("empty", args, n, 2, &device)) return NULL;
+    pl_tensor *t = pl_new_tensor(args[0], args[1], device);
     return t ? pl_tensor_wrap(t) : NULL;
 }
 
 static PyObject *py_full(ARGS) {
     (void)module;
-    if (pl_arg_count("full", n, 3)) return NULL;
-    pl_tensor *t = pl_new_tensor(args[0], args[2]);
+    pl_device device;
+    if (pl_arg_device_last("full", args, n, 3, &device)) return NULL;
+    pl_tensor *t = pl_new_tensor(args[0], args[2], device);
     if (!t) return NULL;
     if (pl_fill_from(t, args[1])) {
         pl_tensor_release(t);
@@ -39,9 +41,10 @@ static PyObject *py_full(ARGS) {
 static PyObject *py_arange(ARGS) {
     double start, stop, step;
     pl_dtype dt;
-    if (pl_arg_count("arange", n, 4) || pl_arg_double(args[0], "start", &start) ||
-        pl_arg_double(args[1], "stop", &stop) || pl_arg_double(args[2], "step", &step) ||
-        pl_arg_dtype(args[3], &dt)) {
+    pl_device device;
+    if (pl_arg_device_last("arange", args, n, 4, &device) ||
+        pl_arg_double(args[0], "start", &start) || pl_arg_double(args[1], "stop", &stop) ||
+        pl_arg_double(args[2], "step", &step) || pl_arg_dtype(args[3], &dt)) {
         return NULL;
     }
     if (step == 0 || !((stop - start) / step >= 0)) {
@@ -54,7 +57,7 @@ static PyObject *py_arange(ARGS) {
     int64_t size = (int64_t)count;
     if ((double)size < count) size++;
     pl_tensor *t = NULL;
-    pl_status st = pl_tensor_empty(dt, 1, &size, &t);
+    pl_status st = pl_tensor_empty_on(device, dt, 1, &size, &t);
     if (st == PL_OK) st = pl_k()->arange(t, start, step);
     if (st == PL_OK) return pl_tensor_wrap(t);
     pl_tensor_release(t);

@@ -105,11 +105,13 @@ static pl_status draw(pl_tensor *t, int what, double a, double b, pl_generator *
 static PyObject *random_new(int what, const char *name, PyObject *const *args, Py_ssize_t n) {
     double a, b;
     pl_generator *g;
-    if (pl_arg_count(name, n, 5) || pl_arg_double(args[1], "an argument", &a) ||
-        pl_arg_double(args[2], "an argument", &b) || !(g = pl_arg_generator(args[4]))) {
+    pl_device device;
+    if (pl_arg_device_last(name, args, n, 5, &device) ||
+        pl_arg_double(args[1], "an argument", &a) || pl_arg_double(args[2], "an argument", &b) ||
+        !(g = pl_arg_generator(args[4]))) {
         return NULL;
     }
-    pl_tensor *t = pl_new_tensor(args[0], args[3]);
+    pl_tensor *t = pl_new_tensor(args[0], args[3], device);
     if (!t) return NULL;
     if (!pl_dtype_is_float(t->dtype)) {
         PyErr_Format(PyExc_RuntimeError, "[%s] needs a floating dtype, got %s", name,
@@ -168,7 +170,8 @@ static PyObject *py_normal_(ARGS) {
 static PyObject *py_randint(ARGS) {
     int64_t lo, hi;
     pl_generator *g;
-    if (pl_arg_count("randint", n, 5) || pl_arg_int64(args[1], "low", &lo) ||
+    pl_device device;
+    if (pl_arg_device_last("randint", args, n, 5, &device) || pl_arg_int64(args[1], "low", &lo) ||
         pl_arg_int64(args[2], "high", &hi) || !(g = pl_arg_generator(args[4]))) {
         return NULL;
     }
@@ -178,7 +181,7 @@ static PyObject *py_randint(ARGS) {
                      (long long)lo, (long long)hi);
         return NULL;
     }
-    pl_tensor *t = pl_new_tensor(args[0], args[3]);
+    pl_tensor *t = pl_new_tensor(args[0], args[3], device);
     if (!t) return NULL;
     uint64_t at = pl_generator_take(g, pl_random_blocks(t->dtype, t->numel, false));
     pl_status st = pl_k()->randint(t, lo, hi, g->seed, at);
@@ -192,7 +195,8 @@ static PyObject *py_randperm(ARGS) {
     int64_t count;
     pl_generator *g;
     pl_tensor *keys = NULL, *values = NULL, *order = NULL;
-    if (pl_arg_count("randperm", n, 2) || pl_arg_int64(args[0], "n", &count) ||
+    pl_device device;
+    if (pl_arg_device_last("randperm", args, n, 2, &device) || pl_arg_int64(args[0], "n", &count) ||
         !(g = pl_arg_generator(args[1]))) {
         return NULL;
     }
@@ -201,7 +205,7 @@ static PyObject *py_randperm(ARGS) {
                      (long long)count);
         return NULL;
     }
-    pl_status st = pl_tensor_empty(PL_F64, 1, &count, &keys);
+    pl_status st = pl_tensor_empty_on(device, PL_F64, 1, &count, &keys);
     if (st == PL_OK) st = draw(keys, UNIFORM, 0, 1, g);
     if (st == PL_OK) {
         Py_BEGIN_ALLOW_THREADS

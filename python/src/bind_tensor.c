@@ -123,6 +123,17 @@ static PyObject *get_data_ptr(PyObject *self, void *unused) {
     return PyLong_FromVoidPtr(T(self)->data);
 }
 
+static PyObject *get_device_index(PyObject *self, void *unused) {
+    (void)unused;
+    pl_device d = pl_tensor_device(T(self));
+    return PyLong_FromLong(d.type == PL_CPU ? -1 : d.index);
+}
+static PyObject *get_is_pinned(PyObject *self, void *unused) {
+    (void)unused;
+    (void)self;
+    return PyBool_FromLong(false);
+}
+
 static PyGetSetDef getset[] = {
     {"shape", get_shape, NULL, NULL, NULL},
     {"_strides", get_strides, NULL, NULL, NULL},
@@ -134,6 +145,8 @@ static PyGetSetDef getset[] = {
     {"_grad_fn_name", get_grad_fn_name, NULL, NULL, NULL},
     {"_version", get_version, NULL, NULL, NULL},
     {"_data_ptr", get_data_ptr, NULL, NULL, NULL},
+    {"_device_index", get_device_index, NULL, NULL, NULL},
+    {"_is_pinned", get_is_pinned, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -41,7 +41,7 @@ int pl_fill_from(pl_tensor *t, PyObject *value);
 // allow_none: None gives NULL.
 int pl_arg_tensors(PyObject *seq, const char *what, bool allow_none, int *n, pl_tensor ***out);
 // shape and dtype arguments to a new tensor; NULL with an exception.
-pl_tensor *pl_new_tensor(PyObject *shape, PyObject *dtype);
+pl_tensor *pl_new_tensor(PyObject *shape, PyObject *dtype, pl_device device);
 // None or a Tensor.
 int pl_arg_optional(PyObject *obj, const char *op, pl_tensor **out);
 // None (all dimensions) or a sequence of dimensions, as a bit mask.
