@@ -78,23 +78,15 @@ def set_native_loader(load: Callable[[], None], /) -> None: ...  # called once, 
 def cuda_open(library: str, index: int, /) -> None: ...  # again with the same index: nothing
 def cuda_current() -> int: ...  # the open GPU, or -1; touches no driver
 def cuda_device_count(library: str, /) -> int: ...  # DeviceError: no driver, or no such library
-def cuda_properties(
-    library: str, index: int, /
-) -> dict[str, Any]: ...  # name, major, minor, processors, memory
-
+def cuda_properties(library: str, index: int, /) -> dict[str, Any]: ...  # name, major, minor, processors, memory
 # The following need an open GPU.
-def cuda_memory(
-    reset_peak: bool, /
-) -> dict[str, int]: ...  # bytes: allocated, peak, reserved, free, total
+def cuda_memory(reset_peak: bool, /) -> dict[str, int]: ...  # bytes: allocated, peak, reserved, free, total
 def cuda_trim() -> None: ...  # free blocks back to the device
 def cuda_synchronize() -> None: ...  # waits for all work, then raises what kernels complained of
-
 # t itself where it is there; differentiable. non_blocking: from pinned memory to the GPU it does not
 # wait (the memory must not be changed before the copy is done); else as without.
 def to_device(t: Tensor, device: int, non_blocking: bool, /) -> _T: ...
-def pin_memory(
-    t: Tensor, /
-) -> _T: ...  # a copy in pinned memory, without history; t itself if it is
+def pin_memory(t: Tensor, /) -> _T: ...  # a copy in pinned memory, without history; t itself if it is
 
 # Making tensors. `device` may be left out everywhere: the CPU. What comes from Python data or a
 # buffer is made on the CPU: to_device.
@@ -104,34 +96,12 @@ def arange(start: float, stop: float, step: float, dtype: Code, device: int = -1
 def from_data(data: Any, dtype: Code, /) -> _T: ...  # nested sequences, copied; dtype -1: inferred
 def from_buffer(obj: Any, dtype: Code, /) -> _T: ...  # shares memory; dtype -1: from the format
 def to_dlpack(t: Tensor, versioned: bool, /) -> Any: ...  # a capsule that keeps t
-def from_dlpack(
-    capsule: Any, /
-) -> tuple[_T, bool]: ...  # shares memory; True: it may not be written
-def alias(
-    cls: type, t: Tensor, requires_grad: bool, /
-) -> Any: ...  # new leaf over t's storage, of class cls
+def from_dlpack(capsule: Any, /) -> tuple[_T, bool]: ...  # shares memory; True: it may not be written
+def alias(cls: type, t: Tensor, requires_grad: bool, /) -> Any: ...  # new leaf over t's storage, of class cls
 def as_class(cls: type, t: Tensor, /) -> Any: ...  # the same tensor (same gradient history) as cls
-def uniform(
-    shape: Sequence[int],
-    lo: float,
-    hi: float,
-    dtype: Code,
-    gen: Generator | None,
-    device: int = -1,
-    /,
-) -> _T: ...
-def normal(
-    shape: Sequence[int],
-    mean: float,
-    std: float,
-    dtype: Code,
-    gen: Generator | None,
-    device: int = -1,
-    /,
-) -> _T: ...
-def randint(
-    shape: Sequence[int], lo: int, hi: int, dtype: Code, gen: Generator | None, device: int = -1, /
-) -> _T: ...
+def uniform(shape: Sequence[int], lo: float, hi: float, dtype: Code, gen: Generator | None, device: int = -1, /) -> _T: ...
+def normal(shape: Sequence[int], mean: float, std: float, dtype: Code, gen: Generator | None, device: int = -1, /) -> _T: ...
+def randint(shape: Sequence[int], lo: int, hi: int, dtype: Code, gen: Generator | None, device: int = -1, /) -> _T: ...
 def randperm(n: int, gen: Generator | None, device: int = -1, /) -> _T: ...
 def uniform_(t: Tensor, lo: float, hi: float, gen: Generator | None, /) -> None: ...  # in place
 def normal_(t: Tensor, mean: float, std: float, gen: Generator | None, /) -> None: ...
@@ -239,88 +209,27 @@ def linear(x: Tensor, w: Tensor, bias: Tensor | None, act: int, /) -> _T: ...  #
 def layer_norm(x: Tensor, w: Tensor | None, b: Tensor | None, n_dims: int, eps: float, /) -> _T: ...
 def softmax(x: Tensor, dim: int, /) -> _T: ...
 def log_softmax(x: Tensor, dim: int, /) -> _T: ...
-
 # reduction 0 none, 1 mean, 2 sum. x (N, C) or (N, C, d...) or (C); target of class indices
-def cross_entropy(
-    x: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    ignore_index: int,
-    label_smoothing: float,
-    reduction: int,
-    /,
-) -> _T: ...
+def cross_entropy(x: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, label_smoothing: float, reduction: int, /) -> _T: ...
 def embedding(weight: Tensor, index: Tensor, padding_idx: int, /) -> _T: ...  # -1: none
-def dropout(
-    x: Tensor, p: float, gen: Generator | None, /
-) -> _T: ...  # always drops; eval is the facade's
-def attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    dropout_p: float,
-    causal: bool,
-    scale: float,
-    /,
-) -> _T: ...  # scale NaN: 1/sqrt(D)
+def dropout(x: Tensor, p: float, gen: Generator | None, /) -> _T: ...  # always drops; eval is the facade's
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p: float, causal: bool, scale: float, /) -> _T: ...  # scale NaN: 1/sqrt(D)
 
 # Autograd.
-def backward(
-    tensors: Sequence[Tensor], grads: Sequence[Tensor | None], retain_graph: bool, /
-) -> None: ...
-def grad(
-    outputs: Sequence[Tensor],
-    inputs: Sequence[Tensor],
-    grads: Sequence[Tensor | None],
-    retain_graph: bool,
-    allow_unused: bool,
-    /,
-) -> list[_T | None]: ...
+def backward(tensors: Sequence[Tensor], grads: Sequence[Tensor | None], retain_graph: bool, /) -> None: ...
+def grad(outputs: Sequence[Tensor], inputs: Sequence[Tensor], grads: Sequence[Tensor | None], retain_graph: bool, allow_unused: bool, /) -> list[_T | None]: ...
 def is_grad_enabled() -> bool: ...
 def set_grad_enabled(on: bool, /) -> bool: ...  # gives the state before
-
 # Autocast: dtype -1 is off. Gives the state before.
 def set_autocast(dtype: Code, /) -> Code: ...
 def get_autocast() -> Code: ...
 
 # Optimizers: one call for all parameters of a group; adjacent runs of memory are fused.
-def adam_step(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor] | None,
-    exp_avgs: Sequence[Tensor],
-    exp_avg_sqs: Sequence[Tensor],
-    step: int,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    decoupled: bool,
-    maximize: bool,
-    grad_scale: float,
-    /,
-) -> bool: ...  # every gradient was finite
-def sgd_step(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor] | None,
-    momenta: Sequence[Tensor] | None,
-    first: bool,
-    lr: float,
-    momentum: float,
-    dampening: float,
-    weight_decay: float,
-    nesterov: bool,
-    maximize: bool,
-    grad_scale: float,
-    /,
-) -> bool: ...
+def adam_step(params: Sequence[Tensor], grads: Sequence[Tensor] | None, exp_avgs: Sequence[Tensor], exp_avg_sqs: Sequence[Tensor], step: int, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, decoupled: bool, maximize: bool, grad_scale: float, /) -> bool: ...  # every gradient was finite
+def sgd_step(params: Sequence[Tensor], grads: Sequence[Tensor] | None, momenta: Sequence[Tensor] | None, first: bool, lr: float, momentum: float, dampening: float, weight_decay: float, nesterov: bool, maximize: bool, grad_scale: float, /) -> bool: ...
 def grad_norm(grads: Sequence[Tensor], norm_type: float, /) -> float: ...  # 2.0 or inf; fixed order
 def scale_(tensors: Sequence[Tensor], factor: float, /) -> None: ...
-def unscale_(
-    grads: Sequence[Tensor], factor: float, /
-) -> bool: ...  # every element was finite before
-
+def unscale_(grads: Sequence[Tensor], factor: float, /) -> bool: ...  # every element was finite before
 # The same for the gradients of leaves; the factor may be left with them for the step.
 def with_grad(leaves: Sequence[_T], /) -> list[_T]: ...
 def leaf_norm(leaves: Sequence[Tensor], /) -> float: ...  # 2-norm
@@ -336,30 +245,22 @@ def reset_memory_peak() -> None: ...
 def alloc_trim() -> None: ...
 def fail_alloc_at(n: int, forever: bool, /) -> None: ...
 def use_kernels(name: str, /) -> None: ...  # "cpu" or "ref"
-
 # The trace (csrc/base/trace.h): times are those of time.monotonic_ns. An event is kind, name, start, end, bytes, number, detail.
 _Event = tuple[str, str, int, int, int, int, str]
-
 def trace_start(shapes: bool, limit: int, /) -> None: ...
 def trace_stop() -> None: ...
 def trace_begin() -> int: ...  # 0 while nothing is traced
 def trace_end(since: int, kind: int, name: str, /) -> None: ...  # nothing where since is 0
-def trace_read() -> list[
-    tuple[int, list[_Event], int]
-]: ...  # per thread: its id, its events by their ends, how many were lost
+def trace_read() -> list[tuple[int, list[_Event], int]]: ...  # per thread: its id, its events by their ends, how many were lost
 def trace_clear() -> None: ...
-def op_names() -> list[
-    str
-]: ...  # the differentiable operators: each must stand in the tests' table
+def op_names() -> list[str]: ...  # the differentiable operators: each must stand in the tests' table
 
 # Groups (python/src/bind_group.c) and reducers (bind_reducer.c): see distributed/ and ddp.
 @final
 class Group:
     rank: int
     world: int
-    def all_reduce(
-        self, buf: Any, op: int, depth: int, /
-    ) -> None: ...  # Tensor or writable buffer, contiguous
+    def all_reduce(self, buf: Any, op: int, depth: int, /) -> None: ...  # Tensor or writable buffer, contiguous
     # kind: pl_coll of comm.h. What only the root has is None elsewhere; one buffer goes as `out`.
     def collective(
         self, kind: int, inp: Any, out: Any, op: int, root: int, is_async: int, depth: int, /
@@ -381,35 +282,11 @@ class Work:
     def is_completed(self, /) -> bool: ...
 
 def group_control_bytes(world: int, local: int, /) -> int: ...
-def group_new(
-    name: str,
-    rank: int,
-    world: int,
-    control_fd: int,
-    peer_fds: Sequence[int],
-    pidfds: Sequence[int],
-    pids: Sequence[int],
-    timeout_ms: int,
-    strict_sites: bool,
-    machine_first: Sequence[int],
-    link_fds: Sequence[int],
-    inbox_fds: Sequence[int],
-    patience_ms: Sequence[int],
-    /,
-) -> Group: ...
+def group_new(name: str, rank: int, world: int, control_fd: int, peer_fds: Sequence[int], pidfds: Sequence[int], pids: Sequence[int], timeout_ms: int, strict_sites: bool, machine_first: Sequence[int], link_fds: Sequence[int], inbox_fds: Sequence[int], patience_ms: Sequence[int], /) -> Group: ...
 
 @final
 class Reducer:
-    def __new__(
-        cls,
-        group: Group,
-        params: Sequence[Tensor | tuple[Sequence[int], Code]],
-        names: Sequence[str],
-        first_bucket_bytes: int,
-        bucket_bytes: int,
-        op: int,
-        /,
-    ) -> Reducer: ...
+    def __new__(cls, group: Group, params: Sequence[Tensor | tuple[Sequence[int], Code]], names: Sequence[str], first_bucket_bytes: int, bucket_bytes: int, op: int, /) -> Reducer: ...
     def set_sync(self, on: bool, /) -> None: ...  # off: no_sync
     def expect(self, /) -> None: ...  # the model's forward ran: a reduction is owed
     def finalize(self, /) -> None: ...  # settles what the backward pass has not
@@ -424,24 +301,11 @@ class Reducer:
     marked: list[int]  # those with a gradient
 
 # Index arithmetic of samplers (python/src/bind_data.c; contract in csrc/data/data.h).
-def distributed_indices(
-    n: int, world: int, rank: int, drop_last: bool, order: Tensor | None, /
-) -> _T: ...
-
+def distributed_indices(n: int, world: int, rank: int, drop_last: bool, order: Tensor | None, /) -> _T: ...
 # What rank `rank` reads of the batches of n samples: (indices, offsets), both int64; batch b is
 # indices[offsets[b]:offsets[b + 1]]. order None: 0..n-1. even: the tail loops back to the start,
 # so that all ranks get as many batches, all full; split: each batch is cut into `world` parts.
-def shard_batches(
-    n: int,
-    batch_size: int,
-    world: int,
-    rank: int,
-    drop_last: bool,
-    even: bool,
-    split: bool,
-    order: Tensor | None,
-    /,
-) -> tuple[_T, _T]: ...
+def shard_batches(n: int, batch_size: int, world: int, rank: int, drop_last: bool, even: bool, split: bool, order: Tensor | None, /) -> tuple[_T, _T]: ...
 
 @final
 class RowGather:
@@ -453,9 +317,7 @@ class RowGather:
     is_stable: bool  # nobody changes the arrays without a tensor's version telling
     row_bytes: int  # over all arrays
 
-def row_gather(
-    columns: list[tuple[Any, Sequence[int]]], /
-) -> RowGather: ...  # (contiguous array, shape)
+def row_gather(columns: list[tuple[Any, Sequence[int]]], /) -> RowGather: ...  # (contiguous array, shape)
 
 @final
 class SharedMemory:
