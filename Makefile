@@ -17,8 +17,8 @@ C_FILES = $(shell find csrc kernels python/src tests/c -name '*.[ch]' -o -name '
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
-build:  ## build in place: python/paceline/_C.abi3.so
-	$(LOCKED) sh -c '$(CONFIGURE) -B build/release -DPACELINE_INPLACE=1 >build/configure.log || { cat build/configure.log; exit 1; }; cmake --build build/release'
+build:  ## build in place: python/paceline/_C.abi3.so (PACELINE_CUDA=1: _cuda.so too)
+	$(LOCKED) sh -c '$(CONFIGURE) -B build/release -DPACELINE_INPLACE=1 -DPACELINE_CUDA=$(or $(PACELINE_CUDA),0) >build/configure.log || { cat build/configure.log; exit 1; }; cmake --build build/release'
 
 test: build  ## C units and Python tests; of the big grids a seeded sample
 	$(PYTHON) -m pytest -q
@@ -36,11 +36,11 @@ test-leaks: build  ## live counters and memory
 	$(PYTHON) -m pytest -q tests/leaks
 
 test-asan:  ## C units under AddressSanitizer and UndefinedBehaviorSanitizer
-	$(LOCKED) sh -c '$(CONFIGURE) -B build/asan -DPACELINE_PYTHON=0 -DPACELINE_TESTS=1 -DPACELINE_SANITIZE=address,undefined && cmake --build build/asan'
+	$(LOCKED) sh -c '$(CONFIGURE) -B build/asan -DPACELINE_CUDA=0 -DPACELINE_PYTHON=0 -DPACELINE_TESTS=1 -DPACELINE_SANITIZE=address,undefined && cmake --build build/asan'
 	ctest --test-dir build/asan --output-on-failure
 
 test-tsan:  ## C units under ThreadSanitizer
-	$(LOCKED) sh -c '$(CONFIGURE) -B build/tsan -DPACELINE_PYTHON=0 -DPACELINE_TESTS=1 -DPACELINE_SANITIZE=thread && cmake --build build/tsan'
+	$(LOCKED) sh -c '$(CONFIGURE) -B build/tsan -DPACELINE_CUDA=0 -DPACELINE_PYTHON=0 -DPACELINE_TESTS=1 -DPACELINE_SANITIZE=thread && cmake --build build/tsan'
 	ctest --test-dir build/tsan --output-on-failure
 
 lint:  ## ruff, mypy, clang-format, codespell
@@ -59,4 +59,4 @@ stats:  ## sizes of files and functions against their budgets
 	$(PYTHON) tests/meta/sizes.py
 
 clean:  ## remove what the build made
-	rm -rf build dist python/*.egg-info python/paceline/_C*.so
+	rm -rf build dist python/*.egg-info python/paceline/_C*.so python/paceline/_cuda.so

@@ -12,7 +12,7 @@ function(paceline_option name default help)
 endfunction()
 
 paceline_option(PACELINE_ONEDNN 1 "1: matrix products through oneDNN; 0: plain blocked loops")
-paceline_option(PACELINE_CUDA auto "1: build _cuda.so too (needs nvcc 13); auto, 0: CPU only")
+paceline_option(PACELINE_CUDA auto "1: _cuda.so too, with nvcc 13; auto: where there is one; 0: no")
 paceline_option(PACELINE_SANITIZE "" "address,undefined or thread")
 paceline_option(PACELINE_DEBUG 0 "1: no optimisation, assertions stop, no memory is cached")
 paceline_option(PACELINE_COVERAGE 0 "1: gcov counters")

@@ -8,11 +8,12 @@ else()
     message(STATUS "paceline: oneDNN     off, since PACELINE_ONEDNN=0: plain blocked loops")
 endif()
 if(TARGET _cuda)
-    message(STATUS "paceline: CUDA       nvcc ${CMAKE_CUDA_COMPILER_VERSION}, ${PACELINE_CUDA_ARCHS}: "
-                   "_cuda.so is built, but no tensor uses it yet (docs/cuda.md)")
+    message(STATUS "paceline: CUDA       nvcc ${CMAKE_CUDA_COMPILER_VERSION}: _cuda.so for "
+                   "${PACELINE_CUDA_ARCHS}, some minutes the first time (PACELINE_CUDA=0: without)")
+elseif(cuda_off)
+    message(STATUS "paceline: CUDA       off (PACELINE_CUDA=${PACELINE_CUDA}): ${cuda_off}")
 else()
-    message(STATUS "paceline: CUDA       off (PACELINE_CUDA=${PACELINE_CUDA}): 1 builds the kernels, "
-                   "which no tensor uses yet (docs/cuda.md)")
+    message(STATUS "paceline: CUDA       off, since PACELINE_CUDA=0")
 endif()
 if(PACELINE_SANITIZE)
     message(STATUS "paceline: sanitizers ${PACELINE_SANITIZE}")

@@ -54,6 +54,7 @@ def built() -> tuple[Path, str]:
     configure = [
         cmake, "-S", ROOT, "-B", folder, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}",
         f"-DPython_EXECUTABLE={sys.executable}", "-DPACELINE_PYTHON=0", "-DPACELINE_TESTS=1",
+        "-DPACELINE_CUDA=0",
         f"-DPACELINE_ONEDNN={os.environ.get('PACELINE_ONEDNN', '1')}",
     ]  # fmt: skip
     for command in (configure, [cmake, "--build", folder]):

@@ -89,11 +89,11 @@ def test_every_dependency_has_its_reason() -> None:
         assert f"`{name}`" in page, name
 
 
-def configure(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def configure(folder: Path, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     cmake = shutil.which("cmake", path=path)
     assert cmake is not None
-    command = [cmake, "-S", tree.ROOT, "-B", folder, "-G", "Ninja", "-DPACELINE_PYTHON=0"]
+    command = [cmake, "-S", tree.ROOT, "-B", folder, "-G", "Ninja", "-DPACELINE_PYTHON=0", *flags]
     env = {**os.environ, "PATH": path, **environment}
     return subprocess.run(command, capture_output=True, text=True, env=env)
 
@@ -104,8 +104,33 @@ def test_cuda_without_nvcc_is_one_sentence(tmp_path: Path) -> None:
     assert "PACELINE_CUDA=1: nvcc is missing; expected a CUDA 13" in " ".join(done.stderr.split())
 
 
-def test_a_plain_build_leaves_cuda_out(tmp_path: Path) -> None:
-    # Until tensors live on a GPU a library of kernels would only make the wheel bigger.
-    done = configure(tmp_path)
+def test_without_nvcc_a_plain_build_is_for_the_cpu(tmp_path: Path) -> None:
+    done = configure(tmp_path, CUDACXX="/nowhere/nvcc")
     assert done.returncode == 0, done.stderr
-    assert "CUDA       off (PACELINE_CUDA=auto)" in done.stdout
+    assert "CUDA       off (PACELINE_CUDA=auto): nvcc is missing; expected a CUDA 13" in done.stdout
+
+
+def test_an_nvcc_that_is_too_old_is_named(tmp_path: Path) -> None:
+    old = tmp_path / "nvcc"
+    old.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 12.4, V12.4.131'\n")
+    old.chmod(0o755)
+    flags = [f"-DCMAKE_CUDA_COMPILER={old}"]  # as found: what follows asks it for its version
+    done = configure(tmp_path / "build", *flags, PACELINE_CUDA="auto")
+    assert done.returncode == 0, done.stderr
+    assert "nvcc is too old: got 12.4, expected 13.0 or later" in done.stdout
+
+
+def test_cuda_is_left_out_where_that_is_asked(tmp_path: Path) -> None:
+    done = configure(tmp_path, PACELINE_CUDA="0", CUDACXX="/nowhere/nvcc")
+    assert done.returncode == 0, done.stderr
+    assert "CUDA       off, since PACELINE_CUDA=0" in done.stdout
+
+
+def test_extras_for_a_gpu_name_the_pins() -> None:
+    extras = PROJECT["optional-dependencies"]
+    assert "nvidia-cublas==13.1.0.3" in extras["cuda13"]
+    assert "paceline[cuda13]" in extras["cudnn"]
+    page = (tree.ROOT / "docs" / "dependencies.md").read_text()
+    for name in ("cuda13", "cudnn"):
+        assert f"| `{name}` |" in page
+    assert not [item for item in PROJECT["dependencies"] if item.startswith("nvidia")]
