@@ -9,11 +9,14 @@ file has one checksum. The last line is the checksum of the lines before it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 from .. import safetensors_format
+from .._progress import bytes_moved
 from ..errors import CheckpointError
 from .disk import CHUNK, OpenFolder, Writer, clean_name, digest, hasher
 from .reading import read_parts
@@ -149,6 +152,10 @@ def _damaged(folder: OpenFolder, why: str) -> CheckpointError:
 # -- files with checksums ---------------------------------------------------------------------
 
 
+def _moving(how: str, path: str, size: int) -> AbstractContextManager[Callable[[int], None]]:
+    return bytes_moved(f"{how} {os.path.basename(path)}", size)
+
+
 def write_tensors(path: str, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> FileEntry:
     """Write a safetensors file through to the disk; gives its entry.
 
@@ -158,8 +165,8 @@ def write_tensors(path: str, tensors: Mapping[str, Any], metadata: Mapping[str, 
         If the system refuses: the text has the path, the reason and the bytes needed and free.
     """
     needed = safetensors_format.total_size(tensors) + sum(map(len, metadata.values()))
-    with Writer(path, needed) as file:
-        summed = _Summed(file)
+    with Writer(path, needed) as file, _moving("writing", path, needed) as moved:
+        summed = _Summed(file, moved)
         safetensors_format.write(summed, tensors, metadata, summed.watch)  # type: ignore[arg-type]
     return FileEntry(file.size, summed.sums.pop(""), summed.sums)
 
@@ -167,9 +174,10 @@ def write_tensors(path: str, tensors: Mapping[str, Any], metadata: Mapping[str, 
 class _Summed:
     """A file to write to, which hashes each part piece by piece on its way, in the cache."""
 
-    def __init__(self, file: Writer) -> None:
+    def __init__(self, file: Writer, moved: Callable[[int], None]) -> None:
         self.sums: dict[str, str] = {}
         self._file = file
+        self._moved = moved
         self._name = ""
 
     def watch(self, name: str, part: Any) -> None:
@@ -184,6 +192,7 @@ class _Summed:
             piece = view[at : at + CHUNK]
             running.update(piece)
             self._file.write(piece)
+            self._moved(len(piece))
         self.sums[self._name] = running.hexdigest()
         return len(view)
 
@@ -218,7 +227,8 @@ def read_tensors(
             check("", digest(header), entry.checksum)
 
     def fill(file: Any, parts: list[tuple[safetensors_format.Entry, memoryview]]) -> None:
-        found = read_parts(file.fileno(), file.tell(), parts)
+        with _moving("reading", name, size) as moved:
+            found = read_parts(file.fileno(), file.tell(), parts, moved)
         for tensor, _ in parts:
             check(tensor.name, found[tensor.name], sums.pop(tensor.name, None))
 

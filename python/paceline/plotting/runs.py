@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .._progress import bytes_moved
 from .errors import PlotError
 from .event_files import read_scalars
 
@@ -247,22 +248,12 @@ def _number(value: Any) -> float | None:
 
 def _lines(path: Path) -> Iterator[str]:
     """Give the lines of a file; shows how far it is after a second."""
-    from tqdm import tqdm
-
-    look: dict[str, Any] = {
-        "unit": "B",
-        "unit_scale": True,
-        "delay": 1,
-        "mininterval": 0.5,
-        "leave": False,
-    }
-    size = path.stat().st_size
     with (
         path.open(encoding="utf-8", errors="replace", newline="") as file,
-        tqdm(total=size, desc=f"reading {path.name}", **look) as bar,
+        bytes_moved(f"reading {path.name}", path.stat().st_size) as moved,
     ):
         for line in file:
-            bar.update(len(line))
+            moved(len(line))
             yield line
 
 
