@@ -104,6 +104,26 @@ typedef struct pl_device_services {
 pl_status pl_device_register(const pl_device_services *s) PL_MUST_USE;
 const pl_device_services *pl_device_find(pl_device d);  // NULL: not open (or the CPU)
 
+// Waiting on the host for what a device does. Work may wait for another process in its turn, which
+// may die or never come: who puts such work on a stream watches over it, so that a wait ends.
+typedef struct pl_device_watch pl_device_watch;
+struct pl_device_watch {
+    pl_device device;
+    pl_stream *stream;  // of its own, or NULL: pl_device_wait_all waits for it too
+    // Asked at least every 20 ms of a wait, and once at its end: PL_OK, or why what the device has
+    // computed, or is waiting for, is worth nothing. From any thread; removes no watch.
+    pl_status (*look)(void *context, int64_t waited_ns);
+    void *context;
+    pl_device_watch *next;  // of the list's
+};
+void pl_device_watch_add(pl_device_watch *w);
+void pl_device_watch_remove(pl_device_watch *w);  // no look is under way after it
+// Waits until all that is on the stream now is done, or until a watch says why it never will be
+// or is worthless; Ctrl-C ends it too (PL_EINTR), and the work goes on then. Any thread.
+pl_status pl_device_wait(const pl_device_services *s, pl_stream *stream) PL_MUST_USE;
+// The same for the compute stream and those of all watches.
+pl_status pl_device_wait_all(const pl_device_services *s) PL_MUST_USE;
+
 static inline bool pl_device_equal(pl_device a, pl_device b) {
     return a.type == b.type && a.index == b.index;
 }

@@ -154,22 +154,27 @@ static bool ready(const vdev *v, const task *t) {
     return true;
 }
 
-// Runs tasks until all that `upto` comes after are done, now and then one that nobody asked for.
-static pl_status run_until(vdev *v, const clock *upto) {
-    for (;;) {
-        int candidates[TASKS], count = 0;
-        bool left = false;
-        for (int i = 0; i < v->task_count; i++) {
-            const task *t = &v->tasks[i];
-            if (!t->done && before(t, upto)) left = true;
-            if (ready(v, t)) candidates[count++] = i;
-        }
-        if (!left) return PL_OK;
-        if (count == 0) return pl_fail(PL_EBUG, "[vdev] nothing can run");
-        task *t = &v->tasks[candidates[next_random(v) % (uint64_t)count]];
-        t->what.run(t->what.context);
-        t->done = true;
+// Runs one task, now and then one that nobody asked for, unless all that `upto` comes after are
+// done: then *left is false.
+static pl_status run_one(vdev *v, const clock *upto, bool *left) {
+    int candidates[TASKS], count = 0;
+    *left = false;
+    for (int i = 0; i < v->task_count; i++) {
+        const task *t = &v->tasks[i];
+        if (!t->done && before(t, upto)) *left = true;
+        if (ready(v, t)) candidates[count++] = i;
     }
+    if (!*left) return PL_OK;
+    if (count == 0) return pl_fail(PL_EBUG, "[vdev] nothing can run");
+    task *t = &v->tasks[candidates[next_random(v) % (uint64_t)count]];
+    t->what.run(t->what.context);
+    t->done = true;
+    return PL_OK;
+}
+
+static pl_status run_until(vdev *v, const clock *upto) {
+    for (bool left = true; left;) PL_TRY(run_one(v, upto, &left));
+    return PL_OK;
 }
 
 static pl_status vdev_launch(pl_runtime *r, pl_stream *s, const pl_task *what) {
@@ -215,6 +220,15 @@ static pl_status vdev_sync_event(pl_runtime *r, pl_event *e) {
     return e->recorded ? sync(of(r), &e->at) : PL_OK;
 }
 
+// Who asks gives the device a moment: one task more has run by then.
+static pl_status vdev_event_done(pl_runtime *r, pl_event *e, bool *out) {
+    bool left = false;
+    if (e->recorded) PL_TRY(run_one(of(r), &e->at, &left));
+    *out = !left;
+    if (!left && e->recorded) join(&of(r)->host, &e->at);
+    return PL_OK;
+}
+
 // ---- Making -------------------------------------------------------------------------------------
 
 static pl_status vdev_stream_new(pl_runtime *r, bool high_priority, pl_stream **out) {
@@ -246,6 +260,7 @@ pl_status vdev_new(uint64_t seed, vdev **out) {
         .wait = vdev_wait,
         .sync_stream = vdev_sync_stream,
         .sync_event = vdev_sync_event,
+        .event_done = vdev_event_done,
     };
     v->random = seed * 0x9e3779b97f4a7c15u + 1;
     v->check = true;
