@@ -10,7 +10,7 @@ endif()
 enable_language(CXX)
 
 file(GLOB cuda_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/kernels/cuda/*.cu")
-list(FILTER cuda_sources EXCLUDE REGEX "/backend\\.cu$")  # the entry of _cuda.so
+list(FILTER cuda_sources EXCLUDE REGEX "/(backend|runtime)\\.cu$")  # what calls CUDA's run time
 file(GLOB simt_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/tests/c/simt/*.cc")
 
 # Little optimised, since compiling takes longer than the tests; the flags that decide what a

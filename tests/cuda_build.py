@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NEEDED = {"libc.so.6", "libm.so.6", "libstdc++.so.6", "libgcc_s.so.1", "ld-linux-x86-64.so.2"}
 # A processor has 65,536: at least two blocks of 256 threads, of attention's 128 threads.
 REGISTERS, REGISTERS_ATTENTION = 128, 255
+VERSION = 2  # PL_CUDA_BACKEND_VERSION
 
 
 def run(*command: str | Path) -> str:
@@ -111,7 +112,7 @@ def check_load(library: Path) -> list[str]:
     opening.restype = ctypes.POINTER(Backend)
     if opening(99, ctypes.byref(host)):
         return ["a caller of another version got a table, expected NULL"]
-    table = opening(1, ctypes.byref(host)).contents
+    table = opening(VERSION, ctypes.byref(host)).contents
     status = table.device_count(ctypes.byref(count))
     if status == 0:
         print(f"{count.value} devices")

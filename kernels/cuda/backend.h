@@ -4,12 +4,13 @@
 #ifndef PL_CUDA_BACKEND_H
 #define PL_CUDA_BACKEND_H
 
-#include "base/device.h"
 #include "cuda/cuda.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+#include "base/device.h"  // C
 
 enum { PL_CUDA_BACKEND_VERSION = 2 };
 

@@ -16,6 +16,7 @@
 #endif
 
 #include "cuda/cuda.h"
+#include "cuda/runtime.cuh"
 
 #define PL_DEVICE __device__ __forceinline__
 
@@ -25,6 +26,7 @@
 #define PL_LAUNCH(kernel, grid, block, dynamic_bytes, queue, ...)                        \
     do {                                                                                 \
         auto *pl_launch_kernel = kernel;                                                 \
+        pl_cuda_enter();                                                                 \
         pl_launch_kernel<<<grid, block, dynamic_bytes, (cudaStream_t)(queue)->stream>>>( \
             __VA_ARGS__);                                                                \
     } while (0)
@@ -32,11 +34,10 @@
 #define PL_SHARED(type, name, count) __shared__ type name[count]
 #define PL_DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 #else
-#define PL_LAUNCH(kernel, grid, block, dynamic_bytes, queue, ...)                     \
-    do {                                                                              \
-        auto *pl_launch_kernel = kernel;                                              \
-        (void)(queue);                                                                \
-        simt_run(grid, block, dynamic_bytes, [&] { pl_launch_kernel(__VA_ARGS__); }); \
+#define PL_LAUNCH(kernel, grid, block, dynamic_bytes, queue, ...)                               \
+    do {                                                                                        \
+        auto *pl_launch_kernel = kernel;                                                        \
+        simt_start(pl_launch_kernel, grid, block, dynamic_bytes, (queue)->stream, __VA_ARGS__); \
     } while (0)
 #define PL_UNROLL
 #define PL_SHARED(type, name, count)    \
@@ -46,16 +47,7 @@
 #endif
 
 // Right after a launch: PL_OK, or what CUDA says against it.
-static inline pl_status pl_launched(const char *op) {
-#ifdef __CUDACC__
-    cudaError_t e = cudaGetLastError();
-    if (e == cudaSuccess) return PL_OK;
-    return pl_fail(PL_EDEVICE, "[%s] the GPU refused a kernel: %s", op, cudaGetErrorString(e));
-#else
-    if (simt_error()[0] == 0) return PL_OK;
-    return pl_fail(PL_EDEVICE, "[%s] %s", op, simt_error());
-#endif
-}
+static inline pl_status pl_launched(const char *op) { return pl_cuda_launched(op); }
 
 // More than 48 KB of dynamic shared memory must be asked for, per kernel and device; cheap.
 template <typename Kernel>

@@ -19,6 +19,7 @@
 #endif
 
 dim3 simt_thread, simt_block, simt_block_size, simt_grid_size;
+void (*simt_stream)(void *stream, void (*run)(void *), const void *context, size_t nbytes);
 
 namespace {
 
@@ -356,6 +357,13 @@ const simt_values *simt_exchange(simt_site site, uint32_t mask, const void *mine
     fibers[current].mask = mask;
     to_scheduler();
     return &warps[current / SIMT_WARP].taken;
+}
+
+bool simt_fault(const void *address) {
+    if (current < 0) return false;
+    record({nullptr, nullptr, 0}, current, "illegal access at %p", address);
+    to_scheduler();  // which drops this fiber
+    __builtin_trap();
 }
 
 // ---- What tests call ----------------------------------------------------------------------------

@@ -13,6 +13,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <tuple>
+#include <type_traits>
+
 #include "simt_control.h"
 
 #define __global__
@@ -51,6 +54,39 @@ void simt_barrier(simt_site site);
 template <typename Body>
 void simt_run(dim3 grid, dim3 block, size_t dynamic_bytes, Body body) {
     simt_launch(grid, block, dynamic_bytes, [](void *b) { (*static_cast<Body *>(b))(); }, &body);
+}
+
+// A launch with its arguments' values of now: at once where stream is NULL, else when whoever set
+// simt_stream runs it, with a copy of the context.
+extern void (*simt_stream)(void *stream, void (*run)(void *), const void *context, size_t nbytes);
+
+template <typename... P>
+struct simt_call {
+    void (*kernel)(P...);
+    dim3 grid, block;
+    size_t dynamic_bytes;
+    std::tuple<P...> args;
+    static void run(void *context) {
+        simt_call *c = static_cast<simt_call *>(context);
+        simt_run(c->grid, c->block, c->dynamic_bytes, [c] { std::apply(c->kernel, c->args); });
+    }
+};
+
+template <typename T>
+struct simt_same {
+    typedef T type;  // so that an argument is converted to the kernel's parameter
+};
+
+template <typename... P>
+void simt_start(void (*kernel)(P...), dim3 grid, dim3 block, size_t dynamic_bytes, void *stream,
+                typename simt_same<P>::type... args) {
+    static_assert((std::is_trivially_copyable<P>::value && ...), "a launch copies bytes");
+    simt_call<P...> call = {kernel, grid, block, dynamic_bytes, std::tuple<P...>(args...)};
+    if (stream == nullptr) {
+        simt_call<P...>::run(&call);
+    } else {
+        simt_stream(stream, simt_call<P...>::run, &call, sizeof(call));
+    }
 }
 
 #define __syncthreads() simt_barrier(SIMT_SITE("__syncthreads"))

@@ -4,6 +4,7 @@
 #ifndef PL_SIMT_CONTROL_H
 #define PL_SIMT_CONTROL_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -24,6 +25,9 @@ void simt_set_schedule(simt_schedule schedule, uint64_t seed);
 // The first complaint since the last simt_clear_error, or "". Launches do nothing after one.
 const char *simt_error(void);
 void simt_clear_error(void);
+// From a signal's handler on the thread that launched: false unless a kernel's thread runs, else it
+// does not return: a complaint, and the launch ends.
+bool simt_fault(const void *address);
 // Kernel launches and synchronisations of one thread so far: that a test tested something.
 uint64_t simt_launches(void);
 uint64_t simt_switches(void);
