@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which table serves tensors on the CPU: "cpu", until a test asks for the oracle "ref". One atomic
+// Which table serves tensors. On the CPU: "cpu", until a test asks for the oracle "ref". One atomic
 // pointer for the process; a kernel in flight keeps the table it was called through.
 
 #include <stdatomic.h>
@@ -12,6 +12,10 @@ static _Atomic(const pl_kernels *) active;  // NULL: nobody chose
 const pl_kernels *pl_kernels_active(void) {
     const pl_kernels *k = atomic_load_explicit(&active, memory_order_acquire);
     return k != NULL ? k : pl_kernels_cpu();
+}
+
+const pl_kernels *pl_kernels_on(pl_device d) {
+    return d.type == PL_CPU ? pl_kernels_active() : pl_device_find(d)->kernels;
 }
 
 pl_status pl_kernels_use(const char *name) {

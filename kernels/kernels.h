@@ -80,8 +80,11 @@ typedef struct pl_attention_args {
     uint64_t seed, offset;
 } pl_attention_args;
 
+// Note [numbers of kernels]: what a kernel gives beside tensors (a sum of squares, a count, a flag)
+// it writes to the memory of the tensors' device, so that the caller chooses when to wait for it:
+// pl_numbers (tensor.h) reads many at once.
 typedef struct pl_kernels {
-    const char *name;  // "cpu", "ref"
+    const char *name;  // "cpu", "ref", "cuda"
 
     // Elementwise. x, a, b, cond, out have one shape (strides of 0 where expanded); any strides.
     // unary: out has x's dtype (LOGICAL_NOT, ISNAN, ISFINITE: bool). Transcendental ones only for
@@ -108,7 +111,8 @@ typedef struct pl_kernels {
     pl_status (*cumsum)(const pl_tensor *x, int dim, pl_tensor *out);  // out contiguous
     // Stable sort along the last dimension; x rows, values and indices (i64) contiguous.
     pl_status (*sort)(const pl_tensor *x, bool descending, pl_tensor *values, pl_tensor *indices);
-    // Sum of squares in fp64 of a contiguous buffer: fixed order, whatever the thread count.
+    // Sum of squares in fp64 of a contiguous buffer: fixed order, whatever the thread count. *out
+    // lies where x does: see Note [numbers of kernels].
     pl_status (*sum_squares)(const pl_tensor *x, double *out);
 
     // Products. a (.., M, K), b (.., K, N), out (.., M, N): ndim 2 or more, equal batch dimensions
@@ -167,7 +171,8 @@ typedef struct pl_kernels {
     pl_status (*gather)(const pl_tensor *x, int dim, const pl_tensor *index, pl_tensor *out);
     // dx (contiguous, zeroed by the caller) += g at index along dim, in index order.
     pl_status (*scatter_add)(const pl_tensor *g, int dim, const pl_tensor *index, pl_tensor *dx);
-    // Number of true (nonzero) elements; then their row-major coordinates, out (count, ndim) i64.
+    // Number of true (nonzero) elements (*out where x lies); then their row-major coordinates, out
+    // (count, ndim) i64.
     pl_status (*count_nonzero)(const pl_tensor *x, int64_t *out);
     pl_status (*nonzero)(const pl_tensor *x, pl_tensor *out);
 
@@ -195,6 +200,7 @@ typedef struct pl_kernels {
                                 pl_tensor *dv);
 
     // Optimizers over runs of n elements of one floating dtype (p, g; moments the same dtype as p).
+    // *nonfinite lies where they do; NULL where nobody asks.
     pl_status (*adam)(const pl_adam_args *args, pl_dtype dt, int64_t n, void *p, const void *g,
                       void *m, void *v);
     pl_status (*sgd)(const pl_sgd_args *args, pl_dtype dt, int64_t n, void *p, const void *g,
@@ -208,6 +214,8 @@ const pl_kernels *pl_kernels_cpu(void);
 const pl_kernels *pl_kernels_ref(void);
 // The table for tensors on the CPU: "cpu" unless a test chose "ref".
 const pl_kernels *pl_kernels_active(void);
+// The table of a device that is open.
+const pl_kernels *pl_kernels_on(pl_device d);
 pl_status pl_kernels_use(const char *name) PL_MUST_USE;
 
 // How many Philox blocks a random kernel draws for n elements of dtype dt.

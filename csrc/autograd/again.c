@@ -42,6 +42,7 @@ static pl_status remember(pl_node *node, int slot, int input) {
     a->storage = t->storage;
     a->as.dtype = t->dtype;
     a->as.ndim = t->ndim;
+    a->as.device = pl_tensor_device(t);
     memcpy(a->as.shape, t->shape, sizeof t->shape);
     pl_storage_watch(a->storage);
     node->again = a;

@@ -131,8 +131,20 @@ static pl_status remember_fired(pass *p, const pl_leaf_hook *hook) {
     return PL_OK;
 }
 
+// g (taken over, may be NULL) where its receiver lies: a 0-d tensor of the CPU may have met others
+// on a device (pl_meet).
+static pl_status carry(pl_tensor **g, pl_device to) {
+    pl_tensor *there = NULL;
+    if (!*g || PL_LIKELY(pl_device_equal(pl_tensor_device(*g), to))) return PL_OK;
+    pl_status st = pl_to_device(*g, to, false, &there);
+    pl_tensor_release(*g);
+    *g = there;
+    return st;
+}
+
 // One contribution to a leaf; g is taken over and may be NULL (an operator had none to give).
 static pl_status to_leaf(pass *p, pl_tensor *leaf, pl_tensor *g) {
+    PL_TRY(carry(&g, pl_tensor_device(leaf)));
     if (p->captures) {
         capture *c = find_capture(p, NULL, leaf);
         if (c && g) return pl__sum_into(&c->grad, g);
@@ -157,6 +169,7 @@ static pl_status to_leaf(pass *p, pl_tensor *leaf, pl_tensor *g) {
 
 static pl_status to_node(pl_node *node, pl_tensor *g) {
     if (!g) return PL_OK;
+    PL_TRY(carry(&g, node->out.device));
     if (g->dtype != node->out.dtype) {
         pl_tensor *cast = NULL;
         pl_status st = pl_cast(g, node->out.dtype, &cast);
@@ -284,6 +297,11 @@ static pl_status root_grad(const pl_tensor *root, pl_tensor *given, pl_tensor **
                            pl_shape_text(given->ndim, given->shape, a, sizeof a),
                            pl_shape_text(root->ndim, root->shape, b, sizeof b));
         }
+        if (!pl_device_equal(pl_tensor_device(given), pl_tensor_device(root))) {
+            return pl_fail(PL_ERUNTIME,
+                           "[backward] a gradient must lie where its output does: got another "
+                           "device; move it with .to(device)");
+        }
         return pl_cast(given, root->dtype, out);
     }
     if (root->numel != 1) {
@@ -292,8 +310,8 @@ static pl_status root_grad(const pl_tensor *root, pl_tensor *given, pl_tensor **
                        "got shape %s; pass gradient=, or reduce the loss with mean() or sum()",
                        pl_shape_text(root->ndim, root->shape, a, sizeof a));
     }
-    PL_TRY(pl_tensor_empty(root->dtype, root->ndim, root->shape, out));
-    pl_status st = pl_k()->fill(*out, 1.0);
+    PL_TRY(pl_tensor_empty_beside(root, root->dtype, root->ndim, root->shape, out));
+    pl_status st = pl_k(*out)->fill(*out, 1.0);
     if (st != PL_OK) pl_tensor_release(*out);
     return st;
 }

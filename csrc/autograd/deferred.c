@@ -64,11 +64,10 @@ bool pl_autograd_squares(const pl_tensor *leaf, double *out) {
 pl_status pl__apply_due(struct pl_grad_meta *m) {
     m->has_squares = false;
     if (!m->has_due) return PL_OK;
-    int nonfinite = 0;
     m->has_due = false;
     if (!m->grad || m->due == 1.0) return PL_OK;
     pl_storage_bump(m->grad->storage);
-    return pl_k()->unscale(m->grad->dtype, m->grad->numel, m->grad->data, m->due, &nonfinite);
+    return pl_k(m->grad)->unscale(m->grad->dtype, m->grad->numel, m->grad->data, m->due, NULL);
 }
 
 pl_status pl_autograd_settle(pl_tensor *leaf) {

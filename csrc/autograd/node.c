@@ -72,13 +72,13 @@ pl_status pl__sum_into(pl_tensor **sum, pl_tensor *g) {
     }
     pl_status st;
     if (pl_tensor_is_only(*sum)) {
-        st = pl_k()->binary(PL_BINARY_ADD, *sum, g, *sum);
+        st = pl_k(*sum)->binary(PL_BINARY_ADD, *sum, g, *sum);
         pl_tensor_release(g);
         return st;
     }
     pl_tensor *r = NULL;
     if (pl_tensor_is_only(g)) {
-        st = pl_k()->binary(PL_BINARY_ADD, *sum, g, g);
+        st = pl_k(*sum)->binary(PL_BINARY_ADD, *sum, g, g);
         r = g;
     } else {
         st = pl_binary_new(PL_BINARY_ADD, "backward", *sum, g, &r);
@@ -98,10 +98,10 @@ static pl_status leaf_add(struct pl_grad_meta *m, pl_tensor *g) {
     if (m->grad) {
         PL_TRY(pl__apply_due(m));
         pl_storage_bump(m->grad->storage);
-        return pl_k()->binary(PL_BINARY_ADD, m->grad, g, m->grad);
+        return pl_k(m->grad)->binary(PL_BINARY_ADD, m->grad, g, m->grad);
     }
     if (m->grad_view) {
-        if (g != m->grad_view) PL_TRY(pl_k()->copy(g, m->grad_view));
+        if (g != m->grad_view) PL_TRY(pl_k(g)->copy(g, m->grad_view));
         m->grad = pl_tensor_retain(m->grad_view);
         return PL_OK;
     }

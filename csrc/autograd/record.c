@@ -18,6 +18,7 @@ static bool wanted(const pl_op *op, int n_in, pl_tensor *const *edges) {
 static void meta_of(const pl_tensor *t, pl_in_meta *m) {
     m->dtype = t->dtype;
     m->ndim = t->ndim;
+    m->device = pl_tensor_device(t);
     memcpy(m->shape, t->shape, sizeof m->shape);
 }
 
@@ -92,8 +93,8 @@ static pl_status forward(const pl_op *op, pl_op_call *call) {
 }
 
 // Runs the call; *node is set where it is to be recorded. On failure nothing is left behind.
-static pl_status run(const pl_op *op, int n_in, pl_tensor *const *in, pl_tensor *const *edges,
-                     const pl_attrs *attrs, pl_tensor **out, pl_node **node) {
+static pl_status run_here(const pl_op *op, int n_in, pl_tensor *const *in, pl_tensor *const *edges,
+                          const pl_attrs *attrs, pl_tensor **out, pl_node **node) {
     pl_op_call call = {.op = op, .n_in = n_in, .in = in, .track = wanted(op, n_in, edges)};
     if (attrs) call.attrs = *attrs;
     *node = NULL;
@@ -105,6 +106,32 @@ static pl_status run(const pl_op *op, int n_in, pl_tensor *const *in, pl_tensor 
     }
     *out = call.out;
     return PL_OK;
+}
+
+#define FEW 8  // inputs whose bookkeeping fits on the stack; cat may have more
+
+// The inputs as they meet on one device; the graph connects to those that were given.
+static pl_status run_met(const pl_op *op, int n_in, pl_tensor *const *in, pl_tensor *const *edges,
+                         const pl_attrs *attrs, pl_tensor **out, pl_node **node) {
+    pl_tensor *few[2 * FEW], **met = few;
+    void *block = NULL;
+    if (n_in > FEW) PL_TRY(pl_alloc(2 * (size_t)n_in * sizeof *met, &block));
+    if (block) met = block;
+    pl_tensor **args = met + n_in;
+    pl_status st = pl_meet(op->name, n_in, in, met);
+    for (int i = 0; st == PL_OK && i < n_in; i++) args[i] = met[i] ? met[i] : in[i];
+    if (st == PL_OK) {
+        st = run_here(op, n_in, args, edges, attrs, out, node);
+        for (int i = 0; i < n_in; i++) pl_tensor_release(met[i]);
+    }
+    pl_free(block);
+    return st;
+}
+
+static pl_status run(const pl_op *op, int n_in, pl_tensor *const *in, pl_tensor *const *edges,
+                     const pl_attrs *attrs, pl_tensor **out, pl_node **node) {
+    if (PL_LIKELY(pl_all_cpu(n_in, in))) return run_here(op, n_in, in, edges, attrs, out, node);
+    return run_met(op, n_in, in, edges, attrs, out, node);
 }
 
 static void set_history(pl_tensor *t, pl_node *node, bool is_view) {
@@ -174,7 +201,7 @@ static pl_status write_plain(const pl_op *op, int n_in, pl_tensor *const *in,
     if (binary && in[1]->dtype == x->dtype && (pl_dtype_is_float(x->dtype) || op != &pl_op_div) &&
         pl_shape_equal(x->ndim, x->shape, in[1]->ndim, in[1]->shape)) {
         int64_t since = pl_trace_begin();
-        pl_status st = pl_k()->binary((pl_binary)op->kind, x, in[1], x);
+        pl_status st = pl_k(x)->binary((pl_binary)op->kind, x, in[1], x);
         pl_trace_end(since, PL_TRACE_OP, op->name);
         return st;
     }
@@ -193,25 +220,26 @@ static pl_status write_plain(const pl_op *op, int n_in, pl_tensor *const *in,
         st = pl_fail(PL_ERUNTIME, "[%s_] result type %s cannot be cast to the tensor's type %s",
                      op->name, pl_dtype_name(r->dtype), pl_dtype_name(x->dtype));
     }
-    if (st == PL_OK) st = pl_k()->copy(r, x);
+    if (st == PL_OK) st = pl_k(r)->copy(r, x);
     call_drop(&call);
     return st;
 }
 
-pl_status pl_autograd_apply_inplace(const pl_op *op, int n_in, pl_tensor *const *in,
-                                    const pl_attrs *attrs) {
+#define MOST_INPLACE 4  // inputs of an operator that may work in place
+
+static pl_status apply_inplace(const pl_op *op, int n_in, pl_tensor *const *in,
+                               pl_tensor *const *edges, const pl_attrs *attrs) {
     pl_tensor *x = in[0], *old = NULL, *r = NULL;
     pl_node *node = NULL;
-    const pl_tensor *src = n_in > 1 ? in[1] : NULL;
+    const pl_tensor *src = n_in > 1 ? edges[1] : NULL;
     PL_TRY(pl_autograd_will_write(op->name, x, src));
-    if (!wanted(op, n_in, in)) return write_plain(op, n_in, in, attrs);
+    if (!wanted(op, n_in, edges)) return write_plain(op, n_in, in, attrs);
     // The graph keeps the value from before, so the gradient of what follows stays right.
-    pl_tensor *args[4] = {NULL};
-    PL_ASSERT(n_in <= 4);
+    pl_tensor *args[MOST_INPLACE] = {NULL};
     PL_TRY(pl_copy_new(x, x->dtype, &old));
     for (int i = 1; i < n_in; i++) args[i] = in[i];
     args[0] = old;
-    pl_status st = run(op, n_in, args, in, attrs, &r, &node);
+    pl_status st = run_here(op, n_in, args, edges, attrs, &r, &node);
     pl_tensor_release(old);
     PL_TRY(st);
     if (r->dtype != x->dtype || !pl_shape_equal(r->ndim, r->shape, x->ndim, x->shape)) {
@@ -219,7 +247,7 @@ pl_status pl_autograd_apply_inplace(const pl_op *op, int n_in, pl_tensor *const 
                      op->name);
     }
     if (st == PL_OK) st = pl__meta_ensure(x);
-    if (st == PL_OK) st = pl_k()->copy(r, x);
+    if (st == PL_OK) st = pl_k(r)->copy(r, x);
     pl_tensor_release(r);
     if (st != PL_OK) {
         pl__node_release(node);
@@ -227,4 +255,23 @@ pl_status pl_autograd_apply_inplace(const pl_op *op, int n_in, pl_tensor *const 
     }
     if (node) set_history(x, node, false);
     return PL_OK;
+}
+
+pl_status pl_autograd_apply_inplace(const pl_op *op, int n_in, pl_tensor *const *in,
+                                    const pl_attrs *attrs) {
+    PL_ASSERT(n_in <= MOST_INPLACE);
+    if (PL_LIKELY(pl_all_cpu(n_in, in))) return apply_inplace(op, n_in, in, in, attrs);
+    pl_tensor *met[MOST_INPLACE], *args[MOST_INPLACE];
+    PL_TRY(pl_meet(op->name, n_in, in, met));
+    pl_status st = PL_OK;
+    if (met[0]) {
+        st = pl_fail(PL_ERUNTIME,
+                     "[%s_] the result lies on cuda:%d and does not fit in place in a tensor of "
+                     "the CPU: expected one device",
+                     op->name, pl_tensor_device(met[0]).index);
+    }
+    for (int i = 0; i < n_in; i++) args[i] = met[i] ? met[i] : in[i];
+    if (st == PL_OK) st = apply_inplace(op, n_in, args, in, attrs);
+    for (int i = 0; i < n_in; i++) pl_tensor_release(met[i]);
+    return st;
 }

@@ -58,10 +58,15 @@ pl_status pl_set_grad(pl_tensor *t, pl_tensor *grad) {
                            pl_dtype_name(grad->dtype),
                            pl_shape_text(t->ndim, t->shape, b, sizeof b), pl_dtype_name(t->dtype));
         }
+        if (!pl_device_equal(pl_tensor_device(grad), pl_tensor_device(t))) {
+            return pl_fail(PL_ERUNTIME,
+                           "[grad] a gradient lies where its tensor does: got another device; move "
+                           "it with .to(device)");
+        }
         // Its own gradient may be given back to it, or a view of it.
         PL_TRY(pl__apply_due(m));
         if (m->grad_view && grad->data != m->grad_view->data) {
-            PL_TRY(pl_k()->copy(grad, m->grad_view));
+            PL_TRY(pl_k(grad)->copy(grad, m->grad_view));
             grad = m->grad_view;
         }
         pl_tensor_retain(grad);
@@ -90,7 +95,7 @@ pl_status pl_autograd_set_grad_view(pl_tensor *leaf, pl_tensor *view) {
     pl_tensor *now = NULL;
     PL_TRY(pl__apply_due(m));
     if (m->grad && view) {
-        PL_TRY(pl_k()->copy(m->grad, view));
+        PL_TRY(pl_k(m->grad)->copy(m->grad, view));
         now = pl_tensor_retain(view);
     } else if (m->grad) {
         PL_TRY(pl_copy_new(m->grad, m->grad->dtype, &now));
@@ -129,7 +134,7 @@ pl_status pl_autograd_low(pl_tensor *t, pl_dtype dt, pl_tensor **out) {
             m->low = NULL;
             PL_TRY(pl_tensor_empty_like(t, dt, &m->low));
         }
-        PL_TRY(pl_k()->copy(t, m->low));
+        PL_TRY(pl_k(t)->copy(t, m->low));
         m->low_version = version;
         m->low_of = t->data;
     }

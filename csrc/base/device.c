@@ -16,7 +16,11 @@ pl_status pl_device_register(const pl_device_services *s) {
         s->runtime->device.index, none->runtime->device.index);
 }
 
+const pl_device_services *pl_device_open_one(void) {
+    return atomic_load_explicit(&registered, memory_order_acquire);
+}
+
 const pl_device_services *pl_device_find(pl_device d) {
-    const pl_device_services *s = atomic_load_explicit(&registered, memory_order_acquire);
+    const pl_device_services *s = pl_device_open_one();
     return s != NULL && pl_device_equal(s->runtime->device, d) ? s : NULL;
 }

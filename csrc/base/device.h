@@ -98,11 +98,15 @@ typedef struct pl_device_services {
     // Waits for all work on all streams, then tells what kernels complained of (an index out of
     // range), if anything.
     pl_status (*synchronize)(void);
+    // nbytes of the device to the host, after what is on `compute`; waits for that, then tells what
+    // kernels complained of.
+    pl_status (*read)(void *dst, const void *src, size_t nbytes);
 } pl_device_services;
 
 // Once per process; `s` is kept. PL_EDEVICE where another device is there already.
 pl_status pl_device_register(const pl_device_services *s) PL_MUST_USE;
 const pl_device_services *pl_device_find(pl_device d);  // NULL: not open (or the CPU)
+const pl_device_services *pl_device_open_one(void);     // whichever it is; NULL: none
 
 // Waiting on the host for what a device does. Work may wait for another process in its turn, which
 // may die or never come: who puts such work on a stream watches over it, so that a wait ends.

@@ -45,11 +45,13 @@ static pl_attention_args args_of(const pl_attrs *a, const pl_tensor *mask) {
                                .offset = (uint64_t)a->i[2]};
 }
 
-// (B, T, H, D) memory seen as (B, H, T, D): merging the heads afterwards is then a view.
-static pl_status heads_last(pl_dtype dt, const int64_t *shape, pl_tensor **out) {
+// Like a tensor (B, H, T, D), in memory of (B, T, H, D): merging the heads afterwards is then a
+// view.
+static pl_status heads_last(const pl_tensor *like, pl_tensor **out) {
+    const int64_t *shape = like->shape;
     int64_t memory[4] = {shape[0], shape[2], shape[1], shape[3]};
     pl_tensor *t = NULL;
-    PL_TRY(pl_tensor_empty(dt, 4, memory, &t));
+    PL_TRY(pl_tensor_empty_beside(like, like->dtype, 4, memory, &t));
     pl_status st = pl_tensor_transpose(t, 1, 2, out);
     pl_tensor_release(t);
     return st;
@@ -64,11 +66,12 @@ static pl_status attention_forward(pl_op_call *c) {
     if (st == PL_OK) st = dense(c->in[1], &k);
     if (st == PL_OK) st = dense(c->in[2], &v);
     if (st == PL_OK && c->in[3]) st = pl_tensor_expand(c->in[3], 4, mask_shape, &mask);
-    if (st == PL_OK) st = heads_last(q->dtype, qs, &c->out);
-    if (st == PL_OK) st = pl_tensor_empty(q->dtype == PL_F64 ? PL_F64 : PL_F32, 3, qs, &lse);
+    if (st == PL_OK) st = heads_last(q, &c->out);
+    if (st == PL_OK)
+        st = pl_tensor_empty_beside(q, q->dtype == PL_F64 ? PL_F64 : PL_F32, 3, qs, &lse);
     if (st == PL_OK) {
         pl_attention_args args = args_of(&c->attrs, mask);
-        st = pl_k()->attention(q, k, v, &args, c->out, lse);
+        st = pl_k(q)->attention(q, k, v, &args, c->out, lse);
     }
     pl_tensor *keep[] = {q, k, v, c->out, lse, mask};
     for (int i = 0; i < 6; i++) {
@@ -84,11 +87,11 @@ static pl_status attention_backward(const pl_op_back *b) {
     pl_status st = pl_cast(b->grad, s[0]->dtype, &cast);
     if (st == PL_OK) st = dense(cast, &g);
     for (int i = 0; i < 3; i++) {
-        if (st == PL_OK) st = heads_last(s[i]->dtype, s[i]->shape, &d[i]);
+        if (st == PL_OK) st = heads_last(s[i], &d[i]);
     }
     if (st == PL_OK) {
         pl_attention_args args = args_of(b->attrs, s[5]);
-        st = pl_k()->attention_grad(g, s[0], s[1], s[2], s[3], s[4], &args, d[0], d[1], d[2]);
+        st = pl_k(g)->attention_grad(g, s[0], s[1], s[2], s[3], s[4], &args, d[0], d[1], d[2]);
     }
     pl_tensor_release(cast);
     pl_tensor_release(g);

@@ -7,7 +7,7 @@ static pl_status apply(const pl_attrs *a, pl_tensor *x, pl_tensor **out) {
     PL_TRY(pl_contiguous(x, &c));
     pl_status st = pl_tensor_empty_like(c, c->dtype, &r);
     if (st == PL_OK) {
-        st = pl_k()->dropout(c, a->f[0], (uint64_t)a->i[0], (uint64_t)a->i[1], r);
+        st = pl_k(c)->dropout(c, a->f[0], (uint64_t)a->i[0], (uint64_t)a->i[1], r);
     }
     pl_tensor_release(c);
     if (st != PL_OK) {

@@ -40,7 +40,7 @@ static pl_status then(pl_status st, pl_binary op, pl_tensor *a, pl_tensor *b, pl
 
 static pl_status times_scalar(pl_tensor *a, double k, pl_tensor **r) {
     pl_tensor *s = NULL;
-    PL_TRY(pl_scalar(a->dtype, k, &s));
+    PL_TRY(pl_scalar(a, a->dtype, k, &s));
     pl_status st = pl_binary_new(PL_BINARY_MUL, "gradient", a, s, r);
     pl_tensor_release(s);
     return st;
@@ -188,10 +188,10 @@ static pl_status pow_grad(const pl_op_back *b, int i) {
     pl_tensor *x = b->saved[0], *y = b->saved[1], *zero = NULL, *mask = NULL, *t = NULL, *u = NULL;
     pl_tensor *v = NULL, *d = NULL, *one = NULL, *zeros = NULL, *wide = NULL;
     pl_dtype dt = b->grad->dtype;
-    pl_status st = pl_scalar(dt, 0.0, &zero);
+    pl_status st = pl_scalar(b->grad, dt, 0.0, &zero);
     if (st == PL_OK) st = pl_binary_new(PL_BINARY_EQ, "pow", i == 0 ? y : x, zero, &mask);
     if (st == PL_OK && i == 0) {
-        st = pl_scalar(dt, 1.0, &one);
+        st = pl_scalar(b->grad, dt, 1.0, &one);
         if (st == PL_OK) st = pl_binary_new(PL_BINARY_SUB, "pow", y, one, &t);
         if (st == PL_OK) st = pl_binary_new(PL_BINARY_POW, "pow", x, t, &u);
         if (st == PL_OK) st = pl_binary_new(PL_BINARY_MUL, "pow", u, y, &v);
@@ -209,7 +209,7 @@ static pl_status pow_grad(const pl_op_back *b, int i) {
     if (st == PL_OK) st = pl_tensor_expand(zero, d->ndim, d->shape, &zeros);
     if (st == PL_OK) st = pl_tensor_empty_like(d, d->dtype, &v);
     if (st == PL_OK && zeros->dtype != d->dtype) st = pl_fail(PL_EBUG, "[pow] dtypes differ");
-    if (st == PL_OK) st = pl_k()->where(wide, zeros, d, v);
+    if (st == PL_OK) st = pl_k(wide)->where(wide, zeros, d, v);
     pl_tensor_release(zero);
     pl_tensor_release(one);
     pl_tensor_release(mask);

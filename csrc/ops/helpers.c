@@ -16,20 +16,22 @@ pl_status pl_op_save(pl_op_call *call, int slot, pl_tensor *t) {
 pl_status pl_back_dest(const pl_op_back *b, int i, pl_tensor **out, bool *accumulate) {
     const pl_in_meta *m = &b->in[i];
     pl_tensor *into = b->into[i];
-    if (into && into->dtype == m->dtype && pl_tensor_is_contiguous(into) &&
+    if (into && into->dtype == m->dtype &&
+        pl_device_equal(pl_tensor_device(into), pl_tensor_device(b->grad)) &&
+        pl_tensor_is_contiguous(into) &&
         pl_shape_equal(into->ndim, into->shape, m->ndim, m->shape)) {
         *accumulate = b->accumulate[i];
         *out = pl_tensor_retain(into);
         return PL_OK;
     }
     *accumulate = false;
-    return pl_tensor_empty(m->dtype, m->ndim, m->shape, out);
+    return pl_tensor_empty_beside(b->grad, m->dtype, m->ndim, m->shape, out);
 }
 
 pl_status pl_copy_new(const pl_tensor *t, pl_dtype dt, pl_tensor **out) {
     pl_tensor *r = NULL;
     PL_TRY(pl_tensor_empty_like(t, dt, &r));
-    pl_status st = pl_k()->copy(t, r);
+    pl_status st = pl_k(t)->copy(t, r);
     if (st != PL_OK) {
         pl_tensor_release(r);
         return st;
@@ -51,13 +53,13 @@ pl_status pl_cast(pl_tensor *t, pl_dtype dt, pl_tensor **out) {
 }
 
 pl_status pl_fill_any(pl_tensor *t, double value) {
-    if (pl_dtype_is_float(t->dtype)) return pl_k()->fill(t, value);
-    return pl_k()->fill_int(t, (int64_t)value);
+    if (pl_dtype_is_float(t->dtype)) return pl_k(t)->fill(t, value);
+    return pl_k(t)->fill_int(t, (int64_t)value);
 }
 
-pl_status pl_scalar(pl_dtype dt, double value, pl_tensor **out) {
+pl_status pl_scalar(const pl_tensor *beside, pl_dtype dt, double value, pl_tensor **out) {
     pl_tensor *t = NULL;
-    PL_TRY(pl_tensor_empty(dt, 0, NULL, &t));
+    PL_TRY(pl_tensor_empty_beside(beside, dt, 0, NULL, &t));
     pl_status st = pl_fill_any(t, value);
     if (st != PL_OK) {
         pl_tensor_release(t);
@@ -67,11 +69,11 @@ pl_status pl_scalar(pl_dtype dt, double value, pl_tensor **out) {
     return PL_OK;
 }
 
-pl_status pl_scalar_int(pl_dtype dt, int64_t value, pl_tensor **out) {
+pl_status pl_scalar_int(const pl_tensor *beside, pl_dtype dt, int64_t value, pl_tensor **out) {
     pl_tensor *t = NULL;
-    PL_TRY(pl_tensor_empty(dt, 0, NULL, &t));
+    PL_TRY(pl_tensor_empty_beside(beside, dt, 0, NULL, &t));
     pl_status st =
-        pl_dtype_is_float(dt) ? pl_k()->fill(t, (double)value) : pl_k()->fill_int(t, value);
+        pl_dtype_is_float(dt) ? pl_k(t)->fill(t, (double)value) : pl_k(t)->fill_int(t, value);
     if (st != PL_OK) {
         pl_tensor_release(t);
         return st;
@@ -94,7 +96,7 @@ pl_status pl_unary_new(pl_unary op, pl_tensor *x, pl_tensor **out) {
     bool predicate = op == PL_UNARY_LOGICAL_NOT || op == PL_UNARY_ISNAN || op == PL_UNARY_ISFINITE;
     pl_tensor *r = NULL;
     PL_TRY(pl_tensor_empty_like(x, predicate ? PL_BOOL : x->dtype, &r));
-    pl_status st = pl_k()->unary(op, x, r);
+    pl_status st = pl_k(x)->unary(op, x, r);
     if (st != PL_OK) {
         pl_tensor_release(r);
         return st;
@@ -156,8 +158,8 @@ pl_status pl_binary_new(pl_binary op, const char *name, pl_tensor *a, pl_tensor 
     pl_dtype da = meeting(a, dt, half), db = meeting(b, dt, half && da == PL_F32);
     pl_status st = broadcast_view(a, da, nd, shape, &va, &cast_a);
     if (st == PL_OK) st = broadcast_view(b, db, nd, shape, &vb, &cast_b);
-    if (st == PL_OK) st = pl_tensor_empty(gives_bool(op) ? PL_BOOL : dt, nd, shape, &r);
-    if (st == PL_OK) st = pl_k()->binary(op, &va, &vb, r);
+    if (st == PL_OK) st = pl_tensor_empty_beside(a, gives_bool(op) ? PL_BOOL : dt, nd, shape, &r);
+    if (st == PL_OK) st = pl_k(&va)->binary(op, &va, &vb, r);
     pl_tensor_release(cast_a);
     pl_tensor_release(cast_b);
     if (st != PL_OK) {
@@ -186,8 +188,8 @@ pl_status pl_reduce_new(pl_reduce op, pl_tensor *x, uint32_t dims, bool keepdim,
     pl_tensor *in = NULL, *r = NULL;
     bool compares = op == PL_REDUCE_ANY || op == PL_REDUCE_ALL;
     PL_TRY(pl_cast(x, compares ? x->dtype : dt, &in));
-    pl_status st = pl_tensor_empty(dt, x->ndim, kept, &r);
-    if (st == PL_OK) st = pl_k()->reduce(op, in, dims, r);
+    pl_status st = pl_tensor_empty_beside(x, dt, x->ndim, kept, &r);
+    if (st == PL_OK) st = pl_k(in)->reduce(op, in, dims, r);
     pl_tensor_release(in);
     if (st == PL_OK) st = pl_tensor_view(r, n, sizes, out);
     pl_tensor_release(r);

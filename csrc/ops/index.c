@@ -45,8 +45,8 @@ static pl_status embedding_forward(pl_op_call *c) {
     pl_status st = index64(c->in[1], &index);
     if (st == PL_OK) st = table_rows(w, &table);
     int64_t flat_shape[2] = {c->in[1]->numel, table ? table->shape[1] : 0};
-    if (st == PL_OK) st = pl_tensor_empty(w->dtype, 2, flat_shape, &flat);
-    if (st == PL_OK) st = pl_k()->take(table, index, flat);
+    if (st == PL_OK) st = pl_tensor_empty_beside(w, w->dtype, 2, flat_shape, &flat);
+    if (st == PL_OK) st = pl_k(table)->take(table, index, flat);
     if (st == PL_OK) st = pl_tensor_view(flat, n, shape, &c->out);
     if (st == PL_OK) st = pl_op_save(c, 0, index);
     pl_tensor_release(index);
@@ -68,7 +68,7 @@ static pl_status embedding_backward(const pl_op_back *b) {
     if (st == PL_OK) st = pl_contiguous(cast, &g);
     if (st == PL_OK) st = pl_tensor_view(g, 2, flat_shape, &rows);
     if (st == PL_OK) st = pl_tensor_view(dest, 2, shape, &table);
-    if (st == PL_OK) st = pl_k()->take_grad(rows, index, b->attrs->i[0], accumulate, table);
+    if (st == PL_OK) st = pl_k(rows)->take_grad(rows, index, b->attrs->i[0], accumulate, table);
     pl_tensor_release(cast);
     pl_tensor_release(g);
     pl_tensor_release(rows);
@@ -104,7 +104,7 @@ static pl_status gather_forward(pl_op_call *c) {
     }
     pl_status st = index64(c->in[1], &index);
     if (st == PL_OK) st = pl_tensor_empty_like(index, x->dtype, &out);
-    if (st == PL_OK) st = pl_k()->gather(x, dim, index, out);
+    if (st == PL_OK) st = pl_k(x)->gather(x, dim, index, out);
     if (st == PL_OK) st = pl_op_save(c, 0, index);
     pl_tensor_release(index);
     if (st != PL_OK) {
@@ -121,7 +121,7 @@ static pl_status gather_backward(const pl_op_back *b) {
     PL_TRY(pl_back_dest(b, 0, &dest, &accumulate));
     pl_status st = accumulate ? PL_OK : pl_fill_any(dest, 0.0);
     if (st == PL_OK) {
-        st = pl_k()->scatter_add(b->grad, (int)b->attrs->i[0], b->saved[0], dest);
+        st = pl_k(b->grad)->scatter_add(b->grad, (int)b->attrs->i[0], b->saved[0], dest);
     }
     if (st != PL_OK) {
         pl_tensor_release(dest);

@@ -30,7 +30,7 @@ static pl_status row_weights(pl_tensor *target, pl_tensor *w, int64_t ignore, pl
                              pl_tensor **out) {
     pl_tensor *ign = NULL, *real = NULL, *mask = NULL, *safe = NULL, *idx = NULL, *table = NULL;
     pl_tensor *col = NULL, *taken = NULL;
-    pl_status st = pl_scalar_int(PL_I64, ignore, &ign);
+    pl_status st = pl_scalar_int(target, PL_I64, ignore, &ign);
     if (st == PL_OK) st = pl_binary_new(PL_BINARY_NE, "cross_entropy", target, ign, &real);
     if (st == PL_OK) st = pl_cast(real, dt, &mask);
     if (st == PL_OK && !w) *out = pl_tensor_retain(mask);
@@ -41,8 +41,8 @@ static pl_status row_weights(pl_tensor *target, pl_tensor *w, int64_t ignore, pl
         if (st == PL_OK) st = pl_binary_new(PL_BINARY_MUL, "cross_entropy", target, safe, &idx);
         if (st == PL_OK) st = pl_tensor_view(w, 2, table_shape, &table);
         int64_t taken_shape[2] = {target->shape[0], 1};
-        if (st == PL_OK) st = pl_tensor_empty(w->dtype, 2, taken_shape, &taken);
-        if (st == PL_OK) st = pl_k()->take(table, idx, taken);
+        if (st == PL_OK) st = pl_tensor_empty_beside(w, w->dtype, 2, taken_shape, &taken);
+        if (st == PL_OK) st = pl_k(table)->take(table, idx, taken);
         if (st == PL_OK) st = pl_tensor_view(taken, 1, target->shape, &col);
         if (st == PL_OK) st = pl_binary_new(PL_BINARY_MUL, "cross_entropy", col, mask, out);
     }
@@ -92,7 +92,7 @@ static pl_status cross_entropy_forward(pl_op_call *c) {
     if (st == PL_OK) st = pl_tensor_empty_like(t, dt, &losses);
     if (st == PL_OK) st = pl_tensor_empty_like(t, dt, &lse);
     if (st == PL_OK) {
-        st = pl_k()->cross_entropy(x, t, w, c->attrs.i[0], c->attrs.f[0], losses, lse);
+        st = pl_k(x)->cross_entropy(x, t, w, c->attrs.i[0], c->attrs.f[0], losses, lse);
     }
     if (st == PL_OK) st = reduce_losses(c, losses, t, w, &denom);
     pl_tensor *keep[] = {x, t, w, lse, denom};
@@ -117,8 +117,8 @@ static pl_status cross_entropy_backward(const pl_op_back *b) {
         st = pl_tensor_empty_like(x, x->dtype, &dx);
     }
     if (st == PL_OK) {
-        st = pl_k()->cross_entropy_grad(rows, x, t, b->saved[2], b->saved[3], b->attrs->i[0],
-                                        b->attrs->f[0], dx);
+        st = pl_k(x)->cross_entropy_grad(rows, x, t, b->saved[2], b->saved[3], b->attrs->i[0],
+                                         b->attrs->f[0], dx);
     }
     pl_tensor_release(g);
     pl_tensor_release(rows);

@@ -28,8 +28,8 @@ static pl_status matmul_forward(pl_op_call *c) {
     memcpy(shape, a->shape, sizeof shape);
     shape[n - 1] = b->shape[n - 1];
     pl_tensor *out = NULL;
-    PL_TRY(pl_tensor_empty(a->dtype, n, shape, &out));
-    pl_status st = pl_k()->matmul(a, b, false, out);
+    PL_TRY(pl_tensor_empty_beside(a, a->dtype, n, shape, &out));
+    pl_status st = pl_k(a)->matmul(a, b, false, out);
     if (st != PL_OK) {
         pl_tensor_release(out);
         return st;
@@ -51,9 +51,9 @@ static pl_status product_into(const pl_op_back *b, int i, pl_tensor *x, bool tx,
     bool direct = b->in[i].dtype == x->dtype || b->in[i].dtype == PL_F32;
     if (st == PL_OK && direct) st = pl_back_dest(b, i, &dest, &accumulate);
     if (st == PL_OK && !direct) {
-        st = pl_tensor_empty(x->dtype, b->in[i].ndim, b->in[i].shape, &dest);
+        st = pl_tensor_empty_beside(x, x->dtype, b->in[i].ndim, b->in[i].shape, &dest);
     }
-    if (st == PL_OK) st = pl_k()->matmul(vx ? vx : x, vy ? vy : y, accumulate, dest);
+    if (st == PL_OK) st = pl_k(x)->matmul(vx ? vx : x, vy ? vy : y, accumulate, dest);
     pl_tensor_release(vx);
     pl_tensor_release(vy);
     if (st != PL_OK) {
@@ -127,10 +127,10 @@ static pl_status linear_forward(pl_op_call *c) {
     pl_status st = as_rows(x, &rows);
     if (st == PL_OK) st = pl_contiguous(w, &wc);
     int64_t mn[2] = {rows ? rows->shape[0] : 0, w->shape[0]};
-    if (st == PL_OK) st = pl_tensor_empty(x->dtype, 2, mn, &flat);
+    if (st == PL_OK) st = pl_tensor_empty_beside(x, x->dtype, 2, mn, &flat);
     bool gelu = act == PL_ACT_GELU || act == PL_ACT_GELU_TANH;
-    if (st == PL_OK && gelu && c->track) st = pl_tensor_empty(x->dtype, 2, mn, &pre);
-    if (st == PL_OK) st = pl_k()->linear(rows, wc, bias, act, pre, flat);
+    if (st == PL_OK && gelu && c->track) st = pl_tensor_empty_beside(x, x->dtype, 2, mn, &pre);
+    if (st == PL_OK) st = pl_k(rows)->linear(rows, wc, bias, act, pre, flat);
     if (st == PL_OK && x->ndim == 2) c->out = pl_tensor_retain(flat);
     if (st == PL_OK && x->ndim != 2) st = pl_tensor_view(flat, x->ndim, shape, &c->out);
     if (st == PL_OK) st = pl_op_save(c, 0, rows);
@@ -163,7 +163,7 @@ static pl_status linear_inner_grad(const pl_op_back *b, pl_tensor **out) {
                      : act == PL_ACT_GELU ? PL_BINARY_GELU_GRAD
                                           : PL_BINARY_GELU_TANH_GRAD;
     if (own) {
-        st = pl_k()->binary(rule, rows, b->saved[2], rows);
+        st = pl_k(rows)->binary(rule, rows, b->saved[2], rows);
         *out = st == PL_OK ? pl_tensor_retain(rows) : NULL;
     } else {
         st = pl_binary_new(rule, "linear", rows, b->saved[2], out);
@@ -180,9 +180,9 @@ static pl_status linear_input_grad(const pl_op_back *b, pl_tensor *g) {
     int64_t shape[2] = {g->shape[0], b->saved[1]->shape[1]};
     bool direct = m->dtype == g->dtype || m->dtype == PL_F32;
     pl_status st = direct ? pl_back_dest(b, 0, &dest, &accumulate)
-                          : pl_tensor_empty(g->dtype, m->ndim, m->shape, &dest);
+                          : pl_tensor_empty_beside(g, g->dtype, m->ndim, m->shape, &dest);
     if (st == PL_OK) st = pl_tensor_view(dest, 2, shape, &rows);
-    if (st == PL_OK) st = pl_k()->matmul(g, b->saved[1], accumulate, rows);
+    if (st == PL_OK) st = pl_k(g)->matmul(g, b->saved[1], accumulate, rows);
     pl_tensor_release(rows);
     if (st != PL_OK) {
         pl_tensor_release(dest);
@@ -208,7 +208,7 @@ static pl_status linear_weight_and_bias_grad(const pl_op_back *b, pl_tensor *g) 
     bool add_w = false, add_b = false;
     pl_status st = pl_back_dest(b, 1, &dw, &add_w);
     if (st == PL_OK) st = pl_back_dest(b, 2, &db, &add_b);
-    if (st == PL_OK) st = pl_k()->linear_grad(g, b->saved[0], dw, add_w, db, add_b);
+    if (st == PL_OK) st = pl_k(g)->linear_grad(g, b->saved[0], dw, add_w, db, add_b);
     if (st != PL_OK) {
         pl_tensor_release(dw);
         pl_tensor_release(db);

@@ -44,10 +44,10 @@ static pl_status layer_norm_forward(pl_op_call *c) {
     pl_status st = rows_of(x, 2, mn, &rows);
     if (st == PL_OK) st = rows_of(c->in[1], 1, &mn[1], &w);
     if (st == PL_OK) st = rows_of(c->in[2], 1, &mn[1], &bias);
-    if (st == PL_OK) st = pl_tensor_empty(x->dtype, 2, mn, &flat);
-    if (st == PL_OK) st = pl_tensor_empty(stat, 1, mn, &mean);
-    if (st == PL_OK) st = pl_tensor_empty(stat, 1, mn, &rstd);
-    if (st == PL_OK) st = pl_k()->layer_norm(rows, w, bias, c->attrs.f[0], flat, mean, rstd);
+    if (st == PL_OK) st = pl_tensor_empty_beside(x, x->dtype, 2, mn, &flat);
+    if (st == PL_OK) st = pl_tensor_empty_beside(x, stat, 1, mn, &mean);
+    if (st == PL_OK) st = pl_tensor_empty_beside(x, stat, 1, mn, &rstd);
+    if (st == PL_OK) st = pl_k(rows)->layer_norm(rows, w, bias, c->attrs.f[0], flat, mean, rstd);
     if (st == PL_OK) st = pl_tensor_view(flat, x->ndim, x->shape, &c->out);
     if (st == PL_OK) st = pl_op_save(c, 0, rows);
     if (st == PL_OK) st = pl_op_save(c, 1, w);
@@ -74,7 +74,7 @@ static pl_status dest_open(const pl_op_back *b, int i, bool add, int n, const in
     if (i >= b->n_in || !b->needs[i]) return PL_OK;
     const pl_in_meta *m = &b->in[i];
     PL_TRY(add ? pl_back_dest(b, i, &d->whole, &d->accumulate)
-               : pl_tensor_empty(m->dtype, m->ndim, m->shape, &d->whole));
+               : pl_tensor_empty_beside(b->grad, m->dtype, m->ndim, m->shape, &d->whole));
     return pl_tensor_view(d->whole, n, shape, &d->flat);
 }
 
@@ -102,11 +102,11 @@ static pl_status layer_norm_backward(const pl_op_back *b) {
         st = pl_tensor_empty_like(x, x->dtype, &wide);
     }
     if (st == PL_OK) {
-        st = pl_k()->layer_norm_grad(g, x, b->saved[1], b->saved[2], b->saved[3],
-                                     wide ? wide : dx.flat, dw.flat, dw.accumulate, db.flat,
-                                     db.accumulate);
+        st = pl_k(g)->layer_norm_grad(g, x, b->saved[1], b->saved[2], b->saved[3],
+                                      wide ? wide : dx.flat, dw.flat, dw.accumulate, db.flat,
+                                      db.accumulate);
     }
-    if (st == PL_OK && wide) st = pl_k()->copy(wide, dx.flat);
+    if (st == PL_OK && wide) st = pl_k(wide)->copy(wide, dx.flat);
     pl_tensor_release(wide);
     pl_tensor_release(g);
     pl_tensor_release(cast);
@@ -127,7 +127,7 @@ static pl_status softmax_forward(pl_op_call *c) {
     }
     PL_TRY(pl_contiguous(c->in[0], &x));
     pl_status st = pl_tensor_empty_like(x, x->dtype, &out);
-    if (st == PL_OK) st = pl_k()->softmax(c->op->kind != 0, x, out);
+    if (st == PL_OK) st = pl_k(x)->softmax(c->op->kind != 0, x, out);
     pl_tensor_release(x);
     if (st != PL_OK) {
         pl_tensor_release(out);
@@ -141,7 +141,7 @@ static pl_status softmax_backward(const pl_op_back *b) {
     pl_tensor *g = NULL, *dx = NULL;
     PL_TRY(pl_contiguous(b->grad, &g));
     pl_status st = pl_tensor_empty_like(g, g->dtype, &dx);
-    if (st == PL_OK) st = pl_k()->softmax_grad(b->op->kind != 0, g, b->saved[0], dx);
+    if (st == PL_OK) st = pl_k(g)->softmax_grad(b->op->kind != 0, g, b->saved[0], dx);
     pl_tensor_release(g);
     if (st != PL_OK) {
         pl_tensor_release(dx);

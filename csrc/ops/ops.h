@@ -38,10 +38,11 @@ typedef struct pl_op_call {
     pl_tensor *saved[PL_OP_MAX_SAVED];  // by pl_op_save
 } pl_op_call;
 
-// Shape and dtype of an input as the graph sees it: a gradient has these.
+// Shape, dtype and device of an input as the graph sees it: a gradient has these.
 typedef struct pl_in_meta {
     pl_dtype dtype;
     int ndim;
+    pl_device device;
     int64_t shape[PL_MAX_DIMS];
 } pl_in_meta;
 
@@ -50,7 +51,7 @@ typedef struct pl_op_back {
     int n_in;
     const pl_attrs *attrs;
     pl_tensor *const *saved;
-    pl_tensor *grad;  // of the output: its shape and dtype; any strides; borrowed
+    pl_tensor *grad;  // of the output: its shape, dtype and device; any strides; borrowed
     const pl_in_meta *in;
     const bool *needs;  // [n_in]
     bool last;          // nobody needs what was saved after this: its memory may be written
@@ -105,6 +106,10 @@ typedef struct pl_op {
 PL_OP_MAP(X)
 #undef X
 
+// Not in the table, since it computes nothing: i[0] type, i[1] index of the device, i[2] whether
+// the host need not wait. Its gradient goes back to where the input lies.
+extern const pl_op pl_op_to_device;
+
 extern const pl_op *const pl_op_table[];
 extern const int pl_op_count;
 
@@ -117,7 +122,9 @@ pl_status pl_op_remake(const pl_op *op, const pl_attrs *attrs, pl_tensor *const 
                        pl_tensor **out) PL_MUST_USE;
 
 // Helpers for operators.
-static inline const pl_kernels *pl_k(void) { return pl_kernels_active(); }
+static inline const pl_kernels *pl_k(const pl_tensor *t) {  // of t's device
+    return pl_tensor_is_cpu(t) ? pl_kernels_active() : pl_kernels_on(pl_tensor_device(t));
+}
 // Keeps t for backward. The output is kept as an alias without history, so that a graph never
 // holds itself.
 pl_status pl_op_save(pl_op_call *call, int slot, pl_tensor *t) PL_MUST_USE;
@@ -132,14 +139,31 @@ pl_status pl_cast_expand(pl_tensor *t, pl_dtype dt, int nd, const int64_t *shape
 pl_status pl_copy_new(const pl_tensor *t, pl_dtype dt, pl_tensor **out) PL_MUST_USE;
 // Sums t over the dimensions that a broadcast from `shape` added or stretched.
 pl_status pl_sum_to(pl_tensor *t, int ndim, const int64_t *shape, pl_tensor **out) PL_MUST_USE;
-pl_status pl_scalar(pl_dtype dt, double value, pl_tensor **out) PL_MUST_USE;       // 0-d
-pl_status pl_scalar_int(pl_dtype dt, int64_t value, pl_tensor **out) PL_MUST_USE;  // 0-d
+// 0-d, on the device of `beside`.
+pl_status pl_scalar(const pl_tensor *beside, pl_dtype dt, double value,
+                    pl_tensor **out) PL_MUST_USE;
+pl_status pl_scalar_int(const pl_tensor *beside, pl_dtype dt, int64_t value,
+                        pl_tensor **out) PL_MUST_USE;
 pl_status pl_unary_new(pl_unary op, pl_tensor *x, pl_tensor **out) PL_MUST_USE;
 // Broadcasts and promotes (two 0-d or n-d tensors alike); comparisons give bool.
 pl_status pl_binary_new(pl_binary op, const char *name, pl_tensor *a, pl_tensor *b,
                         pl_tensor **out) PL_MUST_USE;
 pl_status pl_reduce_new(pl_reduce op, pl_tensor *x, uint32_t dims, bool keepdim,
                         pl_tensor **out) PL_MUST_USE;
+// dst = src (of one shape, any dtypes and strides), wherever both lie. The host waits where one of
+// them is the host's, unless src is pinned and non_blocking is set.
+pl_status pl_copy_across(const pl_tensor *src, pl_tensor *dst, bool non_blocking) PL_MUST_USE;
+// t itself (retained) where it is there.
+pl_status pl_to_device(pl_tensor *t, pl_device to, bool non_blocking, pl_tensor **out) PL_MUST_USE;
+// Inputs meet on one device, or fail naming two. A 0-d tensor of the CPU may meet others of a
+// device: it is made there again, in met[i] (owned); the others are NULL. in[i] may be NULL.
+pl_status pl_meet(const char *op, int n, pl_tensor *const *in, pl_tensor **met) PL_MUST_USE;
+static inline bool pl_all_cpu(int n, pl_tensor *const *in) {  // nothing to meet
+    for (int i = 0; i < n; i++) {
+        if (in[i] && !pl_tensor_is_cpu(in[i])) return false;
+    }
+    return true;
+}
 pl_status pl_fill_any(pl_tensor *t, double value) PL_MUST_USE;  // any dtype
 // PyTorch's promotion with the categories of 0-d tensors: a 0-d operand counts only where its kind
 // is higher (a float32 vector times a 0-d float64 stays float32).

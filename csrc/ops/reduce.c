@@ -45,7 +45,7 @@ static pl_status mean_backward(const pl_op_back *b) {
     }
     pl_tensor *k = NULL, *g = NULL;
     // fp32 for the half types, in which a count above 65504 or 256 would not be exact.
-    PL_TRY(pl_scalar(b->grad->dtype == PL_F64 ? PL_F64 : PL_F32, n, &k));
+    PL_TRY(pl_scalar(b->grad, b->grad->dtype == PL_F64 ? PL_F64 : PL_F32, n, &k));
     pl_status st = pl_binary_new(PL_BINARY_DIV, "mean", b->grad, k, &g);
     if (st == PL_OK) st = spread(b, g, &b->out[0]);
     pl_tensor_release(k);
@@ -99,7 +99,7 @@ static pl_status cumsum_new(pl_tensor *x, int dim, pl_tensor **out) {
     pl_tensor *in = NULL, *r = NULL;
     PL_TRY(pl_cast(x, pl_dtype_is_float(x->dtype) ? x->dtype : PL_I64, &in));
     pl_status st = pl_tensor_empty_like(in, in->dtype, &r);
-    if (st == PL_OK) st = x->ndim ? pl_k()->cumsum(in, dim, r) : pl_k()->copy(in, r);
+    if (st == PL_OK) st = x->ndim ? pl_k(in)->cumsum(in, dim, r) : pl_k(in)->copy(in, r);
     pl_tensor_release(in);
     if (st != PL_OK) {
         pl_tensor_release(r);
@@ -165,8 +165,8 @@ pl_status pl_argreduce(bool max, pl_tensor *x, int dim, bool all, bool keepdim, 
     int64_t kept[PL_MAX_DIMS];
     memcpy(kept, in->shape, sizeof kept);
     kept[dim] = 1;
-    pl_status st = pl_tensor_empty(PL_I64, in->ndim, kept, &r);
-    if (st == PL_OK) st = pl_k()->argreduce(max, in, dim, r);
+    pl_status st = pl_tensor_empty_beside(in, PL_I64, in->ndim, kept, &r);
+    if (st == PL_OK) st = pl_k(in)->argreduce(max, in, dim, r);
     if (st == PL_OK) st = pl_tensor_view(r, n, shape, out);
     pl_tensor_release(in);
     pl_tensor_release(r);
@@ -182,10 +182,10 @@ pl_status pl_sort(pl_tensor *x, int dim, bool descending, pl_tensor **values, pl
     if (st == PL_OK) st = pl_tensor_empty_like(c, c->dtype, &v);
     if (st == PL_OK) st = pl_tensor_empty_like(c, PL_I64, &k);
     if (st == PL_OK && x->ndim == 0) {
-        st = pl_k()->copy(c, v);
-        if (st == PL_OK) st = pl_k()->fill_int(k, 0);
+        st = pl_k(c)->copy(c, v);
+        if (st == PL_OK) st = pl_k(k)->fill_int(k, 0);
     } else if (st == PL_OK) {
-        st = pl_k()->sort(c, descending, v, k);
+        st = pl_k(c)->sort(c, descending, v, k);
     }
     if (st == PL_OK) st = pl_tensor_transpose(v, dim, last, values);
     if (st == PL_OK) st = pl_tensor_transpose(k, dim, last, indices);
@@ -199,9 +199,11 @@ pl_status pl_sort(pl_tensor *x, int dim, bool descending, pl_tensor **values, pl
 pl_status pl_nonzero(pl_tensor *x, pl_tensor **out) {
     int64_t shape[2] = {0, x->ndim};
     pl_tensor *r = NULL;
-    PL_TRY(pl_k()->count_nonzero(x, &shape[0]));
-    PL_TRY(pl_tensor_empty(PL_I64, 2, shape, &r));
-    pl_status st = pl_k()->nonzero(x, r);
+    pl_numbers count;
+    PL_TRY(pl_numbers_open(pl_tensor_device(x), sizeof shape[0], &shape[0], &count));
+    PL_TRY(pl_numbers_close(&count, pl_k(x)->count_nonzero(x, count.at)));
+    PL_TRY(pl_tensor_empty_beside(x, PL_I64, 2, shape, &r));
+    pl_status st = pl_k(x)->nonzero(x, r);
     if (st != PL_OK) {
         pl_tensor_release(r);
         return st;

@@ -24,7 +24,7 @@ static pl_status layer_norm_again(const pl_attrs *attrs, pl_tensor *const *saved
     if (st == PL_OK) st = pl_tensor_empty_like(saved[3], saved[3]->dtype, &rstd);
     if (st == PL_OK) st = pl_tensor_empty_like(rows, rows->dtype, &flat);
     if (st == PL_OK) {
-        st = pl_k()->layer_norm(rows, saved[1], saved[4], attrs->f[0], flat, mean, rstd);
+        st = pl_k(rows)->layer_norm(rows, saved[1], saved[4], attrs->f[0], flat, mean, rstd);
     }
     pl_tensor_release(mean);
     pl_tensor_release(rstd);

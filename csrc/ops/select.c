@@ -19,8 +19,8 @@ static pl_status where_new(pl_tensor *cond, pl_tensor *a, pl_tensor *b, pl_tenso
     pl_status st = pl_tensor_expand(cond, nd, shape, &ec);
     if (st == PL_OK) st = pl_cast_expand(a, dt, nd, shape, &ea);
     if (st == PL_OK) st = pl_cast_expand(b, dt, nd, shape, &eb);
-    if (st == PL_OK) st = pl_tensor_empty(dt, nd, shape, &r);
-    if (st == PL_OK) st = pl_k()->where(ec, ea, eb, r);
+    if (st == PL_OK) st = pl_tensor_empty_beside(ec, dt, nd, shape, &r);
+    if (st == PL_OK) st = pl_k(ec)->where(ec, ea, eb, r);
     pl_tensor_release(ec);
     pl_tensor_release(ea);
     pl_tensor_release(eb);
@@ -40,7 +40,7 @@ static pl_status where_forward(pl_op_call *c) {
 // The gradient where the condition holds (or, for b, where it does not), 0 elsewhere.
 static pl_status masked(const pl_op_back *b, int i, pl_tensor *cond, bool keep) {
     pl_tensor *zero = NULL, *d = NULL;
-    PL_TRY(pl_scalar(b->grad->dtype, 0.0, &zero));
+    PL_TRY(pl_scalar(b->grad, b->grad->dtype, 0.0, &zero));
     pl_status st = where_new(cond, keep ? b->grad : zero, keep ? zero : b->grad, &d);
     pl_tensor_release(zero);
     if (st == PL_OK) st = pl_sum_to(d, b->in[i].ndim, b->in[i].shape, &b->out[i]);
@@ -58,8 +58,8 @@ const pl_op pl_op_where = {"where", PL_AMP_KEEP, 0, where_forward, where_backwar
 
 static pl_status bound(pl_binary op, double limit, pl_tensor *x, pl_tensor **out) {
     pl_tensor *s = NULL;
-    PL_TRY(pl_scalar(pl_dtype_is_float(x->dtype) || limit != floor(limit) ? PL_F64 : PL_I64, limit,
-                     &s));
+    PL_TRY(pl_scalar(x, pl_dtype_is_float(x->dtype) || limit != floor(limit) ? PL_F64 : PL_I64,
+                     limit, &s));
     pl_status st = pl_binary_new(op, "clamp", x, s, out);
     pl_tensor_release(s);
     return st;

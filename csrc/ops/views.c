@@ -91,8 +91,8 @@ static pl_status slice_backward(const pl_op_back *b) {
     if (st == PL_OK && !accumulate) {
         st = i[3] == 1 ? fill_outside(dest, part, (int)i[0]) : pl_fill_any(dest, 0.0);
     }
-    if (st == PL_OK && accumulate) st = pl_k()->binary(PL_BINARY_ADD, part, b->grad, part);
-    if (st == PL_OK && !accumulate) st = pl_k()->copy(b->grad, part);
+    if (st == PL_OK && accumulate) st = pl_k(part)->binary(PL_BINARY_ADD, part, b->grad, part);
+    if (st == PL_OK && !accumulate) st = pl_k(b->grad)->copy(b->grad, part);
     pl_tensor_release(part);
     if (st != PL_OK) {
         pl_tensor_release(dest);
@@ -142,12 +142,12 @@ static pl_status cat_forward(pl_op_call *c) {
     PL_TRY(cat_check(c, dim, &total, &dt));
     memcpy(shape, first->shape, sizeof shape);
     shape[dim] = total;
-    PL_TRY(pl_tensor_empty(dt, first->ndim, shape, &out));
+    PL_TRY(pl_tensor_empty_beside(first, dt, first->ndim, shape, &out));
     for (int k = 0; k < c->n_in; k++) {
         pl_tensor *part = NULL;
         int64_t n = c->in[k]->shape[dim];
         pl_status st = pl_tensor_slice(out, dim, at, at + n, 1, &part);
-        if (st == PL_OK && n > 0) st = pl_k()->copy(c->in[k], part);
+        if (st == PL_OK && n > 0) st = pl_k(c->in[k])->copy(c->in[k], part);
         pl_tensor_release(part);
         if (st != PL_OK) {
             pl_tensor_release(out);

@@ -31,19 +31,38 @@ static bool is_power_of_two(double x) {
     return frexp(x, &exponent) == 0.5;
 }
 
+// Keeps with each leaf the sum of squares of its gradient's memory, where it is not known.
+static pl_status look(int n, pl_tensor *const *leaves) {
+    pl_tensor **grads = NULL, **owners;
+    double *squares, known;
+    int count = 0;
+    PL_TRY(pl_alloc((size_t)(n + 1) * (2 * sizeof *grads + sizeof *squares), (void **)&grads));
+    owners = grads + n + 1;
+    squares = (double *)(void *)(owners + n + 1);
+    for (int i = 0; i < n; i++) {
+        pl_tensor *g = pl_grad_of(leaves[i]);
+        if (!g || pl_autograd_squares(leaves[i], &known)) continue;
+        owners[count] = leaves[i];
+        grads[count++] = g;
+    }
+    pl_status st = pl__optim_squares(count, grads, squares);
+    for (int i = 0; st == PL_OK && i < count; i++) pl_autograd_keep_squares(owners[i], squares[i]);
+    pl_free(grads);
+    return st;
+}
+
 // Sum of squares of what stands in memory, leaf by leaf as listed, each kept with its leaf; and
 // with the squares of what is due. The gradients are unseen.
 static pl_status sum_squares(int n, pl_tensor *const *leaves, double *out) {
     *out = 0;
     for (int i = 0; i < n; i++) {
-        const pl_tensor *g = pl_grad_of(leaves[i]);
-        if (!g) continue;
-        if (!is_power_of_two(pl_autograd_due(leaves[i]))) PL_TRY(pl_autograd_settle(leaves[i]));
-        double squares, due = pl_autograd_due(leaves[i]);
-        if (!pl_autograd_squares(leaves[i], &squares)) {
-            PL_TRY(pl_k()->sum_squares(g, &squares));
-            pl_autograd_keep_squares(leaves[i], squares);
-        }
+        if (!pl_grad_of(leaves[i]) || is_power_of_two(pl_autograd_due(leaves[i]))) continue;
+        PL_TRY(pl_autograd_settle(leaves[i]));
+    }
+    PL_TRY(look(n, leaves));
+    for (int i = 0; i < n; i++) {
+        double squares = 0, due = pl_autograd_due(leaves[i]);
+        if (!pl_grad_of(leaves[i]) || !pl_autograd_squares(leaves[i], &squares)) continue;
         *out += due == 1.0 ? squares : squares * due * due;
     }
     return PL_OK;

@@ -22,6 +22,19 @@ static pl_status check_pair(const char *op, const char *what, int i, const pl_te
     return PL_OK;
 }
 
+// All tensors of one call lie on one device.
+static pl_status check_device(const char *op, const pl_tensor *first, int n,
+                              pl_tensor *const *list) {
+    for (int i = 0; i < n; i++) {
+        if (pl_device_equal(pl_tensor_device(first), pl_tensor_device(list[i]))) continue;
+        return pl_fail(PL_ERUNTIME,
+                       "[%s] tensor %d lies on another device than parameter 0: expected "
+                       "parameters, gradients and state of one call on one device",
+                       op, i);
+    }
+    return PL_OK;
+}
+
 static bool follows(const pl_tensor *a, const pl_tensor *b) {
     return a->storage == b->storage && (char *)a->data + pl_tensor_nbytes(a) == (char *)b->data;
 }
@@ -69,16 +82,9 @@ static pl_status own_grads(const char *op, int n, pl_tensor *const *params, pl_t
     return PL_OK;
 }
 
-static pl_status adam(const pl_adam_args *args, int n, pl_tensor *const *params,
-                      pl_tensor *const *grads, bool own, pl_tensor *const *exp_avgs,
-                      pl_tensor *const *exp_avg_sqs) {
-    pl_tensor *const *lists[] = {params, grads, exp_avgs, exp_avg_sqs};
-    static const char *const names[] = {"parameter", "gradient", "exp_avg", "exp_avg_sq"};
-    for (int i = 0; i < n; i++) {
-        for (int k = 1; k < 4; k++) {
-            PL_TRY(check_pair("adam", names[k], i, params[i], lists[k][i]));
-        }
-    }
+static pl_status adam_runs(const pl_adam_args *args, int n, pl_tensor *const *const lists[4],
+                           bool own) {
+    pl_tensor *const *params = lists[0], *const *grads = lists[1];
     for (int i = 0; i < n;) {
         int64_t numel;
         int len = run_length(i, n, 4, lists, &numel);
@@ -87,32 +93,49 @@ static pl_status adam(const pl_adam_args *args, int n, pl_tensor *const *params,
         len = same_due(i, len, params, own, &due);
         numel = numel_of(len, params + i);
         here.grad_scale *= due;
-        PL_TRY(pl_k()->adam(&here, params[i]->dtype, numel, params[i]->data, grads[i]->data,
-                            exp_avgs[i]->data, exp_avg_sqs[i]->data));
+        PL_TRY(pl_k(params[i])->adam(&here, params[i]->dtype, numel, params[i]->data,
+                                     grads[i]->data, lists[2][i]->data, lists[3][i]->data));
         for (int k = i; k < i + len; k++) pl_storage_bump(params[k]->storage);
         i += len;
     }
     return PL_OK;
 }
 
+static pl_status adam(const pl_adam_args *args, int n, pl_tensor *const *const lists[4], bool own) {
+    static const char *const names[] = {"parameter", "gradient", "exp_avg", "exp_avg_sq"};
+    for (int k = 0; k < 4 && n > 0; k++) {
+        PL_TRY(check_device("adam", lists[0][0], n, lists[k]));
+        for (int i = 0; k > 0 && i < n; i++) {
+            PL_TRY(check_pair("adam", names[k], i, lists[0][i], lists[k][i]));
+        }
+    }
+    if (n == 0 || pl_tensor_is_cpu(lists[0][0])) return adam_runs(args, n, lists, own);
+    pl_adam_args here = *args;
+    pl_numbers flag;
+    int bad = 0;
+    PL_TRY(pl_numbers_open(pl_tensor_device(lists[0][0]), sizeof bad, &bad, &flag));
+    here.nonfinite = flag.at;
+    PL_TRY(pl_numbers_close(&flag, adam_runs(&here, n, lists, own)));
+    if (bad && args->nonfinite) *args->nonfinite = 1;
+    return PL_OK;
+}
+
 pl_status pl_optim_adam(const pl_adam_args *args, int n, pl_tensor *const *params,
                         pl_tensor *const *grads, pl_tensor *const *exp_avgs,
                         pl_tensor *const *exp_avg_sqs) {
-    if (grads) return adam(args, n, params, grads, false, exp_avgs, exp_avg_sqs);
     pl_tensor **own;
+    if (grads) {
+        return adam(args, n, (pl_tensor *const *[]){params, grads, exp_avgs, exp_avg_sqs}, false);
+    }
     PL_TRY(own_grads("adam", n, params, &own));
-    pl_status st = adam(args, n, params, own, true, exp_avgs, exp_avg_sqs);
+    pl_status st = adam(args, n, (pl_tensor *const *[]){params, own, exp_avgs, exp_avg_sqs}, true);
     pl_free(own);
     return st;
 }
 
-static pl_status sgd(const pl_sgd_args *args, int n, pl_tensor *const *params,
-                     pl_tensor *const *grads, bool own, pl_tensor *const *momenta) {
-    pl_tensor *const *lists[] = {params, grads, momenta};
-    for (int i = 0; i < n; i++) {
-        PL_TRY(check_pair("sgd", "gradient", i, params[i], grads[i]));
-        if (momenta) PL_TRY(check_pair("sgd", "momentum buffer", i, params[i], momenta[i]));
-    }
+static pl_status sgd_runs(const pl_sgd_args *args, int n, pl_tensor *const *const lists[3],
+                          bool own) {
+    pl_tensor *const *params = lists[0], *const *grads = lists[1], *const *momenta = lists[2];
     for (int i = 0; i < n;) {
         int64_t numel;
         int len = run_length(i, n, 3, lists, &numel);
@@ -121,20 +144,40 @@ static pl_status sgd(const pl_sgd_args *args, int n, pl_tensor *const *params,
         len = same_due(i, len, params, own, &due);
         numel = numel_of(len, params + i);
         here.grad_scale *= due;
-        PL_TRY(pl_k()->sgd(&here, params[i]->dtype, numel, params[i]->data, grads[i]->data,
-                           momenta ? momenta[i]->data : NULL));
+        PL_TRY(pl_k(params[i])->sgd(&here, params[i]->dtype, numel, params[i]->data, grads[i]->data,
+                                    momenta ? momenta[i]->data : NULL));
         for (int k = i; k < i + len; k++) pl_storage_bump(params[k]->storage);
         i += len;
     }
     return PL_OK;
 }
 
+static pl_status sgd(const pl_sgd_args *args, int n, pl_tensor *const *const lists[3], bool own) {
+    static const char *const names[] = {"parameter", "gradient", "momentum buffer"};
+    for (int k = 0; k < 3 && n > 0; k++) {
+        if (!lists[k]) continue;
+        PL_TRY(check_device("sgd", lists[0][0], n, lists[k]));
+        for (int i = 0; k > 0 && i < n; i++) {
+            PL_TRY(check_pair("sgd", names[k], i, lists[0][i], lists[k][i]));
+        }
+    }
+    if (n == 0 || pl_tensor_is_cpu(lists[0][0])) return sgd_runs(args, n, lists, own);
+    pl_sgd_args here = *args;
+    pl_numbers flag;
+    int bad = 0;
+    PL_TRY(pl_numbers_open(pl_tensor_device(lists[0][0]), sizeof bad, &bad, &flag));
+    here.nonfinite = flag.at;
+    PL_TRY(pl_numbers_close(&flag, sgd_runs(&here, n, lists, own)));
+    if (bad && args->nonfinite) *args->nonfinite = 1;
+    return PL_OK;
+}
+
 pl_status pl_optim_sgd(const pl_sgd_args *args, int n, pl_tensor *const *params,
                        pl_tensor *const *grads, pl_tensor *const *momenta) {
-    if (grads) return sgd(args, n, params, grads, false, momenta);
     pl_tensor **own;
+    if (grads) return sgd(args, n, (pl_tensor *const *[]){params, grads, momenta}, false);
     PL_TRY(own_grads("sgd", n, params, &own));
-    pl_status st = sgd(args, n, params, own, true, momenta);
+    pl_status st = sgd(args, n, (pl_tensor *const *[]){params, own, momenta}, true);
     pl_free(own);
     return st;
 }
@@ -142,9 +185,10 @@ pl_status pl_optim_sgd(const pl_sgd_args *args, int n, pl_tensor *const *params,
 static pl_status read_scalar(pl_tensor *t, double *out) {
     pl_tensor *d = NULL;
     PL_TRY(pl_cast(t, PL_F64, &d));
-    *out = *(const double *)d->data;
+    pl_status st =
+        pl_bytes_copy((pl_device){PL_CPU, 0}, out, pl_tensor_device(d), d->data, sizeof *out);
     pl_tensor_release(d);
-    return PL_OK;
+    return st;
 }
 
 // Largest magnitude; NaN wins, as in every reduction.
@@ -160,33 +204,52 @@ static pl_status max_abs(pl_tensor *t, double *out) {
     return st;
 }
 
-pl_status pl_optim_norm(int n, pl_tensor *const *grads, bool inf, double *out) {
-    double total = 0;
+static pl_status squares_at(int n, pl_tensor *const *t, double *at) {
     for (int i = 0; i < n; i++) {
-        double x = 0;
-        if (inf) {
-            PL_TRY(max_abs(grads[i], &x));
-            if (x > total || isnan(x)) total = x;
-            if (isnan(total)) break;
-            continue;
-        }
         pl_tensor *c = NULL;
-        PL_TRY(pl_contiguous(grads[i], &c));
-        pl_status st = pl_k()->sum_squares(c, &x);
+        PL_TRY(pl_contiguous(t[i], &c));
+        pl_status st = pl_k(c)->sum_squares(c, &at[i]);
         pl_tensor_release(c);
         PL_TRY(st);
-        total += x;
     }
-    *out = inf ? total : sqrt(total);
     return PL_OK;
+}
+
+pl_status pl__optim_squares(int n, pl_tensor *const *t, double *out) {
+    pl_numbers numbers;
+    if (n == 0) return PL_OK;
+    PL_TRY(check_device("norm", t[0], n, t));
+    PL_TRY(pl_numbers_open(pl_tensor_device(t[0]), (size_t)n * sizeof *out, out, &numbers));
+    return pl_numbers_close(&numbers, squares_at(n, t, numbers.at));
+}
+
+static pl_status max_norm(int n, pl_tensor *const *grads, double *out) {
+    *out = 0;
+    for (int i = 0; i < n && !isnan(*out); i++) {
+        double x = 0;
+        PL_TRY(max_abs(grads[i], &x));
+        if (x > *out || isnan(x)) *out = x;
+    }
+    return PL_OK;
+}
+
+pl_status pl_optim_norm(int n, pl_tensor *const *grads, bool inf, double *out) {
+    double total = 0, *squares = NULL;
+    if (inf) return max_norm(n, grads, out);
+    PL_TRY(pl_alloc((size_t)(n + 1) * sizeof *squares, (void **)&squares));
+    pl_status st = pl__optim_squares(n, grads, squares);
+    for (int i = 0; st == PL_OK && i < n; i++) total += squares[i];
+    pl_free(squares);
+    if (st == PL_OK) *out = sqrt(total);
+    return st;
 }
 
 pl_status pl_optim_scale(int n, pl_tensor *const *tensors, double factor) {
     for (int i = 0; i < n; i++) {
         pl_tensor *t = tensors[i], *k = NULL, *wide = NULL;
-        PL_TRY(pl_scalar(t->dtype, factor, &k));
+        PL_TRY(pl_scalar(t, t->dtype, factor, &k));
         pl_status st = pl_tensor_expand(k, t->ndim, t->shape, &wide);
-        if (st == PL_OK) st = pl_k()->binary(PL_BINARY_MUL, t, wide, t);
+        if (st == PL_OK) st = pl_k(t)->binary(PL_BINARY_MUL, t, wide, t);
         pl_storage_bump(t->storage);
         pl_tensor_release(k);
         pl_tensor_release(wide);
@@ -195,8 +258,22 @@ pl_status pl_optim_scale(int n, pl_tensor *const *tensors, double factor) {
     return PL_OK;
 }
 
-pl_status pl_optim_unscale(int n, pl_tensor *const *grads, double factor, bool *nonfinite) {
+static pl_status unscale_runs(int n, pl_tensor *const *grads, double factor, int *bad) {
     pl_tensor *const *lists[] = {grads};
+    for (int i = 0; i < n;) {
+        int64_t numel;
+        int len = run_length(i, n, 1, lists, &numel);
+        PL_TRY(pl_k(grads[i])->unscale(grads[i]->dtype, numel, grads[i]->data, factor, bad));
+        if (factor != 1.0) {
+            for (int k = i; k < i + len; k++) pl_storage_bump(grads[k]->storage);
+        }
+        i += len;
+    }
+    return PL_OK;
+}
+
+pl_status pl_optim_unscale(int n, pl_tensor *const *grads, double factor, bool *nonfinite) {
+    pl_numbers flag;
     int bad = 0;
     for (int i = 0; i < n; i++) {
         if (!pl_dtype_is_float(grads[i]->dtype) || !pl_tensor_is_contiguous(grads[i])) {
@@ -207,15 +284,11 @@ pl_status pl_optim_unscale(int n, pl_tensor *const *grads, double factor, bool *
                            pl_tensor_is_contiguous(grads[i]) ? "" : "not ");
         }
     }
-    for (int i = 0; i < n;) {
-        int64_t numel;
-        int len = run_length(i, n, 1, lists, &numel);
-        PL_TRY(pl_k()->unscale(grads[i]->dtype, numel, grads[i]->data, factor, &bad));
-        if (factor != 1.0) {
-            for (int k = i; k < i + len; k++) pl_storage_bump(grads[k]->storage);
-        }
-        i += len;
-    }
+    *nonfinite = false;
+    if (n == 0) return PL_OK;
+    PL_TRY(check_device("unscale", grads[0], n, grads));
+    PL_TRY(pl_numbers_open(pl_tensor_device(grads[0]), sizeof bad, &bad, &flag));
+    PL_TRY(pl_numbers_close(&flag, unscale_runs(n, grads, factor, flag.at)));
     *nonfinite = bad != 0;
     return PL_OK;
 }

@@ -25,6 +25,9 @@ pl_status pl_optim_scale(int n, pl_tensor *const *tensors, double factor) PL_MUS
 pl_status pl_optim_unscale(int n, pl_tensor *const *grads, double factor,
                            bool *nonfinite) PL_MUST_USE;
 
+// Sums of squares of tensors of one device, read with one synchronisation. Private to optim.
+pl_status pl__optim_squares(int n, pl_tensor *const *t, double *out) PL_MUST_USE;
+
 // The same three for the gradients of leaves; leaves without one are passed over. The norm is
 // kept, and scaling is left with the leaves, where nobody else holds the gradients: then unscaling
 // is one reading pass, and the norm after it none.

@@ -81,6 +81,11 @@ pl_status pl_tensor_zeros(pl_dtype dt, int ndim, const int64_t *shape, pl_tensor
     return PL_OK;
 }
 
+pl_status pl_tensor_empty_beside(const pl_tensor *t, pl_dtype dt, int ndim, const int64_t *shape,
+                                 pl_tensor **out) {
+    return pl_tensor_empty_on(pl_tensor_device(t), dt, ndim, shape, out);
+}
+
 pl_status pl_tensor_empty_like(const pl_tensor *t, pl_dtype dt, pl_tensor **out) {
     return pl_tensor_empty_on(pl_tensor_device(t), dt, t->ndim, t->shape, out);
 }

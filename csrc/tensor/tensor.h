@@ -42,6 +42,13 @@ typedef struct pl_tensor {
 pl_status pl_storage_new(size_t nbytes, pl_storage **out) PL_MUST_USE;
 // On a device that is open (PL_EDEVICE where it is not); no bytes give no memory.
 pl_status pl_storage_new_on(pl_device d, size_t nbytes, pl_storage **out) PL_MUST_USE;
+// Page-locked memory of the host (device: the CPU), which copies reach without the host: kept when
+// it is released, and given again once the copies that used it are done. Needs an open device.
+pl_status pl_storage_new_pinned(size_t nbytes, pl_storage **out) PL_MUST_USE;
+bool pl_storage_is_pinned(const pl_storage *s);
+// A copy that touches s was put on the device's stream `compute`.
+pl_status pl_storage_pinned_used(pl_storage *s) PL_MUST_USE;
+pl_status pl_storage_pinned_trim(void) PL_MUST_USE;  // what nobody holds goes back to the system
 pl_status pl_storage_wrap(void *data, size_t nbytes, void (*release)(void *owner, void *data),
                           void *owner, pl_storage **out) PL_MUST_USE;
 void pl_storage_retain(pl_storage *s);
@@ -58,7 +65,9 @@ pl_status pl_tensor_empty(pl_dtype dt, int ndim, const int64_t *shape,
 pl_status pl_tensor_zeros(pl_dtype dt, int ndim, const int64_t *shape, pl_tensor **out) PL_MUST_USE;
 pl_status pl_tensor_empty_on(pl_device d, pl_dtype dt, int ndim, const int64_t *shape,
                              pl_tensor **out) PL_MUST_USE;
-// On t's device, of its shape.
+// On t's device; of its shape too.
+pl_status pl_tensor_empty_beside(const pl_tensor *t, pl_dtype dt, int ndim, const int64_t *shape,
+                                 pl_tensor **out) PL_MUST_USE;
 pl_status pl_tensor_empty_like(const pl_tensor *t, pl_dtype dt, pl_tensor **out) PL_MUST_USE;
 // A tensor over a storage (retained). offset and strides in elements.
 pl_status pl_tensor_from_storage(pl_storage *s, pl_dtype dt, int ndim, const int64_t *shape,
@@ -98,6 +107,23 @@ pl_status pl_shape_broadcast(const char *op, int na, const int64_t *a, int nb, c
 pl_status pl_dim_wrap(const char *op, int dim, int ndim, int *out) PL_MUST_USE;
 // "[2, 3]" into buf, which is given back.
 const char *pl_shape_text(int ndim, const int64_t *shape, char *buf, size_t cap);
+
+// Bytes, wherever they lie.
+pl_status pl_bytes_zero(pl_device d, void *p, size_t nbytes) PL_MUST_USE;
+// Waits where one side is the host's, so that src may change and dst may be read afterwards.
+pl_status pl_bytes_copy(pl_device to, void *dst, pl_device from, const void *src,
+                        size_t nbytes) PL_MUST_USE;
+
+// Numbers that kernels write beside tensors of a device (Note [numbers of kernels], kernels.h):
+// zeroed memory at `at`, which is `host` itself on the CPU, and else read into it at once.
+typedef struct pl_numbers {
+    pl_device device;
+    size_t nbytes;
+    void *at, *host;
+} pl_numbers;
+pl_status pl_numbers_open(pl_device d, size_t nbytes, void *host, pl_numbers *out) PL_MUST_USE;
+// Where st is PL_OK: reads them, and waits for what was computed before. Frees them in any case.
+pl_status pl_numbers_close(pl_numbers *n, pl_status st) PL_MUST_USE;
 
 static inline pl_device pl_tensor_device(const pl_tensor *t) { return t->storage->device; }
 static inline bool pl_tensor_is_cpu(const pl_tensor *t) {

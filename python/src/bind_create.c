@@ -58,7 +58,7 @@ static PyObject *py_arange(ARGS) {
     if ((double)size < count) size++;
     pl_tensor *t = NULL;
     pl_status st = pl_tensor_empty_on(device, dt, 1, &size, &t);
-    if (st == PL_OK) st = pl_k()->arange(t, start, step);
+    if (st == PL_OK) st = pl_k(t)->arange(t, start, step);
     if (st == PL_OK) return pl_tensor_wrap(t);
     pl_tensor_release(t);
     return pl_raise(module, st);

@@ -67,6 +67,12 @@ static PyObject *py_to_dlpack(ARGS) {
     pl_tensor *t = pl_tensor_of(args[0], "to_dlpack");
     int versioned = PyObject_IsTrue(args[1]);
     if (!t || versioned < 0) return NULL;
+    if (!pl_tensor_is_cpu(t)) {
+        PyErr_Format(PyExc_BufferError,
+                     "[to_dlpack] the tensor lies on cuda:%d, which is not lent yet: use x.cpu()",
+                     pl_tensor_device(t).index);
+        return NULL;
+    }
     pl_status st = pl_calloc(sizeof *l, (void **)&l);
     if (st != PL_OK) return pl_raise(NULL, st);
     l->t = pl_tensor_retain(t);

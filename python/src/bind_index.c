@@ -162,7 +162,7 @@ int pl_tensor_setitem(PyObject *self, PyObject *index, PyObject *value) {
     pl_tensor *wide = NULL;
     if (rc == 0) st = pl_autograd_will_write("setitem", ((pl_py_tensor *)self)->t, src);
     if (rc == 0 && st == PL_OK) st = pl_tensor_expand(src, view->ndim, view->shape, &wide);
-    if (rc == 0 && st == PL_OK) st = pl_k()->copy(wide, view);
+    if (rc == 0 && st == PL_OK) st = pl_copy_across(wide, view, false);
     pl_tensor_release(wide);
     pl_tensor_release(src);
     pl_tensor_release(view);

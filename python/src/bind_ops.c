@@ -111,7 +111,7 @@ static PyObject *py_copy_(ARGS) {
                      "src.detach(), or the operator that gives a new tensor");
     }
     if (st == PL_OK) st = pl_autograd_will_write("copy_", x, NULL);
-    if (st == PL_OK) st = pl_k()->copy(same, x);
+    if (st == PL_OK) st = pl_copy_across(same, x, false);
     Py_END_ALLOW_THREADS
     pl_tensor_release(wide);
     pl_tensor_release(same);

@@ -98,8 +98,8 @@ enum { UNIFORM, NORMAL };
 
 static pl_status draw(pl_tensor *t, int what, double a, double b, pl_generator *g) {
     uint64_t at = pl_generator_take(g, pl_random_blocks(t->dtype, t->numel, what == NORMAL));
-    if (what == UNIFORM) return pl_k()->uniform(t, a, b, g->seed, at);
-    return pl_k()->normal(t, a, b, g->seed, at);
+    if (what == UNIFORM) return pl_k(t)->uniform(t, a, b, g->seed, at);
+    return pl_k(t)->normal(t, a, b, g->seed, at);
 }
 
 static PyObject *random_new(int what, const char *name, PyObject *const *args, Py_ssize_t n) {
@@ -152,7 +152,7 @@ static PyObject *random_fill(int what, const char *name, PyObject *const *args, 
     } else if (st == PL_OK) {
         st = pl_tensor_empty_like(x, x->dtype, &flat);
         if (st == PL_OK) st = draw(flat, what, a, b, g);
-        if (st == PL_OK) st = pl_k()->copy(flat, x);
+        if (st == PL_OK) st = pl_k(flat)->copy(flat, x);
         pl_tensor_release(flat);
     }
     if (st != PL_OK) return pl_raise(NULL, st);
@@ -184,7 +184,7 @@ static PyObject *py_randint(ARGS) {
     pl_tensor *t = pl_new_tensor(args[0], args[3], device);
     if (!t) return NULL;
     uint64_t at = pl_generator_take(g, pl_random_blocks(t->dtype, t->numel, false));
-    pl_status st = pl_k()->randint(t, lo, hi, g->seed, at);
+    pl_status st = pl_k(t)->randint(t, lo, hi, g->seed, at);
     if (st == PL_OK) return pl_tensor_wrap(t);
     pl_tensor_release(t);
     return pl_raise(module, st);

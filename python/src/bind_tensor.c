@@ -130,8 +130,7 @@ static PyObject *get_device_index(PyObject *self, void *unused) {
 }
 static PyObject *get_is_pinned(PyObject *self, void *unused) {
     (void)unused;
-    (void)self;
-    return PyBool_FromLong(false);
+    return PyBool_FromLong(pl_storage_is_pinned(T(self)->storage));
 }
 
 static PyGetSetDef getset[] = {
@@ -162,9 +161,31 @@ static PyObject *tensor_is_contiguous(PyObject *self, PyObject *unused) {
     return PyBool_FromLong(pl_tensor_is_contiguous(T(self)));
 }
 
+// t (borrowed) as it is read by the host: a copy where it lies on a device, which waits. NULL with
+// an exception.
+static pl_tensor *on_host(pl_tensor *t) {
+    pl_tensor *out = NULL;
+    if (PL_LIKELY(pl_tensor_is_cpu(t))) return pl_tensor_retain(t);
+    pl_status st;
+    Py_BEGIN_ALLOW_THREADS
+    st = pl_to_device(t, (pl_device){PL_CPU, 0}, false, &out);
+    Py_END_ALLOW_THREADS
+    if (st != PL_OK) pl_raise(NULL, st);
+    return out;
+}
+
+// The one element of t.
+static PyObject *element_of(pl_tensor *t) {
+    if (PL_LIKELY(pl_tensor_is_cpu(t))) return pl_element(t->dtype, t->data);
+    pl_tensor *host = on_host(t);
+    PyObject *v = host ? pl_element(host->dtype, host->data) : NULL;
+    pl_tensor_release(host);
+    return v;
+}
+
 static PyObject *tensor_item(PyObject *self, PyObject *unused) {
     (void)unused;
-    if (T(self)->numel == 1) return pl_element(T(self)->dtype, T(self)->data);
+    if (T(self)->numel == 1) return element_of(T(self));
     PyErr_Format(PyExc_RuntimeError,
                  "[item] only a tensor of one element is a number: this one has %lld; use tolist()",
                  (long long)T(self)->numel);
@@ -184,17 +205,22 @@ static PyObject *list_of(const pl_tensor *t, int dim, const char *at) {
 
 static PyObject *tensor_tolist(PyObject *self, PyObject *unused) {
     (void)unused;
-    return list_of(T(self), 0, T(self)->data);
+    pl_tensor *host = on_host(T(self));
+    PyObject *list = host ? list_of(host, 0, host->data) : NULL;
+    pl_tensor_release(host);
+    return list;
 }
 
 static PyObject *tensor_set_data(PyObject *self, PyObject *arg) {
     pl_tensor *t = T(self), *o = pl_tensor_of(arg, "data");
     if (!o) return NULL;
-    bool same = t->dtype == o->dtype && pl_shape_equal(t->ndim, t->shape, o->ndim, o->shape);
+    bool same = t->dtype == o->dtype && pl_shape_equal(t->ndim, t->shape, o->ndim, o->shape) &&
+                pl_device_equal(pl_tensor_device(t), pl_tensor_device(o));
     if (!same && (!pl_is_leaf(t) || pl_grad_of(t) || pl_autograd_has_grad_view(t))) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "[data] shape or dtype can change only before a gradient exists and before "
-                        "prepare: set .grad to None first, or convert the model before prepare");
+        PyErr_SetString(
+            PyExc_RuntimeError,
+            "[data] shape, dtype or device can change only before a gradient exists and before "
+            "prepare: set .grad to None first, or convert the model before prepare");
         return NULL;
     }
     t->dtype = o->dtype;
@@ -231,7 +257,7 @@ static int tensor_bool(PyObject *self) {
             (long long)t->numel);
         return -1;
     }
-    PyObject *v = pl_element(t->dtype, t->data);
+    PyObject *v = element_of(t);
     int truth = v ? PyObject_IsTrue(v) : -1;
     Py_XDECREF(v);
     return truth;
@@ -285,6 +311,12 @@ static int get_buffer(PyObject *self, Py_buffer *view, int flags) {
     const char *format = buffer_format(t->dtype);
     view->obj = NULL;
     bool dense = pl_tensor_is_contiguous(t);
+    if (!pl_tensor_is_cpu(t)) {
+        PyErr_Format(PyExc_BufferError,
+                     "the tensor lies on cuda:%d, whose memory the host cannot read: use x.cpu()",
+                     pl_tensor_device(t).index);
+        return -1;
+    }
     if (!format) {
         PyErr_SetString(PyExc_BufferError, "bfloat16 has no buffer format: use x.float()");
         return -1;

@@ -197,6 +197,13 @@ static int format_dtype(const char *f, Py_ssize_t itemsize, pl_dtype *out) {
 
 static int buffer_from_tensor(PyObject *obj, pl_buffer *out) {
     pl_tensor *t = ((pl_py_tensor *)obj)->t;
+    if (!pl_tensor_is_cpu(t)) {
+        PyErr_Format(PyExc_NotImplementedError,
+                     "[buffer] the tensor lies on cuda:%d, which this call cannot take yet: pass "
+                     "x.cpu()",
+                     pl_tensor_device(t).index);
+        return -1;
+    }
     if (!pl_tensor_is_contiguous(t)) {
         PyErr_SetString(PyExc_ValueError,
                         "[buffer] the tensor is not contiguous: pass x.contiguous()");
@@ -267,7 +274,7 @@ int pl_fill_from(pl_tensor *t, PyObject *value) {
     if (pl_dtype_is_float(t->dtype)) {
         double v;
         if (pl_arg_double(value, "value", &v)) return -1;
-        st = pl_k()->fill(t, v);
+        st = pl_k(t)->fill(t, v);
     } else if (PyFloat_Check(value)) {
         double v = PyFloat_AsDouble(value);
         if (!(v >= -9.2e18 && v <= 9.2e18)) {
@@ -275,11 +282,11 @@ int pl_fill_from(pl_tensor *t, PyObject *value) {
                          pl_dtype_name(t->dtype));
             return -1;
         }
-        st = pl_k()->fill_int(t, t->dtype == PL_BOOL ? v != 0 : (int64_t)v);
+        st = pl_k(t)->fill_int(t, t->dtype == PL_BOOL ? v != 0 : (int64_t)v);
     } else {
         int64_t v;
         if (pl_arg_int64(value, "value", &v)) return -1;
-        st = pl_k()->fill_int(t, t->dtype == PL_BOOL ? v != 0 : v);
+        st = pl_k(t)->fill_int(t, t->dtype == PL_BOOL ? v != 0 : v);
     }
     if (st == PL_OK) return 0;
     pl_raise(NULL, st);

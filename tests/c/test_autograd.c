@@ -6,7 +6,7 @@
 static pl_tensor *filled(int ndim, const int64_t *shape, double value) {
     pl_tensor *t = NULL;
     CHECK_OK(pl_tensor_empty(PL_F32, ndim, shape, &t));
-    CHECK_OK(pl_k()->fill(t, value));
+    CHECK_OK(pl_k(t)->fill(t, value));
     return t;
 }
 

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// Storage in page-locked memory of the host. Locking pages is slow, so blocks are kept when they
+// are released; a block serves again once the event behind the last copy that used it is done, so
+// that nobody has to keep a tensor alive until a copy from it has run.
+#include <pthread.h>
+
+#include "tensor/tensor.h"
+
+typedef struct pinned {
+    struct pinned *next;  // free ones
+    void *data;
+    size_t nbytes;
+    pl_event *done;  // NULL: never used by a copy
+} pinned;
+
+// Guards free_blocks and `done` of what is in it; nothing is taken inside but the run time's own.
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pinned *free_blocks;
+
+static size_t rounded(size_t nbytes) {
+    size_t size = 4096;
+    while (size < nbytes) size *= 2;
+    return size;
+}
+
+static void give_back(void *owner, void *data) {
+    (void)data;
+    pinned *p = owner;
+    pthread_mutex_lock(&lock);
+    p->next = free_blocks;
+    free_blocks = p;
+    pthread_mutex_unlock(&lock);
+}
+
+// A free block of this size that no copy uses any more, or NULL.
+static pl_status take_free(pl_runtime *r, size_t size, pinned **out) {
+    for (pinned **link = &free_blocks; *link != NULL; link = &(*link)->next) {
+        bool done = true;
+        pinned *p = *link;
+        if (p->nbytes != size) continue;
+        if (p->done != NULL) PL_TRY(r->event_done(r, p->done, &done));
+        if (!done) continue;
+        *link = p->next;
+        *out = p;
+        return PL_OK;
+    }
+    return PL_OK;
+}
+
+static pl_status block_new(pl_runtime *r, size_t size, pinned **out) {
+    void *room = NULL;
+    PL_TRY(pl_calloc(sizeof(pinned), &room));
+    pinned *p = room;
+    pl_status st = r->host_malloc(r, size, &p->data);
+    if (st != PL_OK) {
+        pl_free(p);
+        return st;
+    }
+    p->nbytes = size;
+    *out = p;
+    return PL_OK;
+}
+
+pl_status pl_storage_new_pinned(size_t nbytes, pl_storage **out) {
+    const pl_device_services *s = pl_device_open_one();
+    pinned *p = NULL;
+    if (s == NULL) {
+        return pl_fail(PL_EDEVICE,
+                       "[pin_memory] no GPU is open in this process: got a request for memory that "
+                       "its copies reach, expected a tensor on cuda or paceline.cuda first");
+    }
+    size_t size = rounded(nbytes);
+    pthread_mutex_lock(&lock);
+    pl_status st = take_free(s->runtime, size, &p);
+    pthread_mutex_unlock(&lock);
+    if (st == PL_OK && p == NULL) st = block_new(s->runtime, size, &p);
+    PL_TRY(st);
+    st = pl_storage_wrap(p->data, nbytes, give_back, p, out);
+    if (st != PL_OK) give_back(p, NULL);
+    return st;
+}
+
+bool pl_storage_is_pinned(const pl_storage *s) { return s->release == give_back; }
+
+pl_status pl_storage_pinned_used(pl_storage *s) {
+    const pl_device_services *d = pl_device_open_one();
+    pinned *p = s->owner;
+    pthread_mutex_lock(&lock);
+    pl_status st = p->done == NULL ? d->runtime->event_new(d->runtime, &p->done) : PL_OK;
+    if (st == PL_OK) st = d->runtime->record(d->runtime, p->done, d->compute);
+    pthread_mutex_unlock(&lock);
+    return st;
+}
+
+pl_status pl_storage_pinned_trim(void) {
+    const pl_device_services *s = pl_device_open_one();
+    pl_status st = PL_OK;
+    pthread_mutex_lock(&lock);
+    while (st == PL_OK && free_blocks != NULL) {
+        pinned *p = free_blocks;
+        // An event is kept by the run time for as long as the process lives.
+        if (p->done != NULL) st = s->runtime->sync_event(s->runtime, p->done);
+        if (st == PL_OK) st = s->runtime->host_free(s->runtime, p->data);
+        if (st != PL_OK) break;
+        free_blocks = p->next;
+        pl_free(p);
+    }
+    pthread_mutex_unlock(&lock);
+    return st;
+}
