@@ -12,7 +12,7 @@ CONFIGURE = cmake -S . -G Ninja -DPython_EXECUTABLE="$(EXECUTABLE)"
 LOCKED = mkdir -p build && flock build/.lock
 C_FILES = $(shell find csrc kernels python/src tests/c -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cc')
 
-.PHONY: help build test test-all test-c test-dist test-leaks test-asan test-tsan lint format stats clean
+.PHONY: help build test test-all test-c test-dist test-leaks test-asan test-tsan vcuda lint format stats clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -34,6 +34,9 @@ test-dist: build  ## process groups, launchers, faults
 
 test-leaks: build  ## live counters and memory
 	$(PYTHON) -m pytest -q tests/leaks
+
+vcuda:  ## build the virtual GPU; print the variables with which paceline uses it
+	@$(PYTHON) tests/vcuda.py
 
 test-asan:  ## C units under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(LOCKED) sh -c '$(CONFIGURE) -B build/asan -DPACELINE_CUDA=0 -DPACELINE_PYTHON=0 -DPACELINE_TESTS=1 -DPACELINE_SANITIZE=address,undefined && cmake --build build/asan'

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-# kernels/cuda as host C++ for the tests (tests/c/simt): needs a C++ compiler, no CUDA. Two
-# libraries: the kernels, and the kernels without a barrier that they need, to see it missed.
+# kernels/cuda as host C++ for the tests (tests/c/simt): needs a C++ compiler, no CUDA. The kernels;
+# the kernels without a barrier that they need, to see it missed; and the virtual GPU, a shared
+# library that paceline opens in place of _cuda.so, cuBLASLt and NCCL (tests/c/vcuda).
 include(CheckLanguage)
 check_language(CXX)
 if(NOT CMAKE_CXX_COMPILER)
@@ -12,6 +13,8 @@ enable_language(CXX)
 file(GLOB cuda_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/kernels/cuda/*.cu")
 list(FILTER cuda_sources EXCLUDE REGEX "/(backend|runtime)\\.cu$")  # what calls CUDA's run time
 file(GLOB simt_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/tests/c/simt/*.cc")
+set(simt_launched "${CMAKE_CURRENT_SOURCE_DIR}/tests/c/simt/launched.cc")
+list(REMOVE_ITEM simt_sources "${simt_launched}")  # of the tests that have no run time
 
 # Little optimised, since compiling takes longer than the tests; the flags that decide what a
 # result is are those of cmake/compiler.cmake.
@@ -33,5 +36,26 @@ foreach(name cuda_on_host cuda_without_sync)
     add_library(pl_${name} OBJECT ${cuda_sources} ${simt_sources})
     target_link_libraries(pl_${name} PRIVATE paceline_host_flags)
 endforeach()
+add_library(pl_simt_launched OBJECT ${simt_launched})
+target_link_libraries(pl_simt_launched PRIVATE paceline_host_flags)
 target_compile_definitions(pl_cuda_without_sync PRIVATE PL_CUDA_WITHOUT_SYNC)
 set_source_files_properties(${cuda_sources} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
+
+# ---- The virtual GPU ------------------------------------------------------------------------------
+
+set(vcuda_folder "${CMAKE_CURRENT_SOURCE_DIR}/tests/c/vcuda")
+file(GLOB vcuda_sources CONFIGURE_DEPENDS "${vcuda_folder}/*.c" "${vcuda_folder}/*.cc")
+set(vcuda_kernels kernels/cuda/backend.cu kernels/cuda/runtime.cu)
+set_source_files_properties(${vcuda_kernels} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
+add_library(vcuda SHARED ${vcuda_sources} ${vcuda_kernels} $<TARGET_OBJECTS:pl_cuda_on_host>)
+set_target_properties(vcuda PROPERTIES LINKER_LANGUAGE CXX C_VISIBILITY_PRESET default
+                      CXX_VISIBILITY_PRESET default LINK_DEPENDS "${vcuda_folder}/exports.map")
+target_include_directories(vcuda PRIVATE "${vcuda_folder}")
+# Its "driver" is what is there anyway.
+target_compile_definitions(vcuda PRIVATE "PL_CUDA_DRIVER=\"libc.so.6\"")
+target_link_libraries(vcuda PRIVATE paceline_host_flags Threads::Threads m)
+target_link_options(vcuda PRIVATE "LINKER:--version-script=${vcuda_folder}/exports.map"
+                    LINKER:-z,defs)
+if(PACELINE_SANITIZE)  # whose symbols the program that opens it has
+    target_link_options(vcuda PRIVATE -fsanitize=${PACELINE_SANITIZE} LINKER:-z,undefs)
+endif()

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import cbuild
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "tests" / "c").glob("test_*.c"))
@@ -31,7 +32,7 @@ def _names(source: Path) -> list[str]:
 
 
 # kernels/cuda on the host is C++; without a compiler for it those binaries are not built.
-HAS_CXX = shutil.which(os.environ.get("CXX", "c++")) is not None
+HAS_CXX = cbuild.has_cxx()
 TESTS = [(source.stem, name) for source in SOURCES for name in _names(source)]
 
 
@@ -46,22 +47,7 @@ def environment() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def built() -> tuple[Path, str]:
     """Build all C tests; return the folder they are in, and what went wrong."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    cmake, ninja = shutil.which("cmake", path=path), shutil.which("ninja", path=path)
-    folder = ROOT / "build" / "ctests"
-    if cmake is None or ninja is None:
-        return folder, "cmake or ninja is missing: pip install 'paceline[test]' brings them"
-    configure = [
-        cmake, "-S", ROOT, "-B", folder, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}",
-        f"-DPython_EXECUTABLE={sys.executable}", "-DPACELINE_PYTHON=0", "-DPACELINE_TESTS=1",
-        "-DPACELINE_CUDA=0",
-        f"-DPACELINE_ONEDNN={os.environ.get('PACELINE_ONEDNN', '1')}",
-    ]  # fmt: skip
-    for command in (configure, [cmake, "--build", folder]):
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            return folder, done.stdout + done.stderr
-    return folder, ""
+    return cbuild.FOLDER, cbuild.build()
 
 
 @pytest.mark.timeout(900)
@@ -78,7 +64,7 @@ def test_unit(built: tuple[Path, str], environment: dict[str, str], binary: str,
     folder, problem = built
     if problem:
         pytest.fail("the C tests did not build", pytrace=False)
-    if not HAS_CXX and binary.startswith(("test_cuda", "test_simt")):
+    if not HAS_CXX and binary.startswith(("test_cuda", "test_simt", "test_vcuda")):
         pytest.skip("no C++ compiler")
     command = [folder / binary, name]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
