@@ -53,6 +53,11 @@ static pl_status compare(pl_group *g, pl__call *call, int64_t *longest) {
     return PL_OK;
 }
 
+pl_status pl__splits_check(pl_group *g, pl__call *call) {
+    int64_t longest;
+    return compare(g, call, &longest);
+}
+
 // The part of a chunk of `chunk` bytes that piece p carries.
 static size_t part_of(size_t chunk, size_t at, size_t piece) {
     if (chunk <= at) return 0;

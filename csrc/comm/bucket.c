@@ -12,7 +12,7 @@
 #include "comm/internal.h"
 #include "comm/reduce.h"
 
-static void unite_used(pl_group *g, pl__call *call) {
+void pl__unite_used(pl_group *g, pl__call *call) {
     size_t words = ((size_t)call->n_params + 63) / 64;
     for (int i = 1; i < g->world; i++) {
         const char *theirs = pl__met_payload(g, call, (g->rank + i) % g->world, words * 8);
@@ -28,7 +28,7 @@ static void unite_used(pl_group *g, pl__call *call) {
 static pl_status move_staged(pl_group *g, pl__call *call) {
     call->in = call->out = (char *)call->seg->parts[g->rank] + call->offset;
     PL_TRY(pl__staged_move(g, call));
-    unite_used(g, call);
+    pl__unite_used(g, call);
     return PL_OK;
 }
 
@@ -47,16 +47,12 @@ pl_status pl__bucket_move(pl_group *g, pl__call *call) {
                    call->redop);
     }
     PL_TRY(pl__step(g, call));
-    unite_used(g, call);
+    pl__unite_used(g, call);
     return PL_OK;
 }
 
-static pl_status check(const pl_group *g, const pl_bucket_call *c) {
-    PL_TRY(pl__reduce_check("reduce_bucket", c->dtype, c->op));
-    if (c->op != PL_RED_SUM && c->op != PL_RED_MEAN) {
-        return pl_fail(PL_EINVAL, "[reduce_bucket] wrong reduction: got %s, expected sum or mean",
-                       pl__redop_name(c->op));
-    }
+// A bucket lies in memory that all ranks see.
+static pl_status check_segment(const pl_group *g, const pl_bucket_call *c) {
     size_t size = pl_dtype_size(c->dtype);
     if (c->count < 0 || c->offset_bytes > c->seg->filled || c->offset_bytes % PL__LINE ||
         (uint64_t)c->count > (c->seg->filled - c->offset_bytes) / size) {
@@ -66,14 +62,23 @@ static pl_status check(const pl_group *g, const pl_bucket_call *c) {
                        c->bucket, (long long)c->count, size, c->offset_bytes, PL__LINE,
                        c->seg->filled);
     }
-    if (c->n_params < 0 || c->n_params > PL__SMALL_BYTES * 8) {
-        return pl_fail(PL_EINVAL, "[reduce_bucket] bucket %d: got %d parameters, expected 0 to %d",
-                       c->bucket, c->n_params, PL__SMALL_BYTES * 8);
-    }
     if (c->seg->world != g->world || c->seg->rank != g->rank) {
         return pl_fail(PL_EINVAL, "[reduce_bucket] the segment belongs to another group");
     }
     return PL_OK;
+}
+
+static pl_status check(const pl_group *g, const pl_bucket_call *c) {
+    PL_TRY(pl__reduce_check("reduce_bucket", c->dtype, c->op));
+    if (c->op != PL_RED_SUM && c->op != PL_RED_MEAN) {
+        return pl_fail(PL_EINVAL, "[reduce_bucket] wrong reduction: got %s, expected sum or mean",
+                       pl__redop_name(c->op));
+    }
+    if (c->n_params < 0 || c->n_params > PL__SMALL_BYTES * 8) {
+        return pl_fail(PL_EINVAL, "[reduce_bucket] bucket %d: got %d parameters, expected 0 to %d",
+                       c->bucket, c->n_params, PL__SMALL_BYTES * 8);
+    }
+    return c->seg ? check_segment(g, c) : PL_OK;
 }
 
 pl_status pl_group_reduce_bucket(pl_group *g, const pl_bucket_call *c, pl_site site,
@@ -88,6 +93,9 @@ pl_status pl_group_reduce_bucket(pl_group *g, const pl_bucket_call *c, pl_site s
         .count = c->count,
         .extra = (uint32_t)c->n_params,
         .site = site,
+        .in = c->data,
+        .out = c->data,
+        .device = c->device,
         .seg = c->seg,
         .offset = c->offset_bytes,
         .used = c->used,

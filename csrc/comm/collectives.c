@@ -59,6 +59,7 @@ pl_status pl_group_collective(pl_group *g, const pl_collective *what, pl_site si
     }
     pl__call c = describe(ops[what->kind], what->in, what->out, what->count, what->dtype, site);
     c.redop = what->op;
+    c.device = what->device;
     if (is_rooted(c.op)) c.root = what->root;
     if (c.op == PL__OP_ALL_TO_ALL) {
         c.splits = what->splits;
@@ -118,6 +119,8 @@ pl_status pl_group_barrier(pl_group *g, pl_site site) {
     return run(g, &c);
 }
 
+// ---- Messages -----------------------------------------------------------------------------------
+
 static pl_status check_message(pl_group *g, pl__call *c) {
     c->seq = atomic_load_explicit(&g->seq, memory_order_relaxed);  // of the next collective
     PL_TRY(check(g, c));
@@ -128,26 +131,58 @@ static pl_status check_message(pl_group *g, pl__call *c) {
     return pl__group_enter(g, c);
 }
 
+static pl_status post(pl_group *g, pl__call *c) {
+    bool sends = c->op == PL__OP_SEND;
+    int64_t since = pl_trace_begin();
+    pl_status st = sends ? g->transport->send(g, c) : g->transport->recv(g, c);
+    pl_trace_end(since, PL_TRACE_COMM, sends ? "send" : "recv");
+    return st;
+}
+
+// A copy between the host's memory and the device's, in the order of its compute stream.
+static pl_status copy_over(const pl_device_services *s, pl_copy_kind kind, void *dst,
+                           const void *src, size_t nbytes) {
+    PL_TRY(s->runtime->copy(s->runtime, s->compute, kind, dst, src, nbytes));
+    return pl_device_wait(s, s->compute);
+}
+
+// Through a buffer of the host. Not NCCL's send and recv: those would wait for each other on the
+// device, where a program whose messages and collectives cross, which is legal here, hangs.
+static pl_status post_from_device(pl_group *g, pl__call *c, const pl_message *m) {
+    const pl_device_services *s = pl_device_find(m->device);
+    size_t nbytes = (size_t)m->count * pl_dtype_size(m->dtype);
+    void *room = NULL;
+    if (!s) return pl_fail(PL_EDEVICE, "[%s] the device is not open", pl__op_name(c->op));
+    PL_TRY(pl_alloc(nbytes ? nbytes : 1, &room));
+    c->in = c->out = room;
+    pl_status st = PL_OK;
+    if (m->sends && nbytes) st = copy_over(s, PL_COPY_TO_HOST, room, m->buf, nbytes);
+    if (st == PL_OK) st = post(g, c);
+    if (st == PL_OK && !m->sends && nbytes) {
+        st = copy_over(s, PL_COPY_TO_DEVICE, m->buf, room, nbytes);
+    }
+    pl_free(room);
+    return st;
+}
+
+pl_status pl_group_message(pl_group *g, const pl_message *m, pl_site site) {
+    pl__op op = m->sends ? PL__OP_SEND : PL__OP_RECV;
+    pl__call c = describe(op, m->buf, m->buf, m->count, m->dtype, site);
+    c.root = m->peer;
+    c.tag = m->tag;
+    PL_TRY(check_message(g, &c));
+    return m->device.type == PL_CPU ? post(g, &c) : post_from_device(g, &c, m);
+}
+
 pl_status pl_group_send(pl_group *g, const void *buf, int64_t count, pl_dtype dt, int dst, int tag,
                         pl_site site) {
-    pl__call c = describe(PL__OP_SEND, buf, NULL, count, dt, site);
-    c.root = dst;
-    c.tag = tag;
-    PL_TRY(check_message(g, &c));
-    int64_t since = pl_trace_begin();
-    pl_status st = g->transport->send(g, &c);
-    pl_trace_end(since, PL_TRACE_COMM, "send");
-    return st;
+    pl_message m = {.sends = true, .count = count, .dtype = dt, .peer = dst, .tag = tag};
+    m.buf = (void *)(uintptr_t)buf;
+    return pl_group_message(g, &m, site);
 }
 
 pl_status pl_group_recv(pl_group *g, void *buf, int64_t count, pl_dtype dt, int src, int tag,
                         pl_site site) {
-    pl__call c = describe(PL__OP_RECV, NULL, buf, count, dt, site);
-    c.root = src;
-    c.tag = tag;
-    PL_TRY(check_message(g, &c));
-    int64_t since = pl_trace_begin();
-    pl_status st = g->transport->recv(g, &c);
-    pl_trace_end(since, PL_TRACE_COMM, "recv");
-    return st;
+    pl_message m = {.buf = buf, .count = count, .dtype = dt, .peer = src, .tag = tag};
+    return pl_group_message(g, &m, site);
 }

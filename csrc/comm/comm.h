@@ -14,6 +14,7 @@
 #define PL_COMM_H
 
 #include "base/base.h"
+#include "base/device.h"
 
 #define PL_MAX_RANKS 256
 
@@ -126,6 +127,10 @@ typedef struct pl_collective {
     pl_redop op;
     int root;
     const int64_t *splits;  // [2 * world]
+    // Where in and out are. On a device other than the CPU the call returns when all ranks have
+    // made it: the device computes later, in the order of its compute stream, and a failure of that
+    // is told by the next wait for the device (pl_device_wait) or the next call here.
+    pl_device device;
 } pl_collective;
 pl_status pl_group_collective(pl_group *g, const pl_collective *what, pl_site site,
                               pl_work **out) PL_MUST_USE;
@@ -137,6 +142,18 @@ pl_status pl_group_send(pl_group *g, const void *buf, int64_t count, pl_dtype dt
 pl_status pl_group_recv(pl_group *g, void *buf, int64_t count, pl_dtype dt, int src, int tag,
                         pl_site site) PL_MUST_USE;
 
+// Either of them, for memory of a device too, which goes through the host (and through its mailbox:
+// the same rules). A send has read buf when it returns.
+typedef struct pl_message {
+    bool sends;
+    void *buf;
+    int64_t count;
+    pl_dtype dtype;
+    int peer, tag;
+    pl_device device;
+} pl_message;
+pl_status pl_group_message(pl_group *g, const pl_message *m, pl_site site) PL_MUST_USE;
+
 // Queued work, run in order by the communication thread. The buffer must live until the work is
 // done. A synchronous collective first lets the queue drain, so that order is the order of calls.
 pl_status pl_group_all_reduce_async(pl_group *g, void *buf, int64_t count, pl_dtype dt, pl_redop op,
@@ -146,6 +163,9 @@ pl_status pl_group_all_reduce_async(pl_group *g, void *buf, int64_t count, pl_dt
 // union over ranks. Protocol: publish fingerprint and bits; wait for all; compare; each owner
 // reduces its slice and writes it everywhere; a completion barrier before anyone reads.
 // `bucket` names the bucket in the fingerprint and in errors. If `sync` it runs on the caller.
+//
+// On a device a bucket is any memory of it (`data`, `device`; no segment), reduced as a collective
+// there is: pl_work_wait, or the return of one that is `sync`, orders the compute stream behind it.
 typedef struct pl_bucket_call {
     pl_segment *seg;
     size_t offset_bytes;
@@ -156,12 +176,16 @@ typedef struct pl_bucket_call {
     int n_params;
     uint64_t *used;  // in and out, (n_params + 63) / 64 words
     bool sync;
+    void *data;  // where there is no segment
+    pl_device device;
 } pl_bucket_call;
 pl_status pl_group_reduce_bucket(pl_group *g, const pl_bucket_call *call, pl_site site,
                                  pl_work **out) PL_MUST_USE;  // *out NULL when sync
-pl_status pl_work_wait(pl_work *w) PL_MUST_USE;  // gives the work's own status and message
-bool pl_work_done(const pl_work *w);
-void pl_work_free(pl_work *w);  // waits for completion or failure first; NULL is legal
+// Gives the work's own status and message. Of one on a device: it was put there, and what the
+// compute stream gets from now on comes after it.
+pl_status pl_work_wait(pl_work *w) PL_MUST_USE;
+bool pl_work_done(const pl_work *w);  // on a device: it has been computed
+void pl_work_free(pl_work *w);        // waits for completion or failure first; NULL is legal
 
 // The group's failure, if any: PL_OK while it is whole. After a failure every call gives it again.
 pl_status pl_group_check(pl_group *g) PL_MUST_USE;

@@ -18,6 +18,8 @@
 
 #include "comm/internal.h"
 
+#define FLAG_DEVICE 0x80u  // in `flags`: the memory is a device's
+#define FLAG_OFFSET 0x7fu  // of a bucket in its segment
 #define TABLE_ROWS 8
 #define TABLE_WAIT_MS 20  // for ranks that have not arrived when a difference is found
 
@@ -43,18 +45,33 @@ static pl__fingerprint fingerprint_of(const pl__call *call) {
         .op = (uint8_t)call->op,
         .dtype = (uint8_t)call->dtype,
         .redop = (uint8_t)call->redop,
-        .flags = (uint8_t)(call->offset >> 6),
+        .flags =
+            (uint8_t)((call->offset >> 6 & FLAG_OFFSET) | (pl__on_device(call) ? FLAG_DEVICE : 0u)),
         .extra = call->extra ? call->extra : call->site.shape,
     };
 }
 
 // The fields in the order in which a difference is reported.
-enum { F_OP, F_DTYPE, F_COUNT, F_REDUCE, F_ROOT, F_SEQ, F_EXTRA, F_OFFSET, F_SITE, F_COUNT_ };
+enum {
+    F_OP,
+    F_DEVICE,
+    F_DTYPE,
+    F_COUNT,
+    F_REDUCE,
+    F_ROOT,
+    F_SEQ,
+    F_EXTRA,
+    F_OFFSET,
+    F_SITE,
+    F_COUNT_
+};
 
 static bool field_equal(int f, const pl__fingerprint *a, const pl__fingerprint *b) {
     switch (f) {
         case F_OP:
             return a->op == b->op;
+        case F_DEVICE:
+            return ((a->flags ^ b->flags) & FLAG_DEVICE) == 0;
         case F_DTYPE:
             return a->dtype == b->dtype;
         case F_COUNT:
@@ -75,8 +92,8 @@ static bool field_equal(int f, const pl__fingerprint *a, const pl__fingerprint *
 }
 
 static const char *field_name(int f, const pl__fingerprint *fp) {
-    static const char *const names[F_COUNT_] = {"op",  "dtype",  "count",  "reduce",   "root",
-                                                "seq", "layout", "offset", "call site"};
+    static const char *const names[F_COUNT_] = {"op",   "device", "dtype",  "count",  "reduce",
+                                                "root", "seq",    "layout", "offset", "call site"};
     if (f == F_ROOT && fp->op == PL__OP_BUCKET) return "bucket";
     if (f == F_EXTRA && fp->op == PL__OP_BUCKET) return "parameters";
     if (f == F_COUNT && fp->op == PL__OP_SEGMENT) return "bytes";
@@ -95,6 +112,8 @@ static int field_text(int f, const pl__fingerprint *fp, const char *site, char *
     switch (f) {
         case F_OP:
             return snprintf(buf, cap, "%s=%s", n, pl__op_name(fp->op));
+        case F_DEVICE:
+            return fp->flags & FLAG_DEVICE ? snprintf(buf, cap, "%s=cuda", n) : 0;
         case F_DTYPE:
             if (!data) return 0;
             return snprintf(buf, cap, "%s=%s", n,
@@ -137,8 +156,9 @@ static size_t table_row(const pl_group *g, const pl__call *call, int rank, int f
     pl__shared_get_text(site, s->site[call->seq & 1], sizeof site);
     size_t at = (size_t)snprintf(buf, cap, "\n  rank=%d", rank);
     for (int i = -1; i < F_COUNT_ && at < cap; i++) {
-        if (i == first || field_text(i < 0 ? first : i, &fp, site, field, sizeof field) <= 0)
-            continue;
+        int n = i == first ? 0 : field_text(i < 0 ? first : i, &fp, site, field, sizeof field);
+        if (i < 0 && first == F_DEVICE && n == 0) n = snprintf(field, sizeof field, "device=cpu");
+        if (n <= 0) continue;
         at += (size_t)snprintf(buf + at, cap - at, ", %s", field);
     }
     return at;

@@ -255,6 +255,7 @@ void pl_group_free(pl_group *g) {
         pl__comm_stop(g);
         pl__watch_stop(g);
         pl__inbox_stop(g);
+        pl__device_close(g);
     }
     if (g->registered) pl__registry_remove(g);
     if (g->peer_fds && !forked) pl__group_close_fds(g);

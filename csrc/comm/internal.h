@@ -10,6 +10,7 @@
 
 #include <pthread.h>
 
+#include "base/device.h"
 #include "comm/control.h"
 #include "comm/net.h"
 
@@ -51,13 +52,15 @@ typedef struct pl__call {
     pl_site site;
     const void *in;
     void *out;
-    pl_segment *seg;        // bucket
-    size_t offset;          // bucket, bytes
-    uint64_t *used;         // bucket, in and out
-    int n_params;           // bucket
-    const int64_t *splits;  // all_to_all: rows to each rank, then rows from each
-    bool on_comm;           // runs on the comm thread: never asks for interrupts
-    uint64_t seq;           // set by meet
+    pl_segment *seg;         // bucket
+    size_t offset;           // bucket, bytes
+    uint64_t *used;          // bucket, in and out
+    int n_params;            // bucket
+    const int64_t *splits;   // all_to_all: rows to each rank, then rows from each
+    pl_device device;        // where in and out are
+    pl_event *ready, *done;  // on a device: in is there; out is there
+    bool on_comm;            // runs on the comm thread: never asks for interrupts
+    uint64_t seq;            // set by meet
 } pl__call;
 
 // What moves data between ranks: shared memory, and its mirrors between machines. A move runs after
@@ -70,6 +73,8 @@ typedef struct pl__transport {
     pl_status (*recv)(pl_group *g, pl__call *call);
 } pl__transport;
 extern const pl__transport pl__shm_transport;
+extern const pl__transport pl__device_transport;  // no messages: these go through the host
+typedef struct pl__device pl__device;
 
 struct pl_segment {
     _Atomic int refs;
@@ -95,8 +100,9 @@ struct pl_group {
     const pl__transport *transport;
     char name[64];
     int rank, world;
-    int first, end;  // the ranks of this machine: first <= r < end
-    pl__net *net;    // to the other machines; NULL where there is none
+    int first, end;                // the ranks of this machine: first <= r < end
+    pl__net *net;                  // to the other machines; NULL where there is none
+    _Atomic(pl__device *) device;  // once there was a collective on a device; set by the caller
     int64_t timeout_ns;
     void (*report)(const char *text);          // NULL: nobody wants to know
     int64_t report_ns, suspect_ns, frozen_ns;  // 0: never
@@ -236,8 +242,10 @@ char *pl__area(const pl_group *g, int rank, int which);
 size_t pl__area_row(const pl_group *g);  // bytes of each of `world` equal rows, whole cache lines
 pl_status pl__show(pl_group *g, pl__call *call, int which, size_t skip, size_t n) PL_MUST_USE;
 pl_status pl__show_rows(pl_group *g, pl__call *call, int which, size_t n) PL_MUST_USE;
-size_t pl__splits_bytes(const pl_group *g);  // what all_to_all publishes
+size_t pl__splits_bytes(const pl_group *g);                           // what all_to_all publishes
+pl_status pl__splits_check(pl_group *g, pl__call *call) PL_MUST_USE;  // after the meeting
 pl_status pl__all_to_all_move(pl_group *g, pl__call *call) PL_MUST_USE;
+void pl__unite_used(pl_group *g, pl__call *call);
 pl_status pl__bucket_move(pl_group *g, pl__call *call) PL_MUST_USE;
 pl_status pl__shm_send(pl_group *g, pl__call *call) PL_MUST_USE;
 pl_status pl__shm_recv(pl_group *g, pl__call *call) PL_MUST_USE;
@@ -248,6 +256,20 @@ size_t pl__mail_slot_bytes(int world);
 // The mailbox from src to dst in src's arena: its words, and its n-th slot.
 _Atomic uint32_t *pl__mail_word(const pl_group *g, int src, int dst, bool taken);
 void *pl__mail_slot(const pl_group *g, int src, int dst, uint32_t n);
+
+// device.c, device_link.c: collectives on a device, Note [device collectives] in device.h
+static inline bool pl__on_device(const pl__call *call) { return call->device.type != PL_CPU; }
+pl_status pl__device_open(pl_group *g, const pl__call *call) PL_MUST_USE;  // nothing collective
+void pl__device_close(pl_group *g);
+// A call's events are taken, and given back by forget. order: the compute stream waits for its end.
+pl_status pl__device_begin(pl_group *g, pl__call *call) PL_MUST_USE;
+pl_status pl__device_order(pl_group *g, const pl__call *call) PL_MUST_USE;
+bool pl__device_done(pl_group *g, const pl__call *call);
+void pl__device_forget(pl_group *g, pl__call *call);
+pl_status pl__device_connect(pl_group *g, pl__call *call) PL_MUST_USE;
+pl_status pl__device_look(void *context, int64_t waited_ns) PL_MUST_USE;
+void pl__device_abort(pl_group *g);  // any thread; again is legal
+void pl__device_end(pl_group *g);
 
 // segment.c
 pl_status pl__segment_make(pl_group *g, pl__call *call, pl_segment **out) PL_MUST_USE;

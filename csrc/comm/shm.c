@@ -8,7 +8,8 @@ static pl_status meet(pl_group *g, pl__call *call) {
         return pl__meet(g, call, call->used, ((size_t)call->n_params + 63) / 64 * 8);
     }
     if (call->op == PL__OP_ALL_TO_ALL) return pl__meet(g, call, call->splits, pl__splits_bytes(g));
-    if (call->op == PL__OP_SEGMENT || call->op == PL__OP_GROUP_NEW || !pl__is_small(g, call)) {
+    bool apart = call->op == PL__OP_SEGMENT || call->op == PL__OP_GROUP_NEW || pl__on_device(call);
+    if (apart || !pl__is_small(g, call)) {
         return pl__meet(g, call, NULL, 0);
     }
     return pl__meet(g, call, call->in, pl__small_bytes(g, call));

@@ -112,7 +112,8 @@ void pl__describe_call(const pl_group *g, const pl__call *call, char *buf, size_
     if (call->op == PL__OP_SEGMENT) {
         append(buf, cap, "%lld bytes, ", (long long)call->count);
     } else if (call->op != PL__OP_BARRIER && call->op != PL__OP_GROUP_NEW) {
-        append(buf, cap, "%lld %s, ", (long long)call->count, pl_dtype_name(call->dtype));
+        append(buf, cap, "%lld %s%s, ", (long long)call->count, pl_dtype_name(call->dtype),
+               pl__on_device(call) ? " on cuda" : "");
     }
     append(buf, cap, "called at %s; group \"%s\", this is rank %d of %d", site, g->name, g->rank,
            g->world);
@@ -163,6 +164,7 @@ static pl_status set_failure(pl_group *g, const pl__call *call, pl_status st, co
         for (pl_segment *s = g->segments; s; s = s->next) pl__segment_make_private(s);
         pl__registry_unlock();
         pl__wake_all(g);
+        pl__device_abort(g);  // what it waits for will not come
         return pl_fail(st, "%s", f->text);
     }
     return pl__fail_again(g);

@@ -90,6 +90,8 @@ static void *watch_main(void *arg) {
         pl__net_beat(g);
         pl__look_out(g, &lookout);
         pl__settle(g, false);
+        // A device may be waiting for who has died while no thread of this process waits for it.
+        if (atomic_load_explicit(&g->control->verdict, memory_order_acquire)) pl__device_abort(g);
         int n = poll(fds, (nfds_t)g->world + 1, HEARTBEAT_MS);
         if (n <= 0) continue;
         if (fds[g->world].revents) return NULL;

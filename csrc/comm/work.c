@@ -34,12 +34,13 @@ static void trace(const pl__call *call, int64_t since) {
 }
 
 static pl_status run(pl_group *g, pl__call *call) {
+    const pl__transport *by = pl__on_device(call) ? &pl__device_transport : g->transport;
     int64_t since = pl_trace_begin();
     pl_status st = pl__group_enter(g, call);
     int64_t met = pl_trace_begin();
-    if (st == PL_OK) st = g->transport->meet(g, call);
+    if (st == PL_OK) st = by->meet(g, call);
     pl_trace_end(met, PL_TRACE_WAIT, "other ranks");
-    if (st == PL_OK) st = g->transport->move(g, call);
+    if (st == PL_OK) st = by->move(g, call);
     if (PL_UNLIKELY(since != 0)) trace(call, since);
     return st;
 }
@@ -65,14 +66,23 @@ static pl_status wait_local(pl_group *g, const pl__call *call, const _Atomic uin
     }
 }
 
-pl_status pl__run_sync(pl_group *g, pl__call *call) {
-    look_at_seq(g, call);
-    PL_TRY(pl__group_enter(g, call));
+static pl_status run_in_turn(pl_group *g, pl__call *call) {
     take_seq(g, call);
     if (PL_UNLIKELY(atomic_load_explicit(&g->pending, memory_order_acquire) != 0)) {
         PL_TRY(wait_local(g, call, &g->pending, 0));
     }
     return run(g, call);
+}
+
+pl_status pl__run_sync(pl_group *g, pl__call *call) {
+    look_at_seq(g, call);
+    PL_TRY(pl__group_enter(g, call));
+    if (PL_LIKELY(!pl__on_device(call))) return run_in_turn(g, call);
+    PL_TRY(pl__device_begin(g, call));
+    pl_status st = run_in_turn(g, call);
+    if (st == PL_OK) st = pl__device_order(g, call);
+    pl__device_forget(g, call);
+    return st;
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -123,6 +133,13 @@ pl_status pl__queue(pl_group *g, const pl__call *call, pl_work **out) {
     void *p;
     PL_TRY(pl_calloc(sizeof(pl_work), &p));
     pl_work *w = p;
+    if (pl__on_device(&queued)) {
+        pl_status begun = pl__device_begin(g, &queued);
+        if (begun != PL_OK) {
+            pl_free(w);
+            return begun;
+        }
+    }
     w->group = g;
     w->call = queued;
     w->call.on_comm = true;
@@ -145,6 +162,7 @@ pl_status pl__queue(pl_group *g, const pl__call *call, pl_work **out) {
     }
     pthread_mutex_unlock(&g->queue_lock);
     if (st != PL_OK) {
+        if (pl__on_device(call)) pl__device_forget(g, &w->call);
         pl_free(w);
         return st;
     }
@@ -163,28 +181,40 @@ void pl__comm_stop(pl_group *g) {
     g->comm_started = false;
 }
 
+static bool has_run(const pl_work *w) {
+    // Acquire: the buffer's new contents are visible to who has seen it done.
+    return atomic_load_explicit(&w->done, memory_order_acquire) != 0;
+}
+
 pl_status pl_work_wait(pl_work *w) {
-    if (!pl_work_done(w)) {
+    if (!has_run(w)) {
         pl_group *g = w->group;
         if (atomic_load_explicit(&g->forked, memory_order_relaxed)) {
             return pl__group_enter(g, &w->call);
         }
         PL_TRY(wait_local(g, &w->call, &w->done, 1));
     }
-    if (w->status == PL_OK) return PL_OK;
+    if (w->status == PL_OK) {
+        return pl__on_device(&w->call) ? pl__device_order(w->group, &w->call) : PL_OK;
+    }
     pl__note_failed(w->group);
     return pl_fail(w->status, "%s", w->message);
 }
 
 bool pl_work_done(const pl_work *w) {
-    // Acquire: the buffer's new contents are visible to who has seen it done.
-    return atomic_load_explicit(&w->done, memory_order_acquire) != 0;
+    if (!has_run(w)) return false;
+    return !pl__on_device(&w->call) || w->status != PL_OK || pl__device_done(w->group, &w->call);
 }
 
 void pl_work_free(pl_work *w) {
     if (!w) return;
-    while (!pl_work_done(w) && !atomic_load_explicit(&w->group->forked, memory_order_relaxed)) {
+    while (!has_run(w) && !atomic_load_explicit(&w->group->forked, memory_order_relaxed)) {
         pl__futex_wait(&w->done, 0, SLICE_NS, false);
+    }
+    if (pl__on_device(&w->call)) {
+        // Whoever gets the buffer's memory next gets it behind the work.
+        if (w->status == PL_OK) (void)!pl__device_order(w->group, &w->call);
+        pl__device_forget(w->group, &w->call);
     }
     pl_live_add(PL_KIND_WORK, -1);
     pl_free(w);
