@@ -9,7 +9,6 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/alloc_internal.h"
 
@@ -38,11 +37,9 @@ size_t pl_alloc_cached(void) { return pl__large_cached(); }
 size_t pl_alloc_held(void) { return pl__large_held(); }
 
 static void init_levels(void) {
-    // A quarter of the machine: more than a training loop's temporaries, less than what would
-    // drive other processes into swap.
-    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-    bool known = pages > 0 && page > 0;
-    pl__large_set_limit(known ? (size_t)pages / 4 * (size_t)page : (size_t)1 << 30);
+    // A quarter of all: more than a training loop's temporaries, less than what would drive other
+    // processes into swap.
+    pl__large_set_limit(pl_memory_limit() / 4);
     // A fork while another thread holds a lock would leave it locked in the child for ever.
     (void)pthread_atfork(pl__small_lock, pl__small_unlock, pl__small_unlock);
 }

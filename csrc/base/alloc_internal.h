@@ -76,4 +76,8 @@ void pl__large_set_limit(size_t nbytes);  // more than that is not kept cached
 void pl__large_lock(void);
 void pl__large_unlock(void);
 
+// The memory limit of the control groups that a file like /proc/self/cgroup names, whose trees are
+// below `root`; SIZE_MAX: none.
+size_t pl__group_limit(const char *groups, const char *root);
+
 #endif

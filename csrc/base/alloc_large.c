@@ -15,7 +15,6 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <sys/mman.h>
-#include <sys/sysinfo.h>
 
 #include "base/alloc_internal.h"
 
@@ -150,18 +149,10 @@ static pl__block *join(pl__block *b) {
 // ---------------------------------------------------------------------------------------------
 // Arenas.
 
-// What the machine has, with its swap. More than that can be promised, but who touches it is
-// killed: an error that says so is better.
-static size_t machine_bytes(void) {
-    struct sysinfo info;
-    if (sysinfo(&info) != 0) return (size_t)1 << 36;
-    return ((size_t)info.totalram + (size_t)info.totalswap) * (size_t)info.mem_unit;
-}
-
-// Twice the machine's memory in addresses, or what a limit on them leaves.
+// Twice the memory there is in addresses, or what a limit on them leaves.
 static arena *arena_new(size_t total) {
     if (n_arenas == ARENAS) return NULL;
-    size_t want = 2 * machine_bytes() / HUGE_BYTES * HUGE_BYTES;
+    size_t want = 2 * pl_memory_limit() / HUGE_BYTES * HUGE_BYTES;
     while (want >= SMALLEST_ARENA && want >= total + HUGE_BYTES) {
         char *p = mmap(NULL, want, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (p != MAP_FAILED) {
@@ -190,7 +181,7 @@ static bool make_writable(arena *a, char *until) {
     size_t need = (size_t)(until - a->writable), left = (size_t)(a->end - a->writable);
     size_t step = (need + GROW_BYTES - 1) / GROW_BYTES * GROW_BYTES;
     if (step > left) step = left;
-    if (top_bytes - given_bytes + need > machine_bytes()) return false;
+    if (top_bytes - given_bytes + need > pl_memory_limit()) return false;
     if (mprotect(a->writable, step, PROT_READ | PROT_WRITE) != 0) return false;
     a->writable += step;
     return true;

@@ -162,6 +162,8 @@ size_t pl_alloc_peak(void);      // the most handed out at once, since the start
 void pl_alloc_reset_peak(void);  // the peak counts from what is in use now
 size_t pl_alloc_cached(void);    // bytes free and kept for reuse
 size_t pl_alloc_held(void);      // of the system's memory: in use, cached, and lost to rounding
+// What this process can have: the machine's memory and swap, or its container's limit.
+size_t pl_memory_limit(void);
 // Test hook: the n-th allocation from now fails with PL_ENOMEM (0: off). `forever`: all after too.
 void pl_alloc_fail_at(uint64_t n, bool forever);
 

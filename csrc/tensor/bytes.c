@@ -34,7 +34,7 @@ pl_status pl_bytes_copy(pl_device to, void *dst, pl_device from, const void *src
     bool upload = from.type == PL_CPU;
     pl_copy_kind kind = upload ? PL_COPY_TO_DEVICE : PL_COPY_ON_DEVICE;
     PL_TRY(s->runtime->copy(s->runtime, s->compute, kind, dst, src, nbytes));
-    return upload ? s->runtime->sync_stream(s->runtime, s->compute) : PL_OK;
+    return upload ? pl_device_wait(s, s->compute) : PL_OK;
 }
 
 pl_status pl_numbers_open(pl_device d, size_t nbytes, void *host, pl_numbers *out) {

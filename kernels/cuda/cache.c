@@ -30,6 +30,8 @@ struct pl_cuda_cache {
     pl_runtime *r;
     block *blocks;
     pl_cuda_cache_stats stats;
+    pl_stream *others[MOST_USERS];  // told by _used, each once
+    int n_others;
     pl_event **spare;  // events that no block holds
     int spares, spare_room;
 };
@@ -211,6 +213,18 @@ static pl_status find(const pl_cuda_cache *c, const void *p, block **out) {
     return pl_fail(PL_EINVAL, "[cuda] memory at %p is not in use in this cache", p);
 }
 
+static pl_status note_stream(pl_cuda_cache *c, pl_stream *s) {
+    for (int i = 0; i < c->n_others; i++) {
+        if (c->others[i] == s) return PL_OK;
+    }
+    if (c->n_others == MOST_USERS) {
+        return pl_fail(PL_ENOSUP, "[cuda] memory is used on more than %d other streams",
+                       MOST_USERS);
+    }
+    c->others[c->n_others++] = s;
+    return PL_OK;
+}
+
 pl_status pl_cuda_cache_used(pl_cuda_cache *c, const void *p, pl_stream *s) {
     block *b = NULL;
     PL_TRY(find(c, p, &b));
@@ -222,7 +236,7 @@ pl_status pl_cuda_cache_used(pl_cuda_cache *c, const void *p, pl_stream *s) {
         return pl_fail(PL_ENOSUP, "[cuda] one block is used on more than %d streams", MOST_USERS);
     }
     b->by[b->users++] = (user){s, NULL};
-    return PL_OK;
+    return note_stream(c, s);
 }
 
 pl_status pl_cuda_cache_release(pl_cuda_cache *c, void *p) {
@@ -237,5 +251,11 @@ pl_status pl_cuda_cache_release(pl_cuda_cache *c, void *p) {
     c->stats.cached += b->nbytes;
     return PL_OK;
 }
+
+pl_stream *pl_cuda_cache_stream(const pl_cuda_cache *c, int i) {
+    return i < c->n_others ? c->others[i] : NULL;
+}
+
+void pl_cuda_cache_reset_peak(pl_cuda_cache *c) { c->stats.peak = c->stats.in_use; }
 
 pl_cuda_cache_stats pl_cuda_cache_statistics(const pl_cuda_cache *c) { return c->stats; }

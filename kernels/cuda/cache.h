@@ -29,5 +29,8 @@ typedef struct pl_cuda_cache_stats {
     size_t in_use, peak, cached;  // bytes, rounded as they were asked of the device
 } pl_cuda_cache_stats;
 pl_cuda_cache_stats pl_cuda_cache_statistics(const pl_cuda_cache *c);
+void pl_cuda_cache_reset_peak(pl_cuda_cache *c);  // the peak counts from what is in use now
+// The i-th of the other streams that blocks were used on (_used), or NULL.
+pl_stream *pl_cuda_cache_stream(const pl_cuda_cache *c, int i);
 
 #endif

@@ -73,12 +73,12 @@ def set_library_path(name: str, path: str | None, /) -> None: ...  # "CUDA", "CU
 def set_native_loader(load: Callable[[], None], /) -> None: ...  # called once, before the first op
 
 # Devices. An index: -1 is the CPU, i cuda:i; a process opens one GPU (DeviceError for a second).
-# `library` is the path of _cuda.so, or of a test's. Nothing here runs at import; from the first of
+# `library` is the path of _cuda.so (None: set_library_path told it). Nothing here runs at import; from the first of
 # the three that take the library on, a forked child cannot use CUDA.
-def cuda_open(library: str, index: int, /) -> None: ...  # again with the same index: nothing
+def cuda_open(library: str | None, index: int, /) -> None: ...  # again with the same index: nothing
 def cuda_current() -> int: ...  # the open GPU, or -1; touches no driver
-def cuda_device_count(library: str, /) -> int: ...  # DeviceError: no driver, or no such library
-def cuda_properties(library: str, index: int, /) -> dict[str, Any]: ...  # name, major, minor, processors, memory
+def cuda_device_count(library: str | None, /) -> int: ...  # DeviceError: no driver, or no such library
+def cuda_properties(library: str | None, index: int, /) -> dict[str, Any]: ...  # name, major, minor, processors, memory
 # The following need an open GPU.
 def cuda_memory(reset_peak: bool, /) -> dict[str, int]: ...  # bytes: allocated, peak, reserved, free, total
 def cuda_trim() -> None: ...  # free blocks back to the device
@@ -240,7 +240,7 @@ def get_num_threads() -> int: ...
 def set_num_threads(n: int, /) -> None: ...
 def cpu_info() -> dict[str, Any]: ...  # name, features, matmul library
 def live_objects() -> dict[str, int]: ...
-def memory_stats() -> dict[str, int]: ...  # bytes: in_use, peak, cached, held
+def memory_stats() -> dict[str, int]: ...  # bytes: in_use, peak, cached, held, limit
 def reset_memory_peak() -> None: ...
 def alloc_trim() -> None: ...
 def fail_alloc_at(n: int, forever: bool, /) -> None: ...

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Devices: the class, and the check that a device can be used here. Knows no tensor."""
+"""Devices: the class, and opening the one GPU of a process at its first use. Knows no tensor."""
 
 from __future__ import annotations
+
+import os
 
 from paceline.errors import DeviceError
 
@@ -79,10 +81,94 @@ def is_device(obj: Any) -> bool:
 
 
 CPU = device("cpu")
+_gpus: list[device] = []  # device("cuda", i) at i
+_preferred: int | None = None  # what set_device chose
 
 
-def check(op: str, where: str | int | device | None) -> device:
-    """The device that an argument stands for.
+def named(index: int) -> device:
+    """The device of an index of the core's: -1 is the CPU, i ``cuda:i``."""
+    if index < 0:
+        return CPU
+    while len(_gpus) <= index:
+        _gpus.append(device("cuda", len(_gpus)))
+    return _gpus[index]
+
+
+def prefer(index: int) -> None:
+    """Let ``"cuda"`` stand for a GPU."""
+    global _preferred
+    _preferred = index
+
+
+def current() -> int:
+    """The GPU that ``"cuda"`` stands for: the open one, the chosen one, or this rank's."""
+    from paceline import _C
+
+    opened = _C.cuda_current()
+    if opened >= 0:
+        return opened
+    if _preferred is not None:
+        return _preferred
+    rank = os.environ.get("LOCAL_RANK", "")
+    index = int(rank) if rank.isdecimal() else 0
+    if index:
+        # A scheduler may have given each process one GPU of its own, which all call 0.
+        from paceline.cuda import device_count
+
+        return 0 if device_count() == 1 else index
+    return 0
+
+
+def index_of(op: str, where: str | int | device | None) -> int:
+    """The GPU that an argument stands for; it is not opened.
+
+    Raises
+    ------
+    ValueError
+        If it names another kind of device.
+    """
+    d = where if isinstance(where, device) else device("cuda" if where is None else where)
+    if d.type != "cuda":
+        raise ValueError(f"[{op}] device: got {str(d)!r}, expected the like of 'cuda:0'")
+    return current() if d.index is None else d.index
+
+
+def no_gpu(op: str, wanted: object) -> DeviceError:
+    """The error where this process cannot use a GPU, with what is missing."""
+    from paceline import _cuda_libraries
+
+    missing = "this build has no CUDA"
+    if _cuda_libraries.has_kernels():
+        missing = "there is no GPU that CUDA shows, or no NVIDIA driver from 580 on"
+    return DeviceError(
+        f"[{op}] {missing}: got device {str(wanted)!r}, expected 'cpu' "
+        "(device = 'cuda' if paceline.cuda.is_available() else 'cpu' works everywhere; "
+        "paceline env shows what is missing)"
+    )
+
+
+def open_gpu(op: str, index: int) -> int:
+    """Open a GPU, where this process has not; gives its index.
+
+    Raises
+    ------
+    DeviceError
+        If it cannot be used, or the process uses another one.
+    """
+    from paceline import _C
+
+    if index != _C.cuda_current():
+        from paceline import _cuda_libraries
+
+        if not _cuda_libraries.has_kernels():
+            raise no_gpu(op, named(index))
+        _cuda_libraries.tell()
+        _C.cuda_open(_cuda_libraries.kernels(), index)
+    return index
+
+
+def place(op: str, where: str | int | device | None) -> int:
+    """The index at which the core makes a tensor: -1 for the CPU; a GPU is opened.
 
     Raises
     ------
@@ -90,11 +176,8 @@ def check(op: str, where: str | int | device | None) -> device:
         If tensors cannot be placed there.
     """
     if where is None or where is CPU:
-        return CPU
+        return -1
     d = where if isinstance(where, device) else device(where)
-    if d.type != "cpu":
-        raise DeviceError(
-            f"[{op}] this build has no CUDA: got device {str(d)!r}, expected 'cpu' "
-            "(device = 'cuda' if paceline.cuda.is_available() else 'cpu' works everywhere)"
-        )
-    return CPU
+    if d.type == "cpu":
+        return -1
+    return open_gpu(op, current() if d.index is None else d.index)

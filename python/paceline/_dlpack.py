@@ -35,6 +35,11 @@ def lend(
             "[__dlpack__] a tensor that requires grad cannot be shared, for the other library "
             "would not record its gradient: use tensor.detach()"
         )
+    if tensor._device_index >= 0:
+        raise BufferError(
+            f"[__dlpack__] device: got {tensor.device}, expected the CPU: GPU memory is not shared "
+            "with other libraries yet, use tensor.cpu()"
+        )
     if stream is not None:
         raise BufferError(f"[__dlpack__] stream: got {stream!r}, expected None on the CPU")
     if dl_device is not None and tuple(dl_device) != DEVICE:
@@ -51,7 +56,7 @@ def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> T
     x : object with ``__dlpack__``, or a DLPack capsule
         A CPU tensor or array of at most 8 dimensions.
     device : str or device, optional
-        Where the result shall be; only the CPU is built.
+        Where the result shall be; a copy if that is not the CPU.
     copy : bool, optional
         True copies always, False never. By default only memory that may not be written is copied,
         for a tensor here can always be written to.
@@ -78,14 +83,15 @@ def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> T
     >>> a
     tensor([1., 1., 1.])
     """
-    _device.check("from_dlpack", device)
+    index = _device.place("from_dlpack", device)
     tensor, read_only = _C.from_dlpack(_capsule_of(x))
     if copy is False and read_only:
         raise BufferError(
             "[from_dlpack] copy=False, but the memory may not be written and a tensor here always "
             "may: pass copy=True"
         )
-    return _C.clone(tensor) if copy or read_only else tensor
+    tensor = _C.clone(tensor) if copy or (read_only and index < 0) else tensor
+    return _C.to_device(tensor, index, False)
 
 
 def _capsule_of(x: Any) -> Any:

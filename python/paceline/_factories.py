@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 Where = str | int | _device.device | None
 
 
-def finish(op: str, t: Tensor, device: Where, requires_grad: bool) -> Tensor:
-    """`t` after the arguments that all makers share."""
-    if device is not None:
-        _device.check(op, device)
+def finish(t: Tensor, requires_grad: bool) -> Tensor:
+    """`t` after the argument that all makers share."""
     if requires_grad:
         t.requires_grad = True
     return t
+
+
+def beside(op: str, input: _C.Tensor, device: Where) -> int:
+    """Where the like of a tensor is made: beside it, unless something else is asked for."""
+    return input._device_index if device is None else _device.place(op, device)
 
 
 # -- from data --------------------------------------------------------------------------------
@@ -52,7 +55,7 @@ def tensor(
     requires_grad : bool
         Whether operations on it are recorded.
     pin_memory : bool
-        Accepted; has no effect without a GPU.
+        In page-locked memory, from which copies to the GPU need not wait; no effect without one.
 
     Examples
     --------
@@ -66,19 +69,20 @@ def tensor(
         t = _from_sequence(data, code)
     else:
         t = _C.clone(_share(data, code))
-    return finish("tensor", t, device, requires_grad)
+    if device is not None:
+        t = _C.to_device(t, _device.place("tensor", device), False)
+    return finish(t.pin_memory() if pin_memory else t, requires_grad)
 
 
 def as_tensor(data: Any, dtype: dtype | None = None, device: Where = None) -> Tensor:
     """`data` as a tensor, over the same memory where that is possible."""
     code = to_code(dtype)
-    _device.check("as_tensor", device)
-    if isinstance(data, _C.Tensor):
-        same: Any = data
-        return same if code < 0 else _C.to_dtype(data, code)
-    if _is_plain(data):
-        return _from_sequence(data, code)
-    return _share(data, code)
+    t: Any = data
+    if not isinstance(data, _C.Tensor):
+        t = _from_sequence(data, code) if _is_plain(data) else _share(data, code)
+    elif code >= 0:
+        t = _C.to_dtype(data, code)
+    return t if device is None else _C.to_device(t, _device.place("as_tensor", device), False)
 
 
 def from_numpy(array: Any) -> Tensor:
@@ -209,24 +213,24 @@ def full(
         code = dtypes.int64.code
     else:
         code = float_code(None)
-    t = _C.full(as_shape("full", (size,)), fill_value, code)
-    return finish("full", t, device, requires_grad)
+    t = _C.full(as_shape("full", (size,)), fill_value, code, _device.place("full", device))
+    return finish(t, requires_grad)
 
 
 def zeros(
     *size: Any, dtype: dtype | None = None, device: Where = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor of zeros: ``zeros(2, 3)`` or ``zeros((2, 3))``."""
-    t = _C.full(as_shape("zeros", size), 0, float_code(dtype))
-    return finish("zeros", t, device, requires_grad)
+    t = _C.full(as_shape("zeros", size), 0, float_code(dtype), _device.place("zeros", device))
+    return finish(t, requires_grad)
 
 
 def ones(
     *size: Any, dtype: dtype | None = None, device: Where = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor of ones: ``ones(2, 3)`` or ``ones((2, 3))``."""
-    t = _C.full(as_shape("ones", size), 1, float_code(dtype))
-    return finish("ones", t, device, requires_grad)
+    t = _C.full(as_shape("ones", size), 1, float_code(dtype), _device.place("ones", device))
+    return finish(t, requires_grad)
 
 
 def empty(
@@ -237,8 +241,8 @@ def empty(
     pin_memory: bool = False,
 ) -> Tensor:
     """A tensor whose contents are whatever the memory held."""
-    t = _C.empty(as_shape("empty", size), float_code(dtype))
-    return finish("empty", t, device, requires_grad)
+    t = _C.empty(as_shape("empty", size), float_code(dtype), _device.place("empty", device))
+    return finish(t.pin_memory() if pin_memory else t, requires_grad)
 
 
 def arange(
@@ -257,8 +261,8 @@ def arange(
         raise RuntimeError("[arange] step: got 0, expected a number other than 0")
     whole = all(hasattr(v, "__index__") for v in (start, end, step))
     code = to_code(dtype, dtypes.int64.code if whole else float_code(None))
-    t = _C.arange(start, end, step, code)
-    return finish("arange", t, device, requires_grad)
+    t = _C.arange(start, end, step, code, _device.place("arange", device))
+    return finish(t, requires_grad)
 
 
 def linspace(
@@ -274,10 +278,11 @@ def linspace(
     if steps < 0:
         raise RuntimeError(f"[linspace] steps: got {steps}, expected 0 or more")
     delta = (end - start) / (steps - 1) if steps > 1 else 0.0
-    t = _C.add(_C.mul(_C.arange(0, steps, 1, dtypes.float64.code), delta), start)
+    line = _C.arange(0, steps, 1, dtypes.float64.code, _device.place("linspace", device))
+    t = _C.add(_C.mul(line, delta), start)
     if steps > 1:
         t[steps - 1] = end
-    return finish("linspace", _C.to_dtype(t, float_code(dtype)), device, requires_grad)
+    return finish(_C.to_dtype(t, float_code(dtype)), requires_grad)
 
 
 def eye(
@@ -289,10 +294,11 @@ def eye(
     requires_grad: bool = False,
 ) -> Tensor:
     """The identity matrix, or the first `m` columns of it."""
-    rows = _C.unsqueeze(_C.arange(0, n, 1, dtypes.int64.code), 1)
-    columns = _C.arange(0, n if m is None else m, 1, dtypes.int64.code)
+    at = _device.place("eye", device)
+    rows = _C.unsqueeze(_C.arange(0, n, 1, dtypes.int64.code, at), 1)
+    columns = _C.arange(0, n if m is None else m, 1, dtypes.int64.code, at)
     t = _C.to_dtype(_C.eq(rows, columns), float_code(dtype))
-    return finish("eye", t, device, requires_grad)
+    return finish(t, requires_grad)
 
 
 # -- like others ------------------------------------------------------------------------------
@@ -306,8 +312,9 @@ def zeros_like(
     requires_grad: bool = False,
 ) -> Tensor:
     """Zeros with the shape and dtype of `input`."""
-    t = _C.full(input.shape, 0, to_code(dtype, input._dtype))
-    return finish("zeros_like", t, device, requires_grad)
+    at = beside("zeros_like", input, device)
+    t = _C.full(input.shape, 0, to_code(dtype, input._dtype), at)
+    return finish(t, requires_grad)
 
 
 def ones_like(
@@ -318,8 +325,9 @@ def ones_like(
     requires_grad: bool = False,
 ) -> Tensor:
     """Ones with the shape and dtype of `input`."""
-    t = _C.full(input.shape, 1, to_code(dtype, input._dtype))
-    return finish("ones_like", t, device, requires_grad)
+    at = beside("ones_like", input, device)
+    t = _C.full(input.shape, 1, to_code(dtype, input._dtype), at)
+    return finish(t, requires_grad)
 
 
 def full_like(
@@ -331,8 +339,9 @@ def full_like(
     requires_grad: bool = False,
 ) -> Tensor:
     """One value with the shape and dtype of `input`."""
-    t = _C.full(input.shape, fill_value, to_code(dtype, input._dtype))
-    return finish("full_like", t, device, requires_grad)
+    at = beside("full_like", input, device)
+    t = _C.full(input.shape, fill_value, to_code(dtype, input._dtype), at)
+    return finish(t, requires_grad)
 
 
 def empty_like(
@@ -343,8 +352,9 @@ def empty_like(
     requires_grad: bool = False,
 ) -> Tensor:
     """Uninitialised memory with the shape and dtype of `input`."""
-    t = _C.empty(input.shape, to_code(dtype, input._dtype))
-    return finish("empty_like", t, device, requires_grad)
+    at = beside("empty_like", input, device)
+    t = _C.empty(input.shape, to_code(dtype, input._dtype), at)
+    return finish(t, requires_grad)
 
 
 def scalar_tensor(value: bool | int | float, *, dtype: dtype | None = None) -> Tensor:

@@ -137,9 +137,9 @@ def diag(input: _C.Tensor) -> Tensor:
     """A matrix with the vector `input` on its diagonal, or the diagonal of a matrix."""
     if input.ndim == 1:
         n = input.shape[0]
-        line = _C.arange(0, n, 1, 3)
+        line = _C.arange(0, n, 1, 3, input._device_index)
         return _C.where(_C.eq(_C.unsqueeze(line, 1), line), input, 0)
-    at = _C.arange(0, min(input.shape), 1, 3)
+    at = _C.arange(0, min(input.shape), 1, 3, input._device_index)
     return input[at, at]
 
 

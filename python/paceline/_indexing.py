@@ -58,6 +58,11 @@ def _resolve(x: Tensor, index: Any) -> tuple[Tensor, dict[int, Tensor]]:
     """x after its plain items, and the integer tensors left, by dimension."""
     raw = list(index) if isinstance(index, tuple) else [index]
     items = [_as_index(item) for item in raw]
+    # Indices may come from the CPU, as lists do.
+    items = [
+        _C.to_device(item, x._device_index, False) if isinstance(item, Tensor) else item
+        for item in items
+    ]
     masks = [item for item in items if isinstance(item, Tensor) and item._dtype == _BOOL]
     spread = _expand_masks(items)
     filled = _fill_ellipsis(spread, x.ndim)
@@ -144,7 +149,7 @@ def setitem(x: Tensor, index: Any, value: Any) -> Tensor:
     import paceline
 
     if not isinstance(value, Tensor):
-        value = paceline.as_tensor(value, dtype=x.dtype)
+        value = paceline.as_tensor(value, dtype=x.dtype, device=x.device)
     if _C.is_grad_enabled() and (value.requires_grad or x.requires_grad):
         raise NotImplementedError(
             "[setitem] assignment through an index tensor is not tracked by autograd: use "
@@ -156,7 +161,7 @@ def setitem(x: Tensor, index: Any, value: Any) -> Tensor:
     rest = [d for d in range(base.ndim) if d not in picked]
     front = _C.permute(base, sorted(picked) + rest)
     shape = _C.embedding(
-        _C.empty([_product(base.shape, sorted(picked)), 0], _BOOL),
+        _C.empty([_product(base.shape, sorted(picked)), 0], _BOOL, base._device_index),
         _flat_index(base.shape, picked),
         -1,
     ).shape[:-1]

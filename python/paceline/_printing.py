@@ -164,7 +164,8 @@ def contents(t: Any, indent: int) -> str:
     """The numbers of a tensor in brackets."""
     summarised = t._numel() > OPTIONS.threshold
     shown = _C.detach(t)
-    values = (_at_edges(shown) if summarised else shown).tolist()
+    shown = _at_edges(shown) if summarised else shown
+    values = _C.to_device(shown, -1, False).tolist()
     write = Formatter(_flat(values), t.dtype.is_floating_point)
     return Layout(tuple(t.shape), summarised, write).text(values, 0, indent)
 
@@ -200,6 +201,8 @@ def to_text(t: Tensor) -> str:
         if not usual:
             notes.append(f"dtype={t.dtype!r}")
         body = contents(t, indent)
+    if t.is_cuda:
+        notes.insert(0, f"device='{t.device}'")
     made_by = t.grad_fn
     if made_by is not None:
         notes.append(f"grad_fn={made_by!r}")

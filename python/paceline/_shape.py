@@ -188,7 +188,7 @@ class ShapeMethods(_C.Tensor):
     def flip(self, *dims: Any) -> Tensor:
         out: Any = self
         for dim in as_shape("flip", dims):
-            order = _C.arange(self.shape[dim] - 1, -1, -1, 3)
+            order = _C.arange(self.shape[dim] - 1, -1, -1, 3, self._device_index)
             out = _C.index_select(out, dim, order)
         return _C.clone(self) if out is self else out
 
@@ -202,14 +202,14 @@ class ShapeMethods(_C.Tensor):
         """The main diagonal of a matrix, as a copy."""
         if self.ndim != 2:
             raise RuntimeError(f"[diagonal] dimensions: got {self.ndim}, expected 2")
-        at = _C.arange(0, min(self.shape), 1, 3)
+        at = _C.arange(0, min(self.shape), 1, 3, self._device_index)
         return self[at, at]
 
 
 def _triangle(t: _C.Tensor, diagonal: int, lower: bool) -> _C.Tensor:
     if t.ndim < 2:
         raise RuntimeError(f"[tril, triu] dimensions: got {t.ndim}, expected 2 or more")
-    rows = _C.unsqueeze(_C.arange(0, t.shape[-2], 1, 3), 1)
+    rows = _C.unsqueeze(_C.arange(0, t.shape[-2], 1, 3, t._device_index), 1)
     limit = _C.add(rows, diagonal)
-    columns = _C.arange(0, t.shape[-1], 1, 3)
+    columns = _C.arange(0, t.shape[-1], 1, 3, t._device_index)
     return _C.le(columns, limit) if lower else _C.ge(columns, limit)

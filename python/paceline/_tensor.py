@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from paceline import _C, _device, dtypes
 from paceline._math import MathMethods
+from paceline._placing import parse_to, pinned
 from paceline._shape import ShapeMethods
 from paceline.dtypes import ALL, dtype, to_code
 
@@ -65,11 +66,18 @@ class Tensor(MathMethods, ShapeMethods, _C.Tensor):
 
     @property
     def device(self) -> Device:
-        return _device.CPU
+        return _device.named(self._device_index)
 
     @property
     def is_cuda(self) -> Bool:
-        return False
+        return self._device_index >= 0
+
+    @property
+    def is_cpu(self) -> Bool:
+        return self._device_index < 0
+
+    def get_device(self) -> Int:
+        return self._device_index
 
     @property
     def itemsize(self) -> Int:
@@ -116,18 +124,23 @@ class Tensor(MathMethods, ShapeMethods, _C.Tensor):
     def to(self, *args: Any, **kwargs: Any) -> Tensor:
         """As another dtype or on another device: ``to(dtype)``, ``to(device)``, ``to(other)``.
 
-        Gives the tensor itself where nothing changes and `copy` is False.
+        Gives the tensor itself where nothing changes and `copy` is False. With ``non_blocking``
+        the copy of pinned memory to the GPU need not have arrived when this returns; what is
+        computed with it waits by itself, but the pinned memory must not be changed before.
         """
-        _, code, copy = parse_to(args, kwargs)
-        if code >= 0 and code != self._dtype:
-            return _C.to_dtype(self, code)
-        return _C.clone(self) if copy else self
+        wanted = parse_to(args, kwargs)
+        t: Tensor = self
+        if wanted.code >= 0:
+            t = _C.to_dtype(t, wanted.code)
+        if wanted.index is not None:
+            t = _C.to_device(t, wanted.index, wanted.non_blocking)
+        return _C.clone(t) if wanted.copy and t is self else t
 
     def type(self, dtype: DType | None = None) -> Any:
         return f"paceline.{self.dtype.name}" if dtype is None else self.to(dtype)
 
     def type_as(self, other: _C.Tensor) -> Tensor:
-        return _C.to_dtype(self, other._dtype)
+        return _C.to_device(_C.to_dtype(self, other._dtype), other._device_index, False)
 
     def float(self) -> Tensor:
         return _C.to_dtype(self, 6)
@@ -154,14 +167,21 @@ class Tensor(MathMethods, ShapeMethods, _C.Tensor):
         return _C.to_dtype(self, 1)
 
     def cpu(self) -> Tensor:
-        return self
+        return _C.to_device(self, -1, False)
 
     def cuda(self, device: Any = None, non_blocking: Bool = False) -> Tensor:
-        _device.check("cuda", "cuda" if device is None else device)
-        return self
+        index = _device.index_of("cuda", device)
+        return _C.to_device(self, _device.open_gpu("cuda", index), non_blocking)
 
-    def pin_memory(self) -> Tensor:
-        return self  # there is no device to copy to
+    def pin_memory(self, device: Any = None) -> Tensor:
+        """A copy in page-locked memory, from which copies to the GPU need not wait.
+
+        Gives the tensor itself where it is there already, and where there is no GPU.
+        """
+        return pinned(self)
+
+    def is_pinned(self, device: Any = None) -> Bool:
+        return self._is_pinned
 
     def clone(self) -> Tensor:
         return _C.clone(self)
@@ -175,14 +195,15 @@ class Tensor(MathMethods, ShapeMethods, _C.Tensor):
         Parameters
         ----------
         force : bool
-            Detach and convert first where that is needed, as ``t.detach().float().numpy()``.
+            Detach, copy to the CPU and convert first where that is needed, as
+            ``t.detach().cpu().float().numpy()``.
 
         Raises
         ------
         RuntimeError
             If a gradient is required.
         TypeError
-            If NumPy has no such dtype (bfloat16).
+            If NumPy has no such dtype (bfloat16), or the tensor is on the GPU.
         """
         import numpy as np
 
@@ -194,6 +215,13 @@ class Tensor(MathMethods, ShapeMethods, _C.Tensor):
                     "use tensor.detach().numpy() instead"
                 )
             t = _C.detach(t)
+        if t._device_index >= 0:
+            if not force:
+                raise TypeError(
+                    f"[numpy] can't convert a {self.device} tensor to numpy: got a tensor on the "
+                    "GPU, expected one on the CPU; use tensor.cpu().numpy() instead"
+                )
+            t = _C.to_device(t, -1, False)
         if t._dtype == dtypes.bfloat16.code:
             if not force:
                 raise TypeError(
@@ -226,7 +254,8 @@ class Tensor(MathMethods, ShapeMethods, _C.Tensor):
         return lend(self, stream, max_version, dl_device, copy)
 
     def __dlpack_device__(self) -> tuple[Int, Int]:
-        return (1, 0)  # the CPU
+        index = self._device_index
+        return (1, 0) if index < 0 else (2, index)  # the CPU, or CUDA
 
     def __array_wrap__(
         self, array: Any, context: Any = None, return_scalar: Bool = False
@@ -236,28 +265,38 @@ class Tensor(MathMethods, ShapeMethods, _C.Tensor):
 
         return as_tensor(array)
 
-    def new_tensor(self, data: Any, *, dtype: DType | None = None) -> Tensor:
+    def _at(self, op: str, device: Any) -> Int:
+        return self._device_index if device is None else _device.place(op, device)
+
+    def new_tensor(self, data: Any, *, dtype: DType | None = None, device: Any = None) -> Tensor:
         from paceline._factories import tensor
 
-        return tensor(data, dtype=self.dtype if dtype is None else dtype)
+        where = self.device if device is None else device
+        return tensor(data, dtype=self.dtype if dtype is None else dtype, device=where)
 
-    def new_zeros(self, *size: Any, dtype: DType | None = None) -> Tensor:
+    def new_zeros(self, *size: Any, dtype: DType | None = None, device: Any = None) -> Tensor:
         from paceline._shape import as_shape
 
-        return _C.full(as_shape("new_zeros", size), 0, to_code(dtype, self._dtype))
+        at = self._at("new_zeros", device)
+        return _C.full(as_shape("new_zeros", size), 0, to_code(dtype, self._dtype), at)
 
-    def new_ones(self, *size: Any, dtype: DType | None = None) -> Tensor:
+    def new_ones(self, *size: Any, dtype: DType | None = None, device: Any = None) -> Tensor:
         from paceline._shape import as_shape
 
-        return _C.full(as_shape("new_ones", size), 1, to_code(dtype, self._dtype))
+        at = self._at("new_ones", device)
+        return _C.full(as_shape("new_ones", size), 1, to_code(dtype, self._dtype), at)
 
-    def new_full(self, size: Sequence[Any], value: Any, *, dtype: DType | None = None) -> Tensor:
-        return _C.full(tuple(size), value, to_code(dtype, self._dtype))
+    def new_full(
+        self, size: Sequence[Any], value: Any, *, dtype: DType | None = None, device: Any = None
+    ) -> Tensor:
+        at = self._at("new_full", device)
+        return _C.full(tuple(size), value, to_code(dtype, self._dtype), at)
 
-    def new_empty(self, *size: Any, dtype: DType | None = None) -> Tensor:
+    def new_empty(self, *size: Any, dtype: DType | None = None, device: Any = None) -> Tensor:
         from paceline._shape import as_shape
 
-        return _C.empty(as_shape("new_empty", size), to_code(dtype, self._dtype))
+        at = self._at("new_empty", device)
+        return _C.empty(as_shape("new_empty", size), to_code(dtype, self._dtype), at)
 
     # -- gradients ----------------------------------------------------------------------------
 
@@ -369,63 +408,54 @@ class Tensor(MathMethods, ShapeMethods, _C.Tensor):
     def __reduce__(self) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
         if not self.is_leaf:
             raise RuntimeError("[pickle] only leaf tensors can be pickled; use tensor.detach()")
-        arguments = (type(self), self._dtype, self.shape, to_bytes(self), self.requires_grad)
-        return rebuild, arguments
+        arguments: tuple[Any, ...] = (
+            type(self),
+            self._dtype,
+            self.shape,
+            to_bytes(self),
+            self.requires_grad,
+        )
+        return rebuild, arguments if self._device_index < 0 else (*arguments, True)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return self.__reduce__()
 
 
-def parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, int, bool]:
-    """Arguments of ``to``: (device or None, dtype code or -1, copy)."""
-    device, code = kwargs.pop("device", None), to_code(kwargs.pop("dtype", None))
-    copy = bool(kwargs.pop("copy", False))
-    kwargs.pop("non_blocking", None)
-    kwargs.pop("memory_format", None)
-    if "other" in kwargs:
-        args = (kwargs.pop("other"), *args)
-    if kwargs:
-        raise TypeError(f"[to] unknown argument: got {sorted(kwargs)[0]!r}")
-    flags: list[bool] = []
-    for arg in args:
-        if isinstance(arg, _C.Tensor):
-            code = arg._dtype
-        elif isinstance(arg, bool):
-            flags.append(arg)  # non_blocking, copy
-        elif isinstance(arg, (str, int)) or _device.is_device(arg):
-            device = arg
-        elif arg is not None:
-            code = to_code(arg)
-    if len(flags) > 1:
-        copy = flags[1]
-    if device is not None:
-        _device.check("to", device)
-    return device, code, copy
-
-
 def raw_memory(t: _C.Tensor) -> memoryview:
-    """The bytes of a contiguous tensor, writable, whatever its dtype.
+    """The bytes of a contiguous tensor of the CPU, writable, whatever its dtype.
 
     The view does not keep the tensor: use it and drop it while `t` is held.
     """
     import ctypes
 
+    if t._device_index >= 0:
+        raise TypeError("[memory] the bytes of a tensor on the GPU cannot be looked at from here")
     nbytes = t._numel() * ALL[t._dtype].itemsize
     if nbytes == 0:
         return memoryview(bytearray())
     return memoryview((ctypes.c_char * nbytes).from_address(t._data_ptr)).cast("B")
 
 
+def on_host(t: _C.Tensor) -> Tensor:
+    """The values, contiguous and on the CPU: `t`'s own memory where they are so already."""
+    return _C.contiguous(_C.to_device(_C.detach(t), -1, False))
+
+
 def to_bytes(t: _C.Tensor) -> bytes:
     """A copy of the elements as bytes, in row-major order."""
-    held = _C.contiguous(_C.detach(t))
+    held = on_host(t)
     return raw_memory(held).tobytes()
 
 
 def rebuild(
-    cls: type[Tensor], code: int, shape: Sequence[int], content: bytes, requires_grad: bool
+    cls: type[Tensor],
+    code: int,
+    shape: Sequence[int],
+    content: bytes,
+    requires_grad: bool,
+    on_gpu: bool = False,
 ) -> Tensor:
-    """The tensor that `Tensor.__reduce__` took apart."""
+    """The tensor that `Tensor.__reduce__` took apart; what was on a GPU goes to this process's."""
     t = _C.empty(tuple(shape), code)
     if len(content) != t._numel() * ALL[code].itemsize:
         raise ValueError(
@@ -434,6 +464,8 @@ def rebuild(
         )
     if content:
         raw_memory(t)[:] = content
+    if on_gpu:
+        t = _C.to_device(t, _device.place("pickle", "cuda"), False)
     if cls is Tensor and not requires_grad:
         return t
     return _C.alias(cls, t, requires_grad)  # type: ignore[no-any-return]

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from paceline import _C, _device, dtypes
+from paceline import _C, _device, cuda, dtypes
 from paceline.dtypes import dtype as DType  # noqa: N812
 from paceline.training.grad_scaler import GradScaler
 
@@ -40,7 +40,7 @@ class autocast:  # noqa: N801 (PyTorch's name)
     Parameters
     ----------
     device_type : str
-        ``"cpu"``.
+        ``"cpu"`` or ``"cuda"``: accepted, operators run where their tensors are.
     dtype : dtype, optional
         bfloat16, which is also the default, or float16. Sums of products are kept in fp32 in
         both. fp16 has no instructions of its own on most processors, and is then no faster than
@@ -55,7 +55,7 @@ class autocast:  # noqa: N801 (PyTorch's name)
     ValueError
         For another dtype.
     DeviceError
-        For a device that is not there.
+        For ``"cuda"`` where there is no GPU.
 
     Examples
     --------
@@ -73,13 +73,15 @@ class autocast:  # noqa: N801 (PyTorch's name)
         enabled: bool = True,
         cache_enabled: bool | None = None,
     ) -> None:
-        _device.check("autocast", device_type)
+        on_cpu = _device.device(device_type).type == "cpu"
+        if not on_cpu and not cuda.is_available():
+            raise _device.no_gpu("autocast", device_type)
         chosen = dtypes.bfloat16 if dtype is None else dtype
         if enabled and chosen not in (dtypes.bfloat16, dtypes.float16):
             raise ValueError(
                 f"[autocast] dtype: got {chosen!r}, expected paceline.bfloat16 or paceline.float16"
             )
-        if enabled and chosen is dtypes.bfloat16:
+        if enabled and on_cpu and chosen is dtypes.bfloat16:
             _warn_if_not_faster()
         self._code = chosen.code if enabled else _OFF
         self._before: list[int] = []

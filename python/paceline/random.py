@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 
-from paceline import _C, dtypes
-from paceline._factories import Where, finish
+from paceline import _C, _device, dtypes
+from paceline._factories import Where, beside, finish
 from paceline._shape import as_shape
 from paceline.dtypes import dtype, float_code, to_code
 
@@ -63,16 +63,15 @@ class Generator(_C.Generator):
     Parameters
     ----------
     device : device, optional
-        Only the CPU's exist.
+        Accepted: one generator serves every device.
     """
 
     def __new__(cls, device: Where = None) -> Generator:
         return super().__new__(cls)
 
     def __init__(self, device: Where = None) -> None:
-        from paceline import _device
-
-        _device.check("Generator", device)
+        if device is not None:
+            _device.device(device)  # a name that is none is refused
         super().__init__()
 
     def manual_seed(self, seed: int) -> Generator:
@@ -176,12 +175,13 @@ def rand(
     dtype : dtype, optional
         Floating; float32 by default.
     device : device, optional
-        Only the CPU exists.
+        Where to put it. The numbers are the same on every device.
     requires_grad : bool
         Whether gradients are recorded.
     """
-    t = _C.uniform(as_shape("rand", size), 0.0, 1.0, float_code(dtype), generator)
-    return finish("rand", t, device, requires_grad)
+    shape, at = as_shape("rand", size), _device.place("rand", device)
+    t = _C.uniform(shape, 0.0, 1.0, float_code(dtype), generator, at)
+    return finish(t, requires_grad)
 
 
 def randn(
@@ -202,12 +202,13 @@ def randn(
     dtype : dtype, optional
         Floating; float32 by default.
     device : device, optional
-        Only the CPU exists.
+        Where to put it. The numbers are the same on every device.
     requires_grad : bool
         Whether gradients are recorded.
     """
-    t = _C.normal(as_shape("randn", size), 0.0, 1.0, float_code(dtype), generator)
-    return finish("randn", t, device, requires_grad)
+    shape, at = as_shape("randn", size), _device.place("randn", device)
+    t = _C.normal(shape, 0.0, 1.0, float_code(dtype), generator, at)
+    return finish(t, requires_grad)
 
 
 def randint(
@@ -235,7 +236,7 @@ def randint(
     dtype : dtype, optional
         int64 by default.
     device : device, optional
-        Only the CPU exists.
+        Where to put it. The numbers are the same on every device.
     requires_grad : bool
         Whether gradients are recorded.
 
@@ -258,8 +259,8 @@ def randint(
     if low >= high:
         raise RuntimeError(f"[randint] range: got {low} to {high}, expected low < high")
     shape = as_shape("randint", (size,))
-    t = _C.randint(shape, int(low), int(high), to_code(dtype, dtypes.int64.code), generator)
-    return finish("randint", t, device, requires_grad)
+    code, at = to_code(dtype, dtypes.int64.code), _device.place("randint", device)
+    return finish(_C.randint(shape, int(low), int(high), code, generator, at), requires_grad)
 
 
 def randperm(
@@ -281,7 +282,7 @@ def randperm(
     dtype : dtype, optional
         int64 by default.
     device : device, optional
-        Only the CPU exists.
+        Where to put it. The numbers are the same on every device.
     requires_grad : bool
         Whether gradients are recorded.
 
@@ -290,10 +291,10 @@ def randperm(
     Tensor
         (n).
     """
-    t = _C.randperm(n, generator)
+    t = _C.randperm(n, generator, _device.place("randperm", device))
     if dtype is not None:
         t = _C.to_dtype(t, to_code(dtype))
-    return finish("randperm", t, device, requires_grad)
+    return finish(t, requires_grad)
 
 
 def rand_like(
@@ -312,12 +313,12 @@ def rand_like(
     dtype : dtype, optional
         Floating.
     device : device, optional
-        Only the CPU exists.
+        Where to put it. The numbers are the same on every device.
     requires_grad : bool
         Whether gradients are recorded.
     """
-    t = _C.uniform(input.shape, 0.0, 1.0, to_code(dtype, input._dtype), None)
-    return finish("rand_like", t, device, requires_grad)
+    code, at = to_code(dtype, input._dtype), beside("rand_like", input, device)
+    return finish(_C.uniform(input.shape, 0.0, 1.0, code, None, at), requires_grad)
 
 
 def randn_like(
@@ -336,12 +337,12 @@ def randn_like(
     dtype : dtype, optional
         Floating.
     device : device, optional
-        Only the CPU exists.
+        Where to put it. The numbers are the same on every device.
     requires_grad : bool
         Whether gradients are recorded.
     """
-    t = _C.normal(input.shape, 0.0, 1.0, to_code(dtype, input._dtype), None)
-    return finish("randn_like", t, device, requires_grad)
+    code, at = to_code(dtype, input._dtype), beside("randn_like", input, device)
+    return finish(_C.normal(input.shape, 0.0, 1.0, code, None, at), requires_grad)
 
 
 def normal(
@@ -381,7 +382,8 @@ def normal(
             raise TypeError("[normal] size: got None, expected one where mean and std are numbers")
     shape = as_shape("normal", (size,))
     if isinstance(mean, _C.Tensor) or isinstance(std, _C.Tensor):
-        plain = _C.normal(shape, 0.0, 1.0, float_code(None), generator)
+        like: Any = mean if isinstance(mean, _C.Tensor) else std
+        plain = _C.normal(shape, 0.0, 1.0, float_code(None), generator, like._device_index)
         return _C.add(_C.mul(plain, std), mean)
     return _C.normal(shape, mean, std, float_code(None), generator)
 
@@ -401,7 +403,7 @@ def bernoulli(input: _C.Tensor, *, generator: _C.Generator | None = None) -> Ten
     Tensor
         Shape and dtype of `input`.
     """
-    drawn = _C.uniform(input.shape, 0.0, 1.0, input._dtype, generator)
+    drawn = _C.uniform(input.shape, 0.0, 1.0, input._dtype, generator, input._device_index)
     return _C.to_dtype(_C.lt(drawn, input), input._dtype)
 
 
@@ -450,7 +452,8 @@ def multinomial(
         return _with_replacement(weights, num_samples, generator)
     # The smallest of exponential variables of these rates is i with probability w_i / sum(w),
     # and the k smallest are a draw without replacement.
-    drawn = _C.uniform(weights.shape, 0.0, 1.0, dtypes.float64.code, generator)
+    at = weights._device_index
+    drawn = _C.uniform(weights.shape, 0.0, 1.0, dtypes.float64.code, generator, at)
     race = _C.div(_C.neg(_C.log(_C.sub(1.0, drawn))), weights)
     race = _C.where(_C.gt(weights, 0), race, float("inf"))
     if num_samples == 1:
@@ -463,7 +466,8 @@ def _with_replacement(weights: Tensor, num_samples: int, generator: _C.Generator
     steps = _C.cumsum(weights, -1)
     total = _C.slice(steps, -1, weights.shape[-1] - 1, weights.shape[-1], 1)
     shape = (*weights.shape[:-1], num_samples)
-    drawn = _C.mul(_C.uniform(shape, 0.0, 1.0, dtypes.float64.code, generator), total)
+    at = weights._device_index
+    drawn = _C.mul(_C.uniform(shape, 0.0, 1.0, dtypes.float64.code, generator, at), total)
     passed = _C.le(_C.unsqueeze(steps, -2), _C.unsqueeze(drawn, -1))
     # A draw that rounds up to the total would lie one past the end.
     return _C.clamp(_C.sum(passed, (-1,), False), 0, weights.shape[-1] - 1)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from paceline import _C
-from paceline._tensor import Tensor, raw_memory
+from paceline._tensor import Tensor, on_host, raw_memory
 from paceline.dtypes import ALL
 from paceline.errors import PacelineError
 
@@ -100,7 +100,7 @@ def write(
         watch("", head)
     file.write(head)
     for name in order:
-        held = _C.contiguous(_C.detach(tensors[name]))
+        held = on_host(tensors[name])
         memory = raw_memory(held)
         if watch is not None:
             watch(name, memory)

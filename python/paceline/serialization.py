@@ -99,7 +99,7 @@ class _Packer:
 
     def _name(self, t: _C.Tensor, path: str) -> str:
         # What looks at the same elements in the same way is saved once.
-        view = (t._data_ptr, t._dtype, tuple(t.shape), t._strides)
+        view = (t._device_index, t._data_ptr, t._dtype, tuple(t.shape), t._strides)
         if t._numel() and view in self._seen:
             return self._seen[view]
         name = _plain_name(path)
@@ -335,7 +335,7 @@ def load(f: File, map_location: Any = None, weights_only: bool = True) -> Any:
     f : str, path or binary file
         Where from.
     map_location : device, optional
-        Where tensors go.
+        Where tensors go: by default to the CPU, wherever they were when they were saved.
     weights_only : bool
         Accepted: nothing in a file is ever executed.
 
@@ -346,12 +346,24 @@ def load(f: File, map_location: Any = None, weights_only: bool = True) -> Any:
     """
     if callable(map_location) or isinstance(map_location, dict):
         raise NotImplementedError("[load] map_location: got a mapping, expected a device")
-    if map_location is not None:
-        _device.check("load", map_location)
+    index = _device.place("load", map_location)
     if isinstance(f, (str, os.PathLike)):
         with open(f, "rb") as file:
-            return _load(file)
-    return _load(f)
+            return _placed(_load(file), index)
+    return _placed(_load(f), index)
+
+
+def _placed(obj: Any, index: int) -> Any:
+    """An object of dictionaries and lists with its tensors on a device."""
+    if index < 0:
+        return obj
+    if isinstance(obj, _C.Tensor):
+        return _C.to_device(obj, index, False)
+    if type(obj) in (dict, OrderedDict):
+        return type(obj)((key, _placed(value, index)) for key, value in obj.items())
+    if type(obj) in (list, tuple):
+        return type(obj)(_placed(value, index) for value in obj)
+    return obj
 
 
 def _load(file: IO[bytes]) -> Any:

@@ -71,7 +71,8 @@ static PyObject *py_memory_stats(PyObject *module, PyObject *unused) {
     if (d && (put(d, "in_use", PyLong_FromSize_t(pl_alloc_in_use())) ||
               put(d, "peak", PyLong_FromSize_t(pl_alloc_peak())) ||
               put(d, "cached", PyLong_FromSize_t(pl_alloc_cached())) ||
-              put(d, "held", PyLong_FromSize_t(pl_alloc_held())))) {
+              put(d, "held", PyLong_FromSize_t(pl_alloc_held())) ||
+              put(d, "limit", PyLong_FromSize_t(pl_memory_limit())))) {
         Py_CLEAR(d);
     }
     return d;

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tests of csrc/base/alloc.c. Where a sanitizer is on nothing is cached; the tests that count
 // cached bytes then check exactly that.
+#include "base/alloc_internal.h"
 #include "test.h"
 
 #include <stdatomic.h>
 
 #include <pthread.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #if defined(__has_feature)
@@ -311,4 +313,48 @@ TEST(a_limit_on_addresses_is_kept_within) {
     while (again < n && pl_alloc(PIECE, &p[again]) == PL_OK) again++;
     CHECK_EQ(again, n);
     for (int i = 0; i < n; i++) pl_free(p[i]);
+}
+
+// ---- What there is ------------------------------------------------------------------------------
+
+static void put(const char *folder, const char *name, const char *text) {
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *f = fopen(path, "w");
+    CHECK(f != NULL);
+    CHECK(fputs(text, f) >= 0);
+    CHECK_EQ(fclose(f), 0);
+}
+
+static size_t limit_of(const char *root, const char *groups) {
+    char path[256];
+    put(root, "groups", groups);
+    snprintf(path, sizeof path, "%s/groups", root);
+    return pl__group_limit(path, root);
+}
+
+TEST(a_containers_limit_is_read) {
+    char root[] = "/tmp/paceline-groups-XXXXXX", inner[256];
+    CHECK(mkdtemp(root) != NULL);
+    const char *folders[] = {"a", "a/b", "memory", "memory/c"};
+    for (int i = 0; i < 4; i++) {
+        snprintf(inner, sizeof inner, "%s/%s", root, folders[i]);
+        CHECK_EQ(mkdir(inner, 0700), 0);
+    }
+    CHECK_EQ(limit_of(root, "0::/a/b\n"), SIZE_MAX);
+    put(root, "a/b/memory.max", "max\n");
+    CHECK_EQ(limit_of(root, "0::/a/b\n"), SIZE_MAX);
+    put(root, "a/memory.max", "3000000000\n");
+    CHECK_EQ(limit_of(root, "0::/a/b\n"), 3000000000u);  // of the group around it
+    put(root, "a/b/memory.max", "2000000000\n");
+    CHECK_EQ(limit_of(root, "0::/a/b\n"), 2000000000u);
+    CHECK_EQ(limit_of(root, "0::/\n"), SIZE_MAX);
+    put(root, "memory.max", "1000000000\n");
+    CHECK_EQ(limit_of(root, "0::/not/seen/from/here\n"), 1000000000u);
+    put(root, "memory/c/memory.limit_in_bytes", "500000000\n");
+    CHECK_EQ(limit_of(root, "5:cpu:/\n4:memory:/c\n0::/\n"), 500000000u);
+    CHECK_EQ(limit_of(root, "no group at all\n"), SIZE_MAX);
+    CHECK(pl_memory_limit() > (size_t)64 << 20);
+    snprintf(inner, sizeof inner, "rm -r %s", root);
+    CHECK_EQ(system(inner), 0);
 }

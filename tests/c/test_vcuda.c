@@ -9,7 +9,13 @@
 #include "test.h"
 #include "vcuda/vcuda.h"
 
-enum { N = 1000, SEEDS = 24 };
+// ThreadSanitizer knows nothing of the threads of kernels (fibers): it fills its stack with them,
+// and takes for a signal's handler what runs after a fault ended one.
+#ifdef __SANITIZE_THREAD__
+enum { N = 1000, SEEDS = 24, MANY = 300, KERNELS_MAY_FAULT = 0 };
+#else
+enum { N = 1000, SEEDS = 24, MANY = 5000, KERNELS_MAY_FAULT = 1 };
+#endif
 
 static pl_status keep_failure(pl_status st, const char *file, int line, const char *message) {
     return pl_fail_at(st, file, line, "%s", message);
@@ -220,7 +226,7 @@ static void events(void *argument) {
     int asked = 0;
     for (done = false; !done; asked++) CHECK_OK(f.r->event_done(f.r, e, &done));
     CHECK(asked < 1000);
-    for (int i = 0; i < 5000; i++) count_up(&f, i % 2, a, i);  // a long queue runs by itself
+    for (int i = 0; i < MANY; i++) count_up(&f, i % 2, a, i);  // a long queue runs by itself
     CHECK_OK(f.r->record(f.r, e, f.s[0]));
     CHECK_OK(f.r->sync_event(f.r, e));
 }
@@ -342,8 +348,8 @@ static void not_aligned(void *argument) {
 }
 
 TEST(a_device_that_failed_says_the_same_at_every_call) {
-    CHECK_CHILD(kernel_reads_freed, NULL);
-    CHECK_CHILD(kernel_reads_freed, "");
+    if (KERNELS_MAY_FAULT) CHECK_CHILD(kernel_reads_freed, NULL);
+    if (KERNELS_MAY_FAULT) CHECK_CHILD(kernel_reads_freed, "");
     CHECK_CHILD(writes_past_the_end, NULL);
     CHECK_CHILD(writes_past_the_end, "");
     CHECK_CHILD(not_aligned, NULL);

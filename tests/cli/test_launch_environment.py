@@ -249,7 +249,10 @@ def test_a_bare_mixed_precision_in_the_environment(tmp_path: Path) -> None:
 def test_cuda_visible_devices_filters_and_never_demands(tmp_path: Path) -> None:
     run = launch(tmp_path, SHOW, env={"CUDA_VISIBLE_DEVICES": "0,1"})
     assert len(seen(run)) == 2
-    expected = "CUDA_VISIBLE_DEVICES=0,1 names GPUs, but there is none: using the CPU"
+    expected = (
+        "CUDA_VISIBLE_DEVICES=0,1 names GPUs, but there is no GPU, or no NVIDIA driver: "
+        "using the CPU"
+    )
     assert run.stderr == f"paceline launch: {expected}\n"
     quiet = launch(tmp_path, SHOW, "--quiet", env={"CUDA_VISIBLE_DEVICES": "0,1"})
     assert quiet.stderr == ""

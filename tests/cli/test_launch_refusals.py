@@ -26,7 +26,7 @@ MARK = "print('STARTED')"
         (["--num_processes=-3", "train.py"], r"at least 1, got '-3'"),
         (["--num_processes", "two", "train.py"], r"at least 1, got 'two'"),
         (["--mixed_precision", "bf61", "train.py"], r"mixed_precision.*bf61.*bf16"),
-        (["--multi_gpu", "train.py"], r"--multi_gpu asks for GPUs, but .* no CUDA.*use --cpu"),
+        (["--multi_gpu", "train.py"], r"--multi_gpu asks for GPUs, but .* no GPU.*use --cpu"),
         (["--multi_gpu", "--cpu", "train.py"], r"--cpu and --multi_gpu contradict"),
         (["--num_machines", "2", "train.py"], r"where is the first\? add --main_process_ip"),
         (["--main_process_port", "99999", "train.py"], r"0 to 65535, got '99999'"),

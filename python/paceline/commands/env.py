@@ -75,9 +75,13 @@ def _cores() -> str:
 
 def _memory() -> str:
     page = os.sysconf("SC_PAGE_SIZE")
-    total = page * os.sysconf("SC_PHYS_PAGES") / 2**30
-    free = page * os.sysconf("SC_AVPHYS_PAGES") / 2**30
-    return f"{total:.1f} GiB, {free:.1f} GiB free"
+    total = page * os.sysconf("SC_PHYS_PAGES")
+    free = page * os.sysconf("SC_AVPHYS_PAGES")
+    text = f"{total / 2**30:.1f} GiB, {free / 2**30:.1f} GiB free"
+    from paceline import _C
+
+    limit = _C.memory_stats()["limit"]
+    return text if limit >= total else f"{text}; limit of this container {limit / 2**30:.1f} GiB"
 
 
 def _core_library() -> str:

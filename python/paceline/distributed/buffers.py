@@ -77,7 +77,7 @@ def copy_into(target: Buffer, source: Buffer) -> None:
 def empty_stack(op: str, n: int, like: Buffer) -> Buffer:
     """Memory for `n` copies of `like`: a tensor, or a NumPy array."""
     if isinstance(like, _C.Tensor):
-        return _C.empty((n, *like.shape), like._dtype)
+        return _C.empty((n, *like.shape), like._dtype, like._device_index)
     np = sys.modules.get("numpy")
     if np is None or not isinstance(like, np.ndarray):
         raise TypeError(
@@ -89,7 +89,7 @@ def empty_stack(op: str, n: int, like: Buffer) -> Buffer:
 def empty_flat(op: str, n: int, like: Buffer) -> Buffer:
     """Memory for `n` elements of the kind of `like`: a tensor, or a NumPy array."""
     if isinstance(like, _C.Tensor):
-        return _C.empty((n,), like._dtype)
+        return _C.empty((n,), like._dtype, like._device_index)
     np = sys.modules["numpy"]
     return np.empty(n, like.dtype)
 

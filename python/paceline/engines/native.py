@@ -8,14 +8,16 @@ never imported, nothing can be a Module.
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from paceline import _C, dtypes
-from paceline._device import CPU
+from paceline import _C, cuda, dtypes
+from paceline._device import CPU, current, device, named, place
+from paceline._placing import pinned
 
 from .._call_site import frames_of_ours
 from .alike import AlikeModels
@@ -118,7 +120,7 @@ class NativeEngine(AlikeModels, NativeData, NativeState):
     # --- devices and precision ------------------------------------------------------------------
 
     def device(self, local_rank: int, cpu: bool) -> Any:
-        return CPU  # the only device of this version
+        return _device_of(local_rank, cpu)
 
     def lend(self, group: ProcessGroup) -> None:
         pass  # paceline.distributed has that group already
@@ -129,11 +131,19 @@ class NativeEngine(AlikeModels, NativeData, NativeState):
         return GradScaler(str(device), **options)
 
     def move(self, tensor: Any, device: Any, non_blocking: bool) -> Any:
-        return tensor if device is CPU or _foreign(device) else tensor.to(device)
+        index = _index(device)
+        if index is None:
+            return tensor
+        if index >= 0 and tensor._device_index < 0 and not tensor._is_pinned:
+            # Through pinned memory of our own, which nobody changes: the copy need not be waited
+            # for, whatever was asked.
+            tensor, non_blocking = pinned(tensor), True
+        return _C.to_device(tensor, index, non_blocking)
 
     def move_model(self, model: Any, device: Any) -> None:
-        if not _foreign(device):
-            model.to(device)
+        index = _index(device)
+        if index is not None:
+            model.to(named(index))
 
     def operator_log(self, shapes: bool) -> None:
         return None  # they are in the trace
@@ -141,7 +151,8 @@ class NativeEngine(AlikeModels, NativeData, NativeState):
     def autocast(self, precision: str) -> AbstractContextManager[Any]:
         from paceline.amp import autocast
 
-        return autocast("cpu", dtype={"bf16": dtypes.bfloat16, "fp16": dtypes.float16}[precision])
+        kind = "cpu" if _C.cuda_current() < 0 else "cuda"
+        return autocast(kind, dtype={"bf16": dtypes.bfloat16, "fp16": dtypes.float16}[precision])
 
     def to_float(self, tensor: Any) -> Any:
         if tensor._dtype not in _HALF:
@@ -235,7 +246,7 @@ class NativeEngine(AlikeModels, NativeData, NativeState):
         return tuple(tensor.shape), str(tensor.dtype).rpartition(".")[2]
 
     def empty(self, shape: Sequence[int], dtype: str, beside: Any = None) -> Any:
-        return _C.empty(list(shape), getattr(dtypes, dtype).code)
+        return _C.empty(list(shape), getattr(dtypes, dtype).code, _at(beside))
 
     def slice(self, tensor: Any, start: int, stop: int) -> Any:
         return _C.slice(tensor, 0, start, stop, 1)
@@ -244,7 +255,7 @@ class NativeEngine(AlikeModels, NativeData, NativeState):
         """Pad one dimension to ``size`` with a value."""
         shape = list(tensor.shape)
         shape[dim] = size - shape[dim]
-        filler = _C.full(shape, value, tensor._dtype)
+        filler = _C.full(shape, value, tensor._dtype, tensor._device_index)
         return _C.cat([filler, tensor] if first else [tensor, filler], dim)
 
     def scale(self, tensor: Any, factor: float) -> Any:
@@ -254,7 +265,7 @@ class NativeEngine(AlikeModels, NativeData, NativeState):
         """Join all ranks' tensors along dimension 0."""
         own = _C.contiguous(_C.detach(tensor))
         shape = list(own.shape)
-        out = _C.empty([group.world_size * shape[0], *shape[1:]], own._dtype)
+        out = _C.empty([group.world_size * shape[0], *shape[1:]], own._dtype, own._device_index)
         group.all_gather(out, own, depth=frames_of_ours())
         return out
 
@@ -284,9 +295,31 @@ def _overwrite(tensor: Any, group: ProcessGroup, root: int = 0) -> None:
     _C.copy_(plain, dense)
 
 
-def _foreign(device: Any) -> bool:
-    """Whether a device is PyTorch's GPU: the Accelerator's, where both libraries are loaded."""
-    return type(device).__module__ == "torch" and not str(device).startswith("cpu")
+def _at(tensor: Any) -> int:
+    """The device of another tensor, if there is one; else the CPU."""
+    return -1 if tensor is None else int(tensor._device_index)
+
+
+@functools.cache
+def _device_of(local_rank: int, cpu: bool) -> Any:
+    """The device of a process: the same at every question, whatever the environment becomes."""
+    if cpu or not cuda.is_available():
+        return CPU
+    from ..environment import read_environment
+
+    # As Accelerate names them: a number only where there are several.
+    return device("cuda") if read_environment().world_size == 1 else named(current())
+
+
+def _index(where: Any) -> int | None:
+    """The core's index of a device; None where it is a GPU that only PyTorch can use.
+
+    It is the Accelerator's where both libraries are loaded, and PyTorch's model is on it.
+    """
+    foreign = type(where).__module__ == "torch" and not str(where).startswith("cpu")
+    if foreign and not cuda.is_available():
+        return None
+    return place("prepare", str(where) if foreign else where)
 
 
 ENGINE = NativeEngine()

@@ -313,7 +313,7 @@ def one_hot(tensor: _C.Tensor, num_classes: int = -1) -> Tensor:
             raise RuntimeError(
                 f"[one_hot] class: got {low if low < 0 else high}, expected 0 to {num_classes - 1}"
             )
-    classes = _C.arange(0, num_classes, 1, 3)
+    classes = _C.arange(0, num_classes, 1, 3, tensor._device_index)
     return _C.to_dtype(_C.eq(_C.unsqueeze(tensor, -1), classes), 3)
 
 
@@ -408,6 +408,7 @@ def pad(
             if width > 0:
                 shape = [*out.shape]
                 shape[dim] = width
-                parts.insert(where, _C.full(shape, value or 0, input._dtype))
+                filler = _C.full(shape, value or 0, input._dtype, input._device_index)
+                parts.insert(where, filler)
         out = _C.cat(parts, dim) if len(parts) > 1 else kept
     return _C.clone(out) if out is input else out  # type: ignore[return-value]

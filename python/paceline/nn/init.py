@@ -108,12 +108,13 @@ def trunc_normal_(
             "where almost nothing would be accepted"
         )
     with _NoHistory():
-        values = _C.normal(tensor.shape, mean, std, tensor._dtype, generator)
+        at = tensor._device_index
+        values = _C.normal(tensor.shape, mean, std, tensor._dtype, generator, at)
         while True:
             outside = _C.logical_or(_C.lt(values, a), _C.gt(values, b))
             if not bool(_C.any(outside, None, False)):
                 break
-            again = _C.normal(tensor.shape, mean, std, tensor._dtype, generator)
+            again = _C.normal(tensor.shape, mean, std, tensor._dtype, generator, at)
             values = _C.where(outside, again, values)
         _C.copy_(tensor, values)
     return tensor

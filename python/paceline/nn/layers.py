@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from paceline import _C
-from paceline._device import check
+from paceline._device import place
 from paceline._factories import Where
 from paceline._tensor import Tensor
 from paceline.dtypes import dtype, float_code
@@ -45,13 +45,12 @@ class Linear(Module):
         dtype: dtype | None = None,
     ) -> None:
         super().__init__()
-        check("Linear", device)
-        code = float_code(dtype)
+        at, code = place("Linear", device), float_code(dtype)
         self.in_features = in_features
         self.out_features = out_features
-        self.weight = Parameter(_C.empty((out_features, in_features), code))
+        self.weight = Parameter(_C.empty((out_features, in_features), code, at))
         if bias:
-            self.bias = Parameter(_C.empty((out_features,), code))
+            self.bias = Parameter(_C.empty((out_features,), code, at))
         else:
             self.register_parameter("bias", None)
         self.reset_parameters()
@@ -101,7 +100,7 @@ class Embedding(Module):
         dtype: dtype | None = None,
     ) -> None:
         super().__init__()
-        check("Embedding", device)
+        at = place("Embedding", device)
         if max_norm is not None or scale_grad_by_freq or sparse:
             raise NotImplementedError(
                 "[Embedding] max_norm, scale_grad_by_freq and sparse are not built: "
@@ -115,7 +114,7 @@ class Embedding(Module):
         self.embedding_dim = embedding_dim
         self.padding_idx = padding_idx
         if _weight is None:
-            table = _C.empty((num_embeddings, embedding_dim), float_code(dtype))
+            table = _C.empty((num_embeddings, embedding_dim), float_code(dtype), at)
             self.weight = Parameter(table, requires_grad=not _freeze)
             self.reset_parameters()
         else:
@@ -176,7 +175,7 @@ class LayerNorm(Module):
         dtype: dtype | None = None,
     ) -> None:
         super().__init__()
-        check("LayerNorm", device)
+        at = place("LayerNorm", device)
         whole = isinstance(normalized_shape, int)
         shape: Any = (normalized_shape,) if whole else tuple(normalized_shape)  # type: ignore[arg-type]
         self.normalized_shape: tuple[int, ...] = shape
@@ -184,7 +183,7 @@ class LayerNorm(Module):
         self.elementwise_affine = elementwise_affine
         code = float_code(dtype)
         for name, wanted in (("weight", elementwise_affine), ("bias", elementwise_affine and bias)):
-            value = Parameter(_C.empty(shape, code)) if wanted else None
+            value = Parameter(_C.empty(shape, code, at)) if wanted else None
             self.register_parameter(name, value)
         self.reset_parameters()
 

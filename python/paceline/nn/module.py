@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from paceline import _C
-from paceline._tensor import Tensor, parse_to
+from paceline._placing import parse_to
+from paceline._tensor import Tensor
 from paceline.dtypes import ALL
 from paceline.nn.parameter import Buffer, Parameter
 from paceline.nn.state import StateMethods
@@ -373,8 +374,10 @@ class Module(StateMethods):
 
         Parameters keep their identity, so that an optimizer that holds them stays right.
         """
-        _, code, _ = parse_to(args, dict(kwargs))
-        return self if code < 0 else self._cast(code)
+        wanted = parse_to(args, dict(kwargs))
+        if wanted.code >= 0:
+            self._cast(wanted.code)
+        return self if wanted.index is None else self._place(wanted.index, wanted.non_blocking)
 
     def _cast(self: M, code: int) -> M:
         if not ALL[code].is_floating_point:
@@ -382,17 +385,31 @@ class Module(StateMethods):
                 "[Module.to] only accepts floating-point dtypes: "
                 f"got {ALL[code]!r}, expected the like of paceline.float32"
             )
+
+        def cast(t: Tensor) -> Tensor:
+            return _C.to_dtype(t, code) if t.is_floating_point() else t
+
+        return self._change(cast)
+
+    def _place(self: M, index: int, non_blocking: bool = False) -> M:
+        return self._change(lambda t: _C.to_device(t, index, non_blocking))
+
+    def _change(self: M, change: Callable[[Tensor], Tensor]) -> M:
+        # Gives parameters, their gradients and buffers other values; what stays itself is left.
         for module in self.modules():
             for p in module._parameters.values():
-                if p is not None and p.is_floating_point() and p._dtype != code:
-                    held = p.grad
-                    p.grad = None
-                    p._set_data(_C.to_dtype(_C.detach(p), code))
+                if p is None:
+                    continue
+                old = _C.detach(p)
+                new = change(old)
+                if new is not old:
+                    held, p.grad = p.grad, None
+                    p._set_data(new)
                     if held is not None:
-                        p.grad = _C.to_dtype(held, code)
+                        p.grad = change(held)
             for name, b in module._buffers.items():
-                if b is not None and b.is_floating_point():
-                    module._buffers[name] = _C.to_dtype(b, code)
+                if b is not None:
+                    module._buffers[name] = change(b)
         return self
 
     def type(self: M, dst_type: dtype) -> M:
@@ -416,11 +433,11 @@ class Module(StateMethods):
         return self._cast(5)
 
     def cpu(self: M) -> M:
-        """Self: there is only the CPU."""
-        return self
+        """Move to the CPU."""
+        return self._place(-1)
 
     def cuda(self: M, device: Any = None) -> M:
-        """Move to a GPU; an error where there is none."""
+        """Move to the GPU; an error where there is none."""
         return self.to("cuda" if device is None else device)
 
     # -- text ---------------------------------------------------------------------------------

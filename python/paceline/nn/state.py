@@ -83,7 +83,7 @@ class StateMethods:
         strict : bool
             Whether missing and unexpected names are an error.
         assign : bool
-            Take over the tensors' memory and dtype instead of copying.
+            Take over the tensors' memory, dtype and device instead of copying.
 
         Returns
         -------

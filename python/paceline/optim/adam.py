@@ -6,7 +6,14 @@ from __future__ import annotations
 from typing import Any
 
 from paceline import _C
-from paceline.optim.optimizer import Optimizer, Params, in_memory_order, refuse, zeros_beside
+from paceline.optim.optimizer import (
+    Optimizer,
+    Params,
+    follow,
+    in_memory_order,
+    refuse,
+    zeros_beside,
+)
 
 
 class Adam(Optimizer):
@@ -91,6 +98,8 @@ class Adam(Optimizer):
         if fresh:
             for p, (mean, square) in zip(fresh, zeros_beside(fresh, 2), strict=True):
                 state[p] = {"step": 0, "exp_avg": mean, "exp_avg_sq": square}
+        elif state[params[0]]["exp_avg"]._device_index != params[0]._device_index:
+            follow(params, state)
         # Parameters that had no gradient once lag behind in their number of steps.
         by_step: dict[int, list[Any]] = {}
         for p in params:

@@ -215,10 +215,20 @@ def _adopted(p: Tensor, name: str, value: Any, kept: set[int] | None) -> Any:
     known = id(value)
     if ALL[value._dtype].is_floating_point:
         value = _C.to_dtype(value, p._dtype)
+    placed = _C.to_device(_C.detach(value), p._device_index, False)
     if kept is None or known in kept:
-        return _C.clone(_C.detach(value))
+        return _C.clone(placed)
     kept.add(known)
-    return _C.detach(value)
+    return placed
+
+
+def follow(params: Sequence[Any], state: dict[Tensor, dict[str, Any]]) -> None:
+    """Bring the state of parameters that were moved to another device after them."""
+    for p in params:
+        held = state.get(p, {})
+        for name, value in held.items():
+            if isinstance(value, _C.Tensor):
+                held[name] = _C.to_device(value, p._device_index, False)
 
 
 def in_memory_order(params: list[Any]) -> list[Any]:
@@ -236,8 +246,8 @@ def zeros_beside(params: Sequence[Any], count: int) -> list[list[Tensor]]:
     cache line of their own.
     """
     made: dict[int, list[Tensor]] = {id(p): [] for p in params}
-    for code in sorted({p._dtype for p in params}):
-        members = [p for p in params if p._dtype == code]
+    for code, at in sorted({(p._dtype, p._device_index) for p in params}):
+        members = [p for p in params if (p._dtype, p._device_index) == (code, at)]
         starts, total, end = [], 0, -1
         for p in members:
             if p._data_ptr != end:
@@ -246,7 +256,7 @@ def zeros_beside(params: Sequence[Any], count: int) -> list[list[Tensor]]:
             total += p._numel()
             end = p._data_ptr + p._numel() * ALL[code].itemsize
         for _ in range(count):
-            flat = _C.full((total,), 0, code)
+            flat = _C.full((total,), 0, code, at)
             for p, start in zip(members, starts, strict=True):
                 part = _C.slice(flat, 0, start, start + p._numel(), 1)
                 made[id(p)].append(_C.view(part, p.shape))

@@ -6,7 +6,14 @@ from __future__ import annotations
 from typing import Any
 
 from paceline import _C
-from paceline.optim.optimizer import Optimizer, Params, in_memory_order, refuse, zeros_beside
+from paceline.optim.optimizer import (
+    Optimizer,
+    Params,
+    follow,
+    in_memory_order,
+    refuse,
+    zeros_beside,
+)
 
 
 class SGD(Optimizer):
@@ -81,6 +88,8 @@ class SGD(Optimizer):
         if fresh:
             for p, (buffer,) in zip(fresh, zeros_beside(fresh, 1), strict=True):
                 state.setdefault(p, {})["momentum_buffer"] = buffer
+        elif state[params[0]]["momentum_buffer"]._device_index != params[0]._device_index:
+            follow(params, state)
         is_fresh = {id(p) for p in fresh}
         finite = True
         for first in (True, False):

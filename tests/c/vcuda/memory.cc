@@ -15,7 +15,7 @@
 namespace {
 
 enum { PAGE = 4096, ZONE = 256, ZONE_BYTE = 0xA5 };
-const size_t ARENA_BYTES = (size_t)1 << 40;
+const size_t MOST_BYTES = (size_t)1 << 40, LEAST_BYTES = (size_t)1 << 32;
 
 struct allocation {
     size_t nbytes, span;
@@ -25,17 +25,20 @@ struct allocation {
 
 std::mutex &lock = *new std::mutex;  // like `live` not ended with the process: a worker may run
 char *arena;
-size_t arena_used, in_use;
+size_t arena_bytes, arena_used, in_use;
 bool accessible;
 std::map<char *, allocation> &live = *new std::map<char *, allocation>;
 
+// As large as there is room for (ThreadSanitizer leaves less).
 bool open_arena() {
-    if (arena != nullptr) return true;
-    void *p =
-        mmap(nullptr, ARENA_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED) return false;
-    arena = (char *)p;
-    return true;
+    for (size_t room = MOST_BYTES; arena == nullptr && room >= LEAST_BYTES; room /= 2) {
+        void *p =
+            mmap(nullptr, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (p == MAP_FAILED) continue;
+        arena = (char *)p;
+        arena_bytes = room;
+    }
+    return arena != nullptr;
 }
 
 void protect(char *start, size_t span, bool allowed) {
@@ -57,7 +60,7 @@ char *take_pages(size_t span, bool pinned) {
         void *p = mmap(nullptr, span, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         return p == MAP_FAILED ? nullptr : (char *)p;
     }
-    if (!open_arena() || span > ARENA_BYTES - arena_used) return nullptr;
+    if (!open_arena() || span > arena_bytes - arena_used) return nullptr;
     char *start = arena + arena_used;
     arena_used += span;
     protect(start, span, true);
@@ -146,7 +149,7 @@ bool vcuda_is_accessible(void) {
 }
 
 bool vcuda_in_arena(const void *p) {
-    return arena != nullptr && (const char *)p >= arena && (const char *)p < arena + ARENA_BYTES;
+    return arena != nullptr && (const char *)p >= arena && (const char *)p < arena + arena_bytes;
 }
 
 const char *vcuda_check_zones(void) {

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+// The services of base/device.h on the open GPU: memory by the caching allocator, the compute
+// stream with its scratch memory and fault record, and reading back.
+#include <string.h>
+
+#include "cuda/state.h"
+
+enum { STAGE = 4096 };  // bytes that are read by way of page-locked memory
+
+// What the host reads of the device: a few bytes of data, then the fault record.
+typedef struct landing {
+    unsigned char data[STAGE];
+    pl_cuda_fault fault;
+} landing;
+
+pl_cuda_state pl__cuda = {.queue_lock = PTHREAD_MUTEX_INITIALIZER,
+                          .memory_lock = PTHREAD_MUTEX_INITIALIZER};
+static pl_device_services services;
+
+// Guards `stage`: one reader at a time. Before the queue's lock.
+static pthread_mutex_t read_lock = PTHREAD_MUTEX_INITIALIZER;
+static landing *stage;  // page-locked
+
+// ---- Memory -------------------------------------------------------------------------------------
+
+static pl_status alloc(size_t nbytes, const char *tag, void **out) {
+    *out = NULL;
+    if (nbytes == 0) return PL_OK;
+    pthread_mutex_lock(&pl__cuda.memory_lock);
+    pl_status st = pl_cuda_cache_alloc(pl__cuda.cache, nbytes, pl__cuda.compute, tag, out);
+    pthread_mutex_unlock(&pl__cuda.memory_lock);
+    return st;
+}
+
+static void release(void *p) {
+    if (p == NULL) return;
+    pthread_mutex_lock(&pl__cuda.memory_lock);
+    // It fails for a GPU that has failed: the block then stays in use, which nobody can mend.
+    pl_status st = pl_cuda_cache_release(pl__cuda.cache, p);
+    (void)st;
+    pthread_mutex_unlock(&pl__cuda.memory_lock);
+}
+
+static pl_status used(void *p, pl_stream *s) {
+    if (p == NULL) return PL_OK;
+    pthread_mutex_lock(&pl__cuda.memory_lock);
+    pl_status st = pl_cuda_cache_used(pl__cuda.cache, p, s);
+    pthread_mutex_unlock(&pl__cuda.memory_lock);
+    return st;
+}
+
+static pl_status trim(void) {
+    pthread_mutex_lock(&pl__cuda.memory_lock);
+    pl_status st = pl_cuda_cache_trim(pl__cuda.cache);
+    pthread_mutex_unlock(&pl__cuda.memory_lock);
+    return st;
+}
+
+static pl_device_memory statistics(bool reset_peak) {
+    pthread_mutex_lock(&pl__cuda.memory_lock);
+    if (reset_peak) pl_cuda_cache_reset_peak(pl__cuda.cache);
+    pl_cuda_cache_stats s = pl_cuda_cache_statistics(pl__cuda.cache);
+    pthread_mutex_unlock(&pl__cuda.memory_lock);
+    return (pl_device_memory){s.in_use, s.peak, s.in_use + s.cached};
+}
+
+// Kept between calls and grown: the call before may still use it, but on the same stream.
+static pl_status scratch(void *owner, size_t nbytes, void **out) {
+    pl_cuda_state *s = owner;
+    if (nbytes > s->scratch_nbytes) {
+        void *more = NULL;
+        PL_TRY(alloc(nbytes, "scratch of kernels", &more));
+        release(s->scratch);
+        s->scratch = more;
+        s->scratch_nbytes = nbytes;
+    }
+    *out = s->scratch;
+    return PL_OK;
+}
+
+// ---- Reading and waiting ------------------------------------------------------------------------
+
+// What stage->fault says, which is then forgotten: it is told once.
+static pl_status told(void) {
+    pl_cuda_fault f = stage->fault;
+    if (f.kind == PL_CUDA_FAULT_NONE) return PL_OK;
+    pl_runtime *r = pl__cuda.runtime;
+    PL_TRY(r->zero(r, pl__cuda.compute, pl__cuda.queue.fault, sizeof f));
+    return pl__cuda.backend->fault_status(&f);
+}
+
+static pl_status fetch(void *dst, const void *src, size_t nbytes) {
+    pl_runtime *r = pl__cuda.runtime;
+    return r->copy(r, pl__cuda.compute, PL_COPY_TO_HOST, dst, src, nbytes);
+}
+
+static pl_status read_locked(void *dst, const void *src, size_t nbytes) {
+    bool small = nbytes <= STAGE;
+    // A copy to memory that is not page-locked waits inside the driver, where nothing can end it:
+    // only once all before it is done.
+    if (!small) PL_TRY(pl_device_wait(&services, pl__cuda.compute));
+    if (nbytes > 0) PL_TRY(fetch(small ? stage->data : dst, src, nbytes));
+    PL_TRY(fetch(&stage->fault, pl__cuda.queue.fault, sizeof stage->fault));
+    PL_TRY(pl_device_wait(&services, pl__cuda.compute));
+    if (small && nbytes > 0) memcpy(dst, stage->data, nbytes);
+    return told();
+}
+
+static pl_status read_back(void *dst, const void *src, size_t nbytes) {
+    pthread_mutex_lock(&read_lock);
+    pl_status st = read_locked(dst, src, nbytes);
+    pthread_mutex_unlock(&read_lock);
+    return st;
+}
+
+// Streams that the allocator was not told of and nobody watches touch no tensor.
+static pl_status synchronize(void) {
+    PL_TRY(pl_device_wait_all(&services));
+    for (int i = 0;; i++) {
+        pthread_mutex_lock(&pl__cuda.memory_lock);
+        pl_stream *s = pl_cuda_cache_stream(pl__cuda.cache, i);
+        pthread_mutex_unlock(&pl__cuda.memory_lock);
+        if (s == NULL) break;
+        PL_TRY(pl_device_wait(&services, s));
+    }
+    return read_back(NULL, NULL, 0);
+}
+
+// ---- Opening ------------------------------------------------------------------------------------
+
+static pl_status start_memory(void) {
+    pl_runtime *r = pl__cuda.runtime;
+    void *room = NULL;
+    PL_TRY(r->stream_new(r, false, &pl__cuda.compute));
+    PL_TRY(pl_cuda_cache_new(r, &pl__cuda.cache));
+    PL_TRY(r->host_malloc(r, sizeof *stage, &room));
+    stage = room;
+    PL_TRY(r->malloc(r, sizeof *pl__cuda.queue.fault, &room));
+    pl__cuda.queue.fault = room;
+    return r->zero(r, pl__cuda.compute, room, sizeof *pl__cuda.queue.fault);
+}
+
+static pl_status start_queue(void) {
+    pl_cuda_state *s = &pl__cuda;
+    s->queue.stream = s->runtime->native(s->runtime, s->compute);
+    s->queue.scratch = scratch;
+    s->queue.owner = s;
+    pl_cuda_blas_args args = {.runtime = s->runtime,
+                              .backend = s->backend,
+                              .device_name = s->properties.name,
+                              .stream = s->compute,
+                              .queue = &s->queue,
+                              .alloc = alloc,
+                              .release = release};
+    return pl_cuda_blas_new(&args, &s->blas);
+}
+
+pl_status pl__cuda_start(const pl_cuda_backend *backend, int index) {
+    pl__cuda.backend = backend;
+    PL_TRY(backend->properties(index, &pl__cuda.properties));
+    PL_TRY(backend->runtime(index, &pl__cuda.runtime));
+    PL_TRY(start_memory());
+    PL_TRY(start_queue());
+    services = (pl_device_services){.runtime = pl__cuda.runtime,
+                                    .name = pl__cuda.properties.name,
+                                    .kernels = &pl__cuda_kernels,
+                                    .compute = pl__cuda.compute,
+                                    .alloc = alloc,
+                                    .release = release,
+                                    .used = used,
+                                    .trim = trim,
+                                    .statistics = statistics,
+                                    .synchronize = synchronize,
+                                    .read = read_back};
+    return pl_device_register(&services);
+}

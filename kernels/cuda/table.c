@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+// The table of kernels for tensors on the GPU: each member puts its work on the one queue, in the
+// order of calls, and comes back (Note [two locks], state.h). Products are cuBLASLt's.
+#include "cuda/state.h"
+
+// `call` returns a status; q and blas are what it runs on.
+#define RUN(call)                                    \
+    do {                                             \
+        pl_cuda_queue *q = &pl__cuda.queue;          \
+        const pl_cuda_backend *b = pl__cuda.backend; \
+        pl_cuda_blas *blas = pl__cuda.blas;          \
+        (void)q, (void)b, (void)blas;                \
+        pthread_mutex_lock(&pl__cuda.queue_lock);    \
+        pl_status st = (call);                       \
+        pthread_mutex_unlock(&pl__cuda.queue_lock);  \
+        return st;                                   \
+    } while (0)
+
+#define KERNEL(name, ...) static pl_status name(__VA_ARGS__)
+
+typedef const pl_tensor in;
+typedef pl_tensor out;
+
+KERNEL(unary, pl_unary op, in *x, out *y) { RUN(b->unary(op, x, y, q)); }
+KERNEL(binary, pl_binary op, in *x, in *y, out *z) { RUN(b->binary(op, x, y, z, q)); }
+KERNEL(where, in *cond, in *x, in *y, out *z) { RUN(b->where(cond, x, y, z, q)); }
+KERNEL(copy, in *src, out *dst) { RUN(b->copy(src, dst, q)); }
+KERNEL(fill, out *dst, double value) { RUN(b->fill(dst, value, q)); }
+KERNEL(fill_int, out *dst, int64_t value) { RUN(b->fill_int(dst, value, q)); }
+KERNEL(arange, out *y, double start, double step) { RUN(b->arange(y, start, step, q)); }
+KERNEL(reduce, pl_reduce op, in *x, uint32_t dims, out *y) { RUN(b->reduce(op, x, dims, y, q)); }
+KERNEL(argreduce, bool max, in *x, int dim, out *y) { RUN(b->argreduce(max, x, dim, y, q)); }
+KERNEL(cumsum, in *x, int dim, out *y) { RUN(b->cumsum(x, dim, y, q)); }
+KERNEL(sort, in *x, bool descending, out *values, out *indices) {
+    RUN(b->sort(x, descending, values, indices, q));
+}
+KERNEL(sum_squares, in *x, double *y) { RUN(b->sum_squares(x, y, q)); }
+
+KERNEL(matmul, in *x, in *y, bool accumulate, out *z) {
+    RUN(pl_cuda_blas_matmul(x, y, accumulate, z, blas));
+}
+KERNEL(linear, in *x, in *w, in *bias, pl_activation act, out *preact, out *y) {
+    RUN(pl_cuda_blas_linear(x, w, bias, act, preact, y, blas));
+}
+KERNEL(linear_grad, in *g, in *x, out *dw, bool accumulate_w, out *db, bool accumulate_b) {
+    RUN(pl_cuda_blas_linear_grad(g, x, dw, accumulate_w, db, accumulate_b, blas));
+}
+
+KERNEL(layer_norm, in *x, in *w, in *bias, double eps, out *y, out *mean, out *rstd) {
+    RUN(b->layer_norm(x, w, bias, eps, y, mean, rstd, q));
+}
+KERNEL(layer_norm_grad, in *g, in *x, in *w, in *mean, in *rstd, out *dx, out *dw,
+       bool accumulate_w, out *db, bool accumulate_b) {
+    RUN(b->layer_norm_grad(g, x, w, mean, rstd, dx, dw, accumulate_w, db, accumulate_b, q));
+}
+KERNEL(softmax, bool log, in *x, out *y) { RUN(b->softmax(log, x, y, q)); }
+KERNEL(softmax_grad, bool log, in *g, in *y, out *dx) { RUN(b->softmax_grad(log, g, y, dx, q)); }
+
+KERNEL(cross_entropy, in *logits, in *target, in *weight, int64_t ignore, double smoothing,
+       out *losses, out *lse) {
+    pl_cuda_loss loss = {target, weight, ignore, smoothing, losses, lse};
+    RUN(b->cross_entropy(&loss, logits, q));
+}
+KERNEL(cross_entropy_grad, in *g, in *logits, in *target, in *weight, in *lse, int64_t ignore,
+       double smoothing, out *dlogits) {
+    // Read only here; the struct serves both directions.
+    pl_cuda_loss loss = {target, weight, ignore, smoothing, NULL, (pl_tensor *)(uintptr_t)lse};
+    RUN(b->cross_entropy_grad(&loss, g, logits, dlogits, q));
+}
+
+KERNEL(take, in *x, in *index, out *y) { RUN(b->take(x, index, y, q)); }
+KERNEL(take_grad, in *g, in *index, int64_t skip, bool accumulate, out *dx) {
+    RUN(b->take_grad(g, index, skip, accumulate, dx, q));
+}
+KERNEL(gather, in *x, int dim, in *index, out *y) { RUN(b->gather(x, dim, index, y, q)); }
+KERNEL(scatter_add, in *g, int dim, in *index, out *dx) {
+    RUN(b->scatter_add(g, dim, index, dx, q));
+}
+KERNEL(count_nonzero, in *x, int64_t *y) { RUN(b->count_nonzero(x, y, q)); }
+KERNEL(nonzero, in *x, out *y) { RUN(b->nonzero(x, y, q)); }
+
+KERNEL(uniform, out *y, double lo, double hi, uint64_t seed, uint64_t offset) {
+    RUN(b->uniform(y, lo, hi, seed, offset, q));
+}
+KERNEL(normal, out *y, double mean, double std, uint64_t seed, uint64_t offset) {
+    RUN(b->normal(y, mean, std, seed, offset, q));
+}
+KERNEL(randint, out *y, int64_t lo, int64_t hi, uint64_t seed, uint64_t offset) {
+    RUN(b->randint(y, lo, hi, seed, offset, q));
+}
+KERNEL(dropout, in *x, double p, uint64_t seed, uint64_t offset, out *y) {
+    RUN(b->dropout(x, p, seed, offset, y, q));
+}
+
+KERNEL(attention, in *query, in *k, in *v, const pl_attention_args *args, out *y, out *lse) {
+    RUN(b->attention(query, k, v, args, y, lse, q));
+}
+KERNEL(attention_grad, in *g, in *query, in *k, in *v, in *y, in *lse,
+       const pl_attention_args *args, out *dq, out *dk, out *dv) {
+    RUN(b->attention_grad(g, query, k, v, y, lse, args, dq, dk, dv, q));
+}
+
+KERNEL(adam, const pl_adam_args *args, pl_dtype dt, int64_t n, void *p, const void *g, void *m,
+       void *v) {
+    RUN(b->adam(args, dt, n, p, g, m, v, q));
+}
+KERNEL(sgd, const pl_sgd_args *args, pl_dtype dt, int64_t n, void *p, const void *g,
+       void *momentum) {
+    RUN(b->sgd(args, dt, n, p, g, momentum, q));
+}
+KERNEL(unscale, pl_dtype dt, int64_t n, void *g, double factor, int *nonfinite) {
+    RUN(b->unscale(dt, n, g, factor, nonfinite, q));
+}
+
+const pl_kernels pl__cuda_kernels = {
+    .name = "cuda",
+#define MEMBER(name) .name = name,
+    MEMBER(unary) MEMBER(binary) MEMBER(where) MEMBER(copy) MEMBER(fill) MEMBER(fill_int)
+        MEMBER(arange) MEMBER(reduce) MEMBER(argreduce) MEMBER(cumsum) MEMBER(sort)
+            MEMBER(sum_squares) MEMBER(matmul) MEMBER(linear) MEMBER(linear_grad) MEMBER(layer_norm)
+                MEMBER(layer_norm_grad) MEMBER(softmax) MEMBER(softmax_grad) MEMBER(cross_entropy)
+                    MEMBER(cross_entropy_grad) MEMBER(take) MEMBER(take_grad) MEMBER(gather)
+                        MEMBER(scatter_add) MEMBER(count_nonzero) MEMBER(nonzero) MEMBER(uniform)
+                            MEMBER(normal) MEMBER(randint) MEMBER(dropout) MEMBER(attention)
+                                MEMBER(attention_grad) MEMBER(adam) MEMBER(sgd) MEMBER(unscale)};
