@@ -23,7 +23,8 @@ target_include_directories(paceline_host_flags INTERFACE csrc kernels tests/c te
 target_compile_definitions(paceline_host_flags INTERFACE _GNU_SOURCE)
 target_compile_features(paceline_host_flags INTERFACE cxx_std_17)
 target_compile_options(paceline_host_flags INTERFACE -O1 -g1 -Wall -Wextra -Wshadow -Wvla
-                       -ffp-contract=off -fno-math-errno -fno-exceptions -fno-rtti)
+                       -ffp-contract=off -fno-math-errno -fno-exceptions
+                       $<$<COMPILE_LANGUAGE:CXX>:-fno-rtti>)
 if(PACELINE_WERROR)
     target_compile_options(paceline_host_flags INTERFACE -Werror)
 endif()
@@ -59,3 +60,8 @@ target_link_options(vcuda PRIVATE "LINKER:--version-script=${vcuda_folder}/expor
 if(PACELINE_SANITIZE)  # whose symbols the program that opens it has
     target_link_options(vcuda PRIVATE -fsanitize=${PACELINE_SANITIZE} LINKER:-z,undefs)
 endif()
+
+# cuBLASLt's stand-in, as a library that is opened by its path (TEST_CUBLASLT).
+add_library(fake_cublaslt SHARED tests/c/vcuda/cublaslt.c tests/c/fakes_on_host.c)
+target_include_directories(fake_cublaslt PRIVATE tests/c tests/c/vcuda)
+target_link_libraries(fake_cublaslt PRIVATE paceline_flags m)

@@ -1,25 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// cublaslt: see cublaslt.h. The products themselves are not built yet and say so.
+// cublaslt: see cublaslt.h. The state, and matmul; linear and its gradient are in
+// cublaslt_linear.c.
 #include "cuda/cublaslt.h"
 
-#include <pthread.h>
-#include <stdio.h>
+#include <string.h>
 
-struct pl_cuda_blas {
-    pl_cuda_blas_args args;
-    bool tf32, measure;
-};
-
-static pthread_mutex_t path_lock = PTHREAD_MUTEX_INITIALIZER;  // guards wanted_path
-static char wanted_path[4096];
-
-void pl_cuda_set_cublaslt_path(const char *path) {
-    (void)pthread_mutex_lock(&path_lock);
-    (void)snprintf(wanted_path, sizeof wanted_path, "%s", path ? path : "");
-    (void)pthread_mutex_unlock(&path_lock);
-}
-
-const char *pl_cuda_blas_library(void) { return "not loaded"; }
+#include "cuda/cublaslt_internal.h"
 
 pl_status pl_cuda_blas_new(const pl_cuda_blas_args *args, pl_cuda_blas **out) {
     void *p;
@@ -31,49 +17,105 @@ pl_status pl_cuda_blas_new(const pl_cuda_blas_args *args, pl_cuda_blas **out) {
     return PL_OK;
 }
 
-void pl_cuda_blas_free(pl_cuda_blas *blas) { pl_free(blas); }
+void pl_cuda_blas_free(pl_cuda_blas *blas) {
+    if (!blas) return;
+    if (blas->lib) {
+        pl__blas_plans_free(blas);
+        (void)blas->lib->destroy(blas->handle);
+        blas->args.release(blas->workspace);
+        pl__blas_memory_deinit(&blas->memory);
+    }
+    pl_free(blas);
+}
 
 void pl_cuda_blas_allow_tf32(pl_cuda_blas *blas, bool allow) { blas->tf32 = allow; }
 
 void pl_cuda_blas_measure(pl_cuda_blas *blas, bool allow) { blas->measure = allow; }
 
-static pl_status not_built(const char *op) {
-    return pl_fail(PL_ENOSUP,
-                   "[%s] products on a GPU are not built yet: move the tensors to the CPU", op);
+// A new thread's device is CUDA's first one until a call of the run time has said otherwise, and
+// the library takes the thread's.
+static pl_status enter(pl_cuda_blas *blas) {
+    static _Thread_local bool entered;
+    if (entered) return PL_OK;
+    size_t free_bytes, total_bytes;
+    PL_TRY(blas->args.runtime->memory(blas->args.runtime, &free_bytes, &total_bytes));
+    entered = true;
+    return PL_OK;
+}
+
+pl_status pl__blas_ready(pl_cuda_blas *blas) {
+    PL_TRY(enter(blas));
+    if (PL_LIKELY(blas->lib != NULL)) return PL_OK;
+    const pl_lt_library *lib;
+    PL_TRY(pl__blas_library(&lib));
+    pl_status st = PL_OK;
+    void *handle, *workspace = NULL;
+    int made = lib->create(&handle);
+    if (made != PL_LT_SUCCESS) return pl__blas_failed("starting", made);
+    PL_TRY_GOTO(st, blas->args.alloc(PL_BLAS_WORKSPACE, "workspace of products", &workspace), fail);
+    PL_TRY_GOTO(st, pl__blas_memory_init(&blas->memory, blas->args.device_name, lib->version()),
+                fail);
+    blas->handle = handle;
+    blas->workspace = workspace;
+    blas->lib = lib;
+    return PL_OK;
+fail:
+    if (workspace) blas->args.release(workspace);
+    (void)lib->destroy(handle);
+    return st;
+}
+
+pl_tensor pl__blas_transposed(const pl_tensor *t) {
+    pl_tensor r = *t;
+    r.shape[0] = t->shape[1];
+    r.shape[1] = t->shape[0];
+    r.strides[0] = t->strides[1];
+    r.strides[1] = t->strides[0];
+    return r;
+}
+
+pl_tensor pl__blas_over(void *data, pl_dtype dt, int ndim, const int64_t *shape) {
+    pl_tensor t = {.refs = 1, .dtype = dt, .ndim = ndim, .numel = 1, .data = data};
+    for (int d = ndim - 1; d >= 0; d--) {
+        t.shape[d] = shape[d];
+        t.strides[d] = t.numel;
+        t.numel *= shape[d];
+    }
+    return t;
+}
+
+pl_status pl__blas_factor(pl_cuda_blas *blas, const pl_tensor *t, pl_blas_factor *out) {
+    *out = (pl_blas_factor){.t = *t};
+    if (pl__blas_readable(t)) return PL_OK;
+    size_t nbytes = (size_t)t->numel * pl_dtype_size(t->dtype);
+    PL_TRY(blas->args.alloc(nbytes, "a factor copied for a product", &out->copy));
+    out->t = pl__blas_over(out->copy, t->dtype, t->ndim, t->shape);
+    pl_status st = blas->args.backend->copy(t, &out->t, blas->args.queue);
+    if (st != PL_OK) pl__blas_factor_release(blas, out);
+    return st;
+}
+
+void pl__blas_factor_release(pl_cuda_blas *blas, pl_blas_factor *f) {
+    if (f->copy) blas->args.release(f->copy);
+    f->copy = NULL;
 }
 
 pl_status pl_cuda_blas_matmul(const pl_tensor *a, const pl_tensor *b, bool accumulate,
                               pl_tensor *out, pl_cuda_blas *blas) {
-    (void)a;
-    (void)b;
-    (void)accumulate;
-    (void)out;
-    (void)blas;
-    return not_built("matmul");
-}
-
-pl_status pl_cuda_blas_linear(const pl_tensor *x, const pl_tensor *w, const pl_tensor *bias,
-                              pl_activation act, pl_tensor *preact, pl_tensor *out,
-                              pl_cuda_blas *blas) {
-    (void)x;
-    (void)w;
-    (void)bias;
-    (void)act;
-    (void)preact;
-    (void)out;
-    (void)blas;
-    return not_built("linear");
-}
-
-pl_status pl_cuda_blas_linear_grad(const pl_tensor *g, const pl_tensor *x, pl_tensor *dw,
-                                   bool accumulate_w, pl_tensor *db, bool accumulate_b,
-                                   pl_cuda_blas *blas) {
-    (void)g;
-    (void)x;
-    (void)dw;
-    (void)accumulate_w;
-    (void)db;
-    (void)accumulate_b;
-    (void)blas;
-    return not_built("linear_grad");
+    if (out->numel == 0) return PL_OK;
+    if (a->shape[a->ndim - 1] == 0) {
+        return accumulate ? PL_OK : blas->args.backend->fill(out, 0.0, blas->args.queue);
+    }
+    PL_TRY(pl__blas_ready(blas));
+    pl_blas_factor fa, fb;
+    pl_blas_product p;
+    PL_TRY(pl__blas_factor(blas, a, &fa));
+    pl_status st = pl__blas_factor(blas, b, &fb);
+    if (st == PL_OK) {
+        st = pl__blas_product(&fa.t, &fb.t, accumulate, out, &p);
+        if (st == PL_OK) st = pl__blas_product_run(blas, &p);
+        pl__blas_factor_release(blas, &fb);
+    }
+    pl__blas_factor_release(blas, &fa);
+    return st;
 }

@@ -155,6 +155,8 @@ pl_status pl_cuda_clip_scale(const double *squares, int count, double max_norm, 
 // ---- reduce.cu, arg.cu --------------------------------------------------------------------------
 pl_status pl_cuda_reduce(pl_reduce op, const pl_tensor *x, uint32_t dims, pl_tensor *out,
                          pl_cuda_queue *q);
+// out (N) contiguous, of g's dtype or f32, = or += the sum of the rows of g (M, N): rounded once.
+pl_status pl_cuda_sum_rows(const pl_tensor *g, bool accumulate, pl_tensor *out, pl_cuda_queue *q);
 pl_status pl_cuda_sum_squares(const pl_tensor *x, double *out, pl_cuda_queue *q);  // out: device
 pl_status pl_cuda_argreduce(bool max, const pl_tensor *x, int dim, pl_tensor *out,
                             pl_cuda_queue *q);

@@ -34,7 +34,8 @@ PL_DEVICE A flip(A x) {
 }
 
 // MIN is the MAX of flipped values. SQUARES is a sum whose elements were squared on loading.
-enum { SQUARES = PL_REDUCE_COUNT };
+// ROWS is a sum that may be added to what is there, and kept in float.
+enum { SQUARES = PL_REDUCE_COUNT, ROWS };
 
 template <typename A>
 PL_DEVICE A neutral(int op) {
@@ -94,7 +95,8 @@ template <typename T>
 struct reduce_args {
     int op;
     const T *x;
-    void *out;          // T, bool (ANY, ALL) or double (SQUARES)
+    void *out;          // T, bool (ANY, ALL), double (SQUARES), float (ROWS, if as_float)
+    bool add, as_float;
     wide_of<T> *parts;  // (count, outputs); NULL: one part
     int64_t outputs, length, part_length, count;
     pl_walk kept, inner;
@@ -106,7 +108,11 @@ PL_DEVICE void finish(const reduce_args<T> &args, int64_t o, wide_of<T> v) {
         ((bool *)args.out)[o] = v != 0;
     } else if (args.op == SQUARES) {
         ((double *)args.out)[o] = (double)v;
+    } else if (args.op == ROWS && args.as_float) {
+        float *at = (float *)args.out + o;
+        pl_put(at, args.add ? (double)*at + (double)v : (double)v);
     } else {
+        if (args.op == ROWS && args.add) v = pl_sum((wide_of<T>)pl_get(((T *)args.out)[o]), v);
         if (args.op == PL_REDUCE_MIN) v = flip(v);
         if (args.op == PL_REDUCE_MEAN) v /= (wide_of<T>)args.length;
         pl_put((T *)args.out + o, v);
@@ -268,10 +274,8 @@ pl_status launch(reduce_args<T> args, pl_cuda_queue *q) {
 }
 
 template <typename T>
-pl_status reduce(int op, const pl_tensor *x, uint32_t dims, void *out, int64_t outputs,
+pl_status reduce(reduce_args<T> args, const pl_tensor *x, uint32_t dims, void *out, int64_t outputs,
                  pl_cuda_queue *q) {
-    reduce_args<T> args = {};
-    args.op = op;
     args.x = (const T *)x->data;
     args.out = out;
     args.outputs = outputs;
@@ -281,12 +285,19 @@ pl_status reduce(int op, const pl_tensor *x, uint32_t dims, void *out, int64_t o
     return launch<T>(args, q);
 }
 
+template <typename T>
+reduce_args<T> of(int op) {
+    reduce_args<T> args = {};
+    args.op = op;
+    return args;
+}
+
 }  // namespace
 
 pl_status pl_cuda_reduce(pl_reduce op, const pl_tensor *x, uint32_t dims, pl_tensor *out,
                          pl_cuda_queue *q) {
     if (out->numel == 0) return PL_OK;
-#define CALL(T) return reduce<T>(op, x, dims, out->data, out->numel, q)
+#define CALL(T) return reduce<T>(of<T>(op), x, dims, out->data, out->numel, q)
     PL_CUDA_TYPES(x->dtype, CALL);
 #undef CALL
 }
@@ -298,7 +309,18 @@ pl_status pl_cuda_sum_squares(const pl_tensor *x, double *out, pl_cuda_queue *q)
     flat.shape[0] = flat.numel = x->numel;
     flat.strides[0] = 1;
     flat.data = x->data;
-#define CALL(T) return reduce<T>(SQUARES, &flat, 1, out, 1, q)
+#define CALL(T) return reduce<T>(of<T>(SQUARES), &flat, 1, out, 1, q)
     PL_CUDA_FLOATS(x->dtype, CALL);
+#undef CALL
+}
+
+pl_status pl_cuda_sum_rows(const pl_tensor *g, bool accumulate, pl_tensor *out, pl_cuda_queue *q) {
+    if (out->numel == 0) return PL_OK;
+#define CALL(T)                                                     \
+    reduce_args<T> args = of<T>(ROWS);                              \
+    args.add = accumulate;                                          \
+    args.as_float = out->dtype == PL_F32;                           \
+    return reduce<T>(args, g, 1, out->data, out->numel, q)
+    PL_CUDA_FLOATS(g->dtype, CALL);
 #undef CALL
 }
