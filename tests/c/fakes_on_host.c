@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// fakes_on_host: what the stand-ins for CUDA's libraries (vcuda/) need of a virtual GPU, where there
-// is none: memory is the host's and work runs when it is enqueued.
+// fakes_on_host: what the stand-ins for CUDA's libraries (vcuda/) need of a virtual GPU, where
+// there is none: memory is the host's and work runs when it is enqueued.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

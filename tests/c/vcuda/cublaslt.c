@@ -312,7 +312,8 @@ EXPORT int cublasLtMatmulAlgoGetHeuristic(void *handle, desc *op, layout *a, lay
     int st = check_call(op, a, b, c, d);
     *count = 0;
     if (st != OK) return st;
-    if (getenv("VCUDA_CUBLASLT_PLAIN") && op->epilogue != 1) return UNSUPPORTED;  // for tests
+    const char *limit = getenv("VCUDA_CUBLASLT_ONLY");  // for tests
+    if (limit && (strcmp(limit, "nothing") == 0 || op->epilogue != 1)) return UNSUPPORTED;
     for (int i = 0; i < ALGORITHMS && i < wanted; i++) {
         propose((uint64_t)i, shape_of(op, a, b, d), &out[i]);
         out[i].state = out[i].workspace <= p->workspace ? OK : UNSUPPORTED;
@@ -377,13 +378,25 @@ static void narrow(int type, char *p, int64_t i, double v) {
     }
 }
 
+// Ten bits of fraction stay; NaN and infinity too.
+static double as_tf32(double v) {
+    float f = (float)v;
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    if (isfinite(f)) bits = (bits + 0x1000) & ~UINT32_C(0x1fff);
+    memcpy(&f, &bits, sizeof f);
+    return (double)f;
+}
+
 // op(X) as doubles, element (r, c) at c * rows + r.
-static double *load(const layout *l, bool transposed, const char *p) {
+static double *load(const layout *l, bool transposed, const char *p, int compute) {
     int64_t rows = (int64_t)l->rows, cols = (int64_t)l->cols;
     double *out = malloc((size_t)(rows * cols) * sizeof *out);
     for (int64_t c = 0; c < cols; c++) {
         for (int64_t r = 0; r < rows; r++) {
-            out[transposed ? r * cols + c : c * rows + r] = widen(l->type, p, c * l->ld + r);
+            double v = widen(l->type, p, c * l->ld + r);
+            out[transposed ? r * cols + c : c * rows + r] =
+                compute == COMPUTE_TF32 ? as_tf32(v) : v;
         }
     }
     return out;
@@ -421,7 +434,8 @@ static void multiply(const product *p, int64_t batch) {
     char *pd = p->pd + batch * p->d.offset * (int64_t)size_of(p->d.type);
     int64_t m = (int64_t)p->d.rows, n = (int64_t)p->d.cols;
     int64_t k = (int64_t)(p->op.trans_a ? p->a.rows : p->a.cols);
-    double *a = load(&p->a, p->op.trans_a, pa), *b = load(&p->b, p->op.trans_b, pb);
+    double *a = load(&p->a, p->op.trans_a, pa, p->op.compute);
+    double *b = load(&p->b, p->op.trans_b, pb, p->op.compute);
     double *sums = malloc((size_t)m * sizeof *sums);
     for (int64_t j = 0; j < n; j++) {
         memset(sums, 0, (size_t)m * sizeof *sums);
