@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // cublaslt: the products of pl_kernels (matmul, linear, linear_grad) on a GPU, by NVIDIA's
-// cuBLASLt, which is opened with dlopen at the first product. Plain C in the core: knows the
+// cuBLASLt, which is opened (base/library.h) at
+// the first product. Plain C in the core: knows the
 // run-time table and the table of kernels, no CUDA header. docs/cuda.md says how an algorithm is
 // chosen.
 //
@@ -49,9 +50,6 @@ void pl_cuda_blas_allow_tf32(pl_cuda_blas *blas, bool allow);
 // PACELINE_BLAS_MEASURE allows it.
 void pl_cuda_blas_measure(pl_cuda_blas *blas, bool allow);
 
-// Where cuBLASLt is: a path, or NULL for the SONAME. PACELINE_CUBLASLT and a library that the
-// process holds already (PyTorch's) come first.
-void pl_cuda_set_cublaslt_path(const char *path);
 // "cuBLASLt 13.1.0 (/path)" or "not loaded".
 const char *pl_cuda_blas_library(void);
 

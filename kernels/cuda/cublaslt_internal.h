@@ -67,7 +67,7 @@ pl_status pl__blas_memory_keep(pl_blas_memory *m, const pl_blas_choice *choice) 
 
 // ---- cublaslt_library.c
 // --------------------------------------------------------------------------
-pl_status pl__blas_library(const pl_lt_library **out) PL_MUST_USE;  // opens it the first time
+pl_status pl__blas_library(const pl_lt_library **out) PL_MUST_USE;  // opened the first time
 pl_status pl__blas_failed(const char *doing, int status) PL_MUST_USE;
 
 // ---- the state
