@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // cublaslt: the products of pl_kernels (matmul, linear, linear_grad) on a GPU, by NVIDIA's
-// cuBLASLt, which is opened (base/library.h) at
-// the first product. Plain C in the core: knows the
+// cuBLASLt, which is opened (base/library.h) at the first product. Plain C in the core: knows the
 // run-time table and the table of kernels, no CUDA header. docs/cuda.md says how an algorithm is
 // chosen.
 //
