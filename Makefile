@@ -12,7 +12,7 @@ CONFIGURE = cmake -S . -G Ninja -DPython_EXECUTABLE="$(EXECUTABLE)"
 LOCKED = mkdir -p build && flock build/.lock
 C_FILES = $(shell find csrc kernels python/src tests/c -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cc')
 
-.PHONY: help build test test-all test-c test-dist test-leaks test-asan test-tsan vcuda lint format stats clean
+.PHONY: help build test test-all test-c test-dist test-leaks test-gpu test-asan test-tsan vcuda lint format stats clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -24,7 +24,7 @@ test: build  ## C units and Python tests; of the big grids a seeded sample
 	$(PYTHON) -m pytest -q
 
 test-all: build  ## everything, the whole grids too
-	$(PYTHON) -m pytest -q -m "slow or not slow"
+	$(PYTHON) -m pytest -q -m "not gpu"
 
 test-c:  ## C units only
 	$(PYTHON) -m pytest -q tests/c
@@ -37,6 +37,9 @@ test-leaks: build  ## live counters and memory
 
 vcuda:  ## build the virtual GPU; print the variables with which paceline uses it
 	@$(PYTHON) tests/vcuda.py
+
+test-gpu: build  ## on this machine's GPU (or the virtual one, by the exports of vcuda)
+	$(PYTHON) -m pytest -q -m gpu
 
 test-asan:  ## C units under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(LOCKED) sh -c '$(CONFIGURE) -B build/asan -DPACELINE_CUDA=0 -DPACELINE_PYTHON=0 -DPACELINE_TESTS=1 -DPACELINE_SANITIZE=address,undefined && cmake --build build/asan'

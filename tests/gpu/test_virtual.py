@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,14 +16,19 @@ FOLDER = Path(__file__).parent / "on_device"
 FILES = sorted(path.name for path in FOLDER.glob("test_*.py"))
 
 
+# Two orders of streams and threads; more by hand: PACELINE_VCUDA_SEED of `make vcuda`.
+@pytest.mark.timeout(900)  # the first one builds
+@pytest.mark.parametrize("seed", [1, 5])
 @pytest.mark.parametrize("name", FILES)
-def test_on_the_virtual_gpu(name: str) -> None:
+def test_on_the_virtual_gpu(name: str, seed: int) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [*command, str(FOLDER / name)],
-        env=vcuda.environment(seed=len(name)),
+        [*command, "-m", "gpu", str(FOLDER / name)],
+        env=vcuda.environment(seed=seed),
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert re.search(r"\b[1-9]\d* passed", done.stdout), done.stdout
+    assert "no GPU" not in done.stdout

@@ -1,21 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that need a GPU: `tests/gpu/test_virtual.py` runs them on a virtual one."""
+"""Tests that need a GPU, all marked `gpu`: `pytest -m gpu` runs them where there is one.
+
+Other runs leave them out, since a process that opens a GPU keeps it, and its forked children
+cannot use it; `tests/gpu/test_virtual.py` has them run on the virtual GPU in other processes.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-# A process that opens a GPU keeps it, and its forked children cannot use it: not in every run.
-if not os.environ.get("PACELINE_CUDA_LIBRARY"):
-    collect_ignore_glob = ["test_*.py"]
+import paceline
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is in this folder; pytest asks with the items of all folders."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.gpu)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def gpu() -> None:
     """Open the GPU."""
+    if not paceline.cuda.is_available():
+        pytest.skip("no GPU (`make vcuda` prints how to have the tests' virtual one)")
     from paceline import _C
 
     _C.cuda_open(None, 0)
