@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A GPU that fails, a forked child, no memory, no such GPU: one sentence each, on the virtual GPU."""
+"""A GPU that fails, a forked child, no memory, no such GPU: one sentence each."""
 
 from __future__ import annotations
 
