@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A group's part on a device: its stream and events, and how calls begin and end there. See
-// Note [device collectives]. Streams and events are never given back to a device: those of a group
-// that is gone serve the next one.
+// Note [device collectives]. Streams and events are never given back to a device: what a group had
+// there outlives it, for work that somebody still holds, and serves the next group.
 #include "comm/device.h"
 
 #include <string.h>
@@ -103,26 +103,27 @@ static void keep_event(pl__device *d, pl_event *e) {
 pl_status pl__device_begin(pl_group *g, pl__call *call) {
     PL_TRY(pl__device_open(g, call));
     pl__device *d = atomic_load_explicit(&g->device, memory_order_relaxed);
+    call->on = d;
     PL_TRY(take_event(d, &call->ready));
     pl_status st = take_event(d, &call->done);
     if (st == PL_OK) st = d->r->record(d->r, call->ready, d->services->compute);
-    if (st != PL_OK) pl__device_forget(g, call);
+    if (st != PL_OK) pl__device_forget(call);
     return st;
 }
 
-pl_status pl__device_order(pl_group *g, const pl__call *call) {
-    pl__device *d = atomic_load_explicit(&g->device, memory_order_acquire);
+pl_status pl__device_order(const pl__call *call) {
+    pl__device *d = call->on;
     return d->r->wait(d->r, d->services->compute, call->done);
 }
 
-bool pl__device_done(pl_group *g, const pl__call *call) {
-    pl__device *d = atomic_load_explicit(&g->device, memory_order_acquire);
+bool pl__device_done(const pl__call *call) {
+    pl__device *d = call->on;
     bool done = true;
     return d->r->event_done(d->r, call->done, &done) != PL_OK || done;
 }
 
-void pl__device_forget(pl_group *g, pl__call *call) {
-    pl__device *d = atomic_load_explicit(&g->device, memory_order_acquire);
+void pl__device_forget(pl__call *call) {
+    pl__device *d = call->on;
     keep_event(d, call->ready);
     keep_event(d, call->done);
     call->ready = call->done = NULL;

@@ -58,7 +58,8 @@ typedef struct pl__call {
     int n_params;            // bucket
     const int64_t *splits;   // all_to_all: rows to each rank, then rows from each
     pl_device device;        // where in and out are
-    pl_event *ready, *done;  // on a device: in is there; out is there
+    struct pl__device *on;   // of a device: the group's part there, which outlives the group
+    pl_event *ready, *done;  // likewise: in is there; out is there
     bool on_comm;            // runs on the comm thread: never asks for interrupts
     uint64_t seq;            // set by meet
 } pl__call;
@@ -263,9 +264,9 @@ pl_status pl__device_open(pl_group *g, const pl__call *call) PL_MUST_USE;  // no
 void pl__device_close(pl_group *g);
 // A call's events are taken, and given back by forget. order: the compute stream waits for its end.
 pl_status pl__device_begin(pl_group *g, pl__call *call) PL_MUST_USE;
-pl_status pl__device_order(pl_group *g, const pl__call *call) PL_MUST_USE;
-bool pl__device_done(pl_group *g, const pl__call *call);
-void pl__device_forget(pl_group *g, pl__call *call);
+pl_status pl__device_order(const pl__call *call) PL_MUST_USE;
+bool pl__device_done(const pl__call *call);
+void pl__device_forget(pl__call *call);
 pl_status pl__device_connect(pl_group *g, pl__call *call) PL_MUST_USE;
 pl_status pl__device_look(void *context, int64_t waited_ns) PL_MUST_USE;
 void pl__device_abort(pl_group *g);  // any thread; again is legal

@@ -80,8 +80,8 @@ pl_status pl__run_sync(pl_group *g, pl__call *call) {
     if (PL_LIKELY(!pl__on_device(call))) return run_in_turn(g, call);
     PL_TRY(pl__device_begin(g, call));
     pl_status st = run_in_turn(g, call);
-    if (st == PL_OK) st = pl__device_order(g, call);
-    pl__device_forget(g, call);
+    if (st == PL_OK) st = pl__device_order(call);
+    pl__device_forget(call);
     return st;
 }
 
@@ -162,7 +162,7 @@ pl_status pl__queue(pl_group *g, const pl__call *call, pl_work **out) {
     }
     pthread_mutex_unlock(&g->queue_lock);
     if (st != PL_OK) {
-        if (pl__on_device(call)) pl__device_forget(g, &w->call);
+        if (pl__on_device(call)) pl__device_forget(&w->call);
         pl_free(w);
         return st;
     }
@@ -195,7 +195,7 @@ pl_status pl_work_wait(pl_work *w) {
         PL_TRY(wait_local(g, &w->call, &w->done, 1));
     }
     if (w->status == PL_OK) {
-        return pl__on_device(&w->call) ? pl__device_order(w->group, &w->call) : PL_OK;
+        return pl__on_device(&w->call) ? pl__device_order(&w->call) : PL_OK;
     }
     pl__note_failed(w->group);
     return pl_fail(w->status, "%s", w->message);
@@ -203,7 +203,7 @@ pl_status pl_work_wait(pl_work *w) {
 
 bool pl_work_done(const pl_work *w) {
     if (!has_run(w)) return false;
-    return !pl__on_device(&w->call) || w->status != PL_OK || pl__device_done(w->group, &w->call);
+    return !pl__on_device(&w->call) || w->status != PL_OK || pl__device_done(&w->call);
 }
 
 void pl_work_free(pl_work *w) {
@@ -213,8 +213,8 @@ void pl_work_free(pl_work *w) {
     }
     if (pl__on_device(&w->call)) {
         // Whoever gets the buffer's memory next gets it behind the work.
-        if (w->status == PL_OK) (void)!pl__device_order(w->group, &w->call);
-        pl__device_forget(w->group, &w->call);
+        if (w->status == PL_OK) (void)!pl__device_order(&w->call);
+        pl__device_forget(&w->call);
     }
     pl_live_add(PL_KIND_WORK, -1);
     pl_free(w);

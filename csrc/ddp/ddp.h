@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// ddp: gradients live in buckets, buckets live in memory that all ranks share, and each is reduced
-// as soon as its last gradient is there, while the backward pass goes on.
+// ddp: gradients live in buckets, buckets live in memory that all ranks share, or that of the
+// parameters' device, and each is reduced as soon as its last gradient is there, while the backward
+// pass goes on.
 // Threads: a reducer belongs to the thread that runs the backward passes; the reduction itself
 // runs on the group's communication thread.
 //

@@ -6,7 +6,7 @@
 #include "ddp/ddp.h"
 
 typedef struct pl__bucket {
-    int64_t offset, nbytes;  // in the segment
+    int64_t offset, nbytes;  // in the storage
     pl_dtype dtype;
     int first, n;    // its parameters: members[first .. first + n)
     int ready;       // gradients that are complete in this pass
@@ -16,15 +16,16 @@ typedef struct pl__bucket {
 
 typedef struct pl__slot {
     int bucket, place;  // parameter `place` of that bucket
-    int64_t offset;     // bytes, in the segment
+    int64_t offset;     // bytes, in the storage
 } pl__slot;
 
 struct pl_reducer {
     pl_group *group;
     pl_redop op;
     pl_site site;
-    pl_segment *segment;
-    pl_storage *storage;  // the segment's memory as a storage that keeps it
+    pl_device device;     // of all parameters
+    pl_storage *storage;  // all buckets
+    pl_segment *segment;  // which the storage is made of, on the CPU; else NULL
     int n;
     pl_tensor **params;  // [n] retained
     pl__slot *slots;     // [n]
@@ -49,6 +50,9 @@ pl_status pl__reducer_on_ready(void *ctx, int p) PL_MUST_USE;  // ctx: the reduc
 pl_status pl__reducer_grad_view(const pl_reducer *r, int p, pl_tensor **out) PL_MUST_USE;
 pl_status pl__reducer_check_whole(const pl_reducer *r) PL_MUST_USE;
 void pl__reducer_forget(pl_reducer *r);  // the pass that is open, if one is
+// memory.c
+pl_status pl__memory_open(pl_reducer *r) PL_MUST_USE;
+void pl__memory_place(const pl_reducer *r, const pl__bucket *b, pl_bucket_call *call);
 pl_status pl__layout_build(pl_reducer *r, const pl_reducer_options *opt);
 
 #endif

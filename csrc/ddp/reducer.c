@@ -25,8 +25,8 @@ static pl_status fill_used(pl_reducer *r, pl__bucket *b) {
             b->used[i / 64] |= (uint64_t)1 << (i % 64);
             PL_TRY(pl_autograd_settle(r->params[p]));  // of an earlier pass, untouched by this one
         } else {
-            char *at = (char *)pl_segment_data(r->segment) + r->slots[p].offset;
-            memset(at, 0, pl_tensor_nbytes(r->params[p]));
+            char *at = (char *)r->storage->data + r->slots[p].offset;
+            PL_TRY(pl_bytes_zero(r->device, at, pl_tensor_nbytes(r->params[p])));
         }
     }
     return PL_OK;
@@ -37,15 +37,14 @@ static bool is_last(const pl_reducer *r) { return r->n_launched == r->n_buckets 
 static pl_status launch(pl_reducer *r, int k) {
     pl__bucket *b = &r->buckets[k];
     PL_TRY(fill_used(r, b));
-    pl_bucket_call call = {.seg = r->segment,
-                           .offset_bytes = (size_t)b->offset,
-                           .count = b->nbytes / (int64_t)pl_dtype_size(b->dtype),
+    pl_bucket_call call = {.count = b->nbytes / (int64_t)pl_dtype_size(b->dtype),
                            .dtype = b->dtype,
                            .op = r->op,
                            .bucket = k,
                            .n_params = b->n,
                            .used = b->used,
                            .sync = is_last(r)};
+    pl__memory_place(r, b, &call);
     return pl_group_reduce_bucket(r->group, &call, r->site, &b->work);
 }
 
@@ -177,21 +176,6 @@ static pl_status compare_ranks(pl_reducer *r) {
                    pl_group_rank(r->group), r->n);
 }
 
-static void segment_release(void *owner, void *data) {
-    (void)data;
-    pl_segment_release(owner);
-}
-
-static pl_status open_memory(pl_reducer *r) {
-    size_t nbytes = r->nbytes ? (size_t)r->nbytes : 64;
-    PL_TRY(pl_segment_new(r->group, nbytes, r->site, &r->segment));
-    pl_segment_retain(r->segment);
-    pl_status st = pl_storage_wrap(pl_segment_data(r->segment), nbytes, segment_release, r->segment,
-                                   &r->storage);
-    if (st != PL_OK) pl_segment_release(r->segment);
-    return st;
-}
-
 static pl_status attach(pl_reducer *r) {
     for (int p = 0; p < r->n; p++) {
         pl_leaf_hook hook = {pl__reducer_on_ready, on_done, on_failed, r, p};
@@ -217,6 +201,13 @@ static pl_status check_params(const pl_reducer_options *opt) {
                            "bucket only (Accelerator.free_memory gives it free)",
                            p);
         }
+        if (!pl_device_equal(pl_tensor_device(t), pl_tensor_device(opt->params[0]))) {
+            return pl_fail(
+                PL_EINVAL,
+                "[ddp] parameter %d lies on another device than parameter 0: got a "
+                "model in parts, expected all of it on one; move it with model.to(device)",
+                p);
+        }
         if (!pl_tensor_is_contiguous(t)) {
             return pl_fail(PL_EINVAL, "[ddp] parameter %d is not contiguous", p);
         }
@@ -228,6 +219,7 @@ static pl_status prepare(pl_reducer *r, const pl_reducer_options *opt) {
     PL_TRY(pl_calloc((size_t)(opt->n + 1) * sizeof *r->params, (void **)&r->params));
     for (int p = 0; p < opt->n; p++) r->params[p] = pl_tensor_retain(opt->params[p]);
     r->n = opt->n;
+    if (r->n) r->device = pl_tensor_device(r->params[0]);
     PL_TRY(pl__layout_build(r, opt));
     PL_TRY(pl_calloc((size_t)(r->n + 1) * sizeof *r->ready, (void **)&r->ready));
     PL_TRY(pl_calloc((size_t)(r->n_buckets + 1) * sizeof(int), (void **)&r->order));
@@ -238,7 +230,7 @@ static pl_status prepare(pl_reducer *r, const pl_reducer_options *opt) {
         PL_TRY(pl_calloc(words * sizeof(uint64_t), (void **)&r->buckets[k].used));
     }
     PL_TRY(compare_ranks(r));
-    PL_TRY(open_memory(r));
+    PL_TRY(pl__memory_open(r));
     return attach(r);
 }
 
@@ -286,7 +278,7 @@ void pl_reducer_free(pl_reducer *r) {
     if (r->params) detach(r);
     for (int k = 0; k < r->n_buckets && !busy; k++) pl_free(r->buckets[k].used);
     if (!busy) pl_segment_release(r->segment);
-    pl_storage_release(r->storage);
+    if (!busy || r->segment) pl_storage_release(r->storage);
     pl_free(r->params);
     pl_free(r->members);
     pl_free(r->slots);

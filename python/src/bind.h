@@ -32,12 +32,15 @@ typedef struct pl_buffer {
     void *data;
     int64_t count;
     pl_dtype dtype;
+    pl_device device;
     PyObject *keep;  // owned: what keeps the memory alive
     Py_buffer view;  // valid when has_view
     bool has_view;
 } pl_buffer;
 // 0, or -1 with an exception (not contiguous, read-only though writable is asked, unknown format).
 int pl_buffer_from(PyObject *obj, bool writable, pl_buffer *out);
+// The same, also for a tensor on a device: out->device says where data is.
+int pl_buffer_anywhere(PyObject *obj, bool writable, pl_buffer *out);
 void pl_buffer_release(pl_buffer *b);
 
 // Argument helpers: 0, or -1 with an exception that names the function.

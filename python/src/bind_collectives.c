@@ -35,22 +35,34 @@ static int misfit(const char *op, const pl_buffer *in, const pl_buffer *out, con
     return -1;
 }
 
+static int two_places(const char *op, pl_buffer *in, pl_buffer *out) {
+    if (pl_device_equal(in->device, out->device)) return 0;
+    PyErr_Format(PyExc_RuntimeError,
+                 "[%s] in and out lie on two devices: expected one; move one of them with "
+                 ".to(device)",
+                 op);
+    pl_buffer_release(in);
+    pl_buffer_release(out);
+    return -1;
+}
+
 // Opens the buffers that this rank has part in; on failure what was opened is released.
 static int open_buffers(const pl_group_object *self, const kind_info *k, PyObject *const *objs,
                         bool is_root, pl_buffer *in, pl_buffer *out) {
     bool has_rows = is_root || !k->rows_on_root, writes = k->rows != ONE || !is_root;
     *in = *out = (pl_buffer){0};
     if ((k->rows == OUT_ROWS || (k->rows == IN_ROWS && has_rows)) &&
-        pl_buffer_from(objs[0], false, in)) {
+        pl_buffer_anywhere(objs[0], false, in)) {
         return -1;
     }
-    if ((k->rows != OUT_ROWS || has_rows) && pl_buffer_from(objs[1], writes, out)) {
+    if ((k->rows != OUT_ROWS || has_rows) && pl_buffer_anywhere(objs[1], writes, out)) {
         pl_buffer_release(in);
         return -1;
     }
     if (k->rows == ONE || !has_rows) return 0;
     int64_t large = k->rows == IN_ROWS ? in->count : out->count;
     int64_t small = k->rows == IN_ROWS ? out->count : in->count;
+    if (two_places(k->name, in, out)) return -1;
     if (in->dtype == out->dtype && large == small * self->world) return 0;
     misfit(k->name, in, out, k->rows == IN_ROWS ? "in" : "out", self->world);
     pl_buffer_release(in);
@@ -81,7 +93,8 @@ PyObject *pl_py_collective(PyObject *obj, PyObject *const *args, Py_ssize_t n) {
                        .count = block->count,
                        .dtype = block->dtype,
                        .op = (pl_redop)a[0],
-                       .root = a[1]};
+                       .root = a[1],
+                       .device = block->device};
     pl_site site = pl_call_site_of(a[3], block);
     bool unchanged = kind == PL_COLL_BROADCAST ? is_root : kind == PL_COLL_REDUCE && !is_target;
     if (out.data && !unchanged) pl_group_wrote(args[2]);
@@ -99,11 +112,20 @@ PyObject *pl_py_all_reduce(PyObject *obj, PyObject *const *args, Py_ssize_t n) {
     int a[2];
     pl_buffer b;
     if (pl_arg_count("all_reduce", n, 3) || pl_int_args("all_reduce", args + 1, 2, a)) return NULL;
-    if (pl_group_begin(self, "all_reduce") || pl_buffer_from(args[0], true, &b)) return NULL;
+    if (pl_group_begin(self, "all_reduce") || pl_buffer_anywhere(args[0], true, &b)) return NULL;
     pl_site site = pl_call_site_of(a[1], &b);
     pl_status st;
-    WITHOUT_GIL(self, st,
-                pl_group_all_reduce(self->g, b.data, b.count, b.dtype, (pl_redop)a[0], site));
+    if (b.device.type == PL_CPU) {
+        WITHOUT_GIL(self, st,
+                    pl_group_all_reduce(self->g, b.data, b.count, b.dtype, (pl_redop)a[0], site));
+    } else {
+        pl_collective c = {.kind = PL_COLL_ALL_REDUCE, .in = b.data, .out = b.data};
+        c.count = b.count;
+        c.dtype = b.dtype;
+        c.op = (pl_redop)a[0];
+        c.device = b.device;
+        WITHOUT_GIL(self, st, pl_group_collective(self->g, &c, site, NULL));
+    }
     pl_group_wrote(args[0]);
     pl_buffer_release(&b);
     return pl_group_result(self, st);
@@ -150,16 +172,18 @@ PyObject *pl_py_all_to_all(PyObject *obj, PyObject *const *args, Py_ssize_t n) {
     if (pl_arg_count("all_to_all", n, 4) || pl_int_args("all_to_all", args + 3, 1, &depth)) {
         return NULL;
     }
-    if (pl_group_begin(self, "all_to_all") || pl_buffer_from(args[0], false, &in)) return NULL;
-    if (pl_buffer_from(args[1], true, &out)) {
+    if (pl_group_begin(self, "all_to_all") || pl_buffer_anywhere(args[0], false, &in)) return NULL;
+    if (pl_buffer_anywhere(args[1], true, &out)) {
         pl_buffer_release(&in);
         return NULL;
     }
+    if (two_places("all_to_all", &in, &out)) return NULL;
     int64_t row = splits_of(self, args[2], &in, &out, splits);
     pl_collective c = {.kind = PL_COLL_ALL_TO_ALL, .in = in.data, .out = out.data};
     c.count = row;
     c.dtype = in.dtype;
     c.splits = splits;
+    c.device = in.device;
     pl_status st = PL_OK;
     if (row >= 0) {
         pl_site site = pl_call_site(depth);
@@ -187,12 +211,14 @@ static PyObject *message(pl_group_object *self, PyObject *const *args, Py_ssize_
     int a[3];
     pl_buffer b;
     if (pl_arg_count(op, n, 4) || pl_int_args(op, args + 1, 3, a)) return NULL;
-    if (pl_group_begin(self, op) || pl_buffer_from(args[0], !sends, &b)) return NULL;
+    if (pl_group_begin(self, op) || pl_buffer_anywhere(args[0], !sends, &b)) return NULL;
     pl_site site = pl_call_site_of(a[2], &b);
+    pl_message m = {.sends = sends, .buf = b.data, .count = b.count, .dtype = b.dtype};
+    m.peer = a[0];
+    m.tag = a[1];
+    m.device = b.device;
     pl_status st;
-    WITHOUT_GIL(self, st,
-                sends ? pl_group_send(self->g, b.data, b.count, b.dtype, a[0], a[1], site)
-                      : pl_group_recv(self->g, b.data, b.count, b.dtype, a[0], a[1], site));
+    WITHOUT_GIL(self, st, pl_group_message(self->g, &m, site));
     if (!sends) pl_group_wrote(args[0]);
     pl_buffer_release(&b);
     return pl_group_result(self, st);

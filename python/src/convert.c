@@ -195,9 +195,9 @@ static int format_dtype(const char *f, Py_ssize_t itemsize, pl_dtype *out) {
     }
 }
 
-static int buffer_from_tensor(PyObject *obj, pl_buffer *out) {
+static int buffer_from_tensor(PyObject *obj, bool anywhere, pl_buffer *out) {
     pl_tensor *t = ((pl_py_tensor *)obj)->t;
-    if (!pl_tensor_is_cpu(t)) {
+    if (!anywhere && !pl_tensor_is_cpu(t)) {
         PyErr_Format(PyExc_NotImplementedError,
                      "[buffer] the tensor lies on cuda:%d, which this call cannot take yet: pass "
                      "x.cpu()",
@@ -211,11 +211,17 @@ static int buffer_from_tensor(PyObject *obj, pl_buffer *out) {
     }
     *out =
         (pl_buffer){.data = t->data, .count = t->numel, .dtype = t->dtype, .keep = Py_NewRef(obj)};
+    out->device = pl_tensor_device(t);
     return 0;
 }
 
+int pl_buffer_anywhere(PyObject *obj, bool writable, pl_buffer *out) {
+    if (PyObject_TypeCheck(obj, pl_tensor_type())) return buffer_from_tensor(obj, true, out);
+    return pl_buffer_from(obj, writable, out);
+}
+
 int pl_buffer_from(PyObject *obj, bool writable, pl_buffer *out) {
-    if (PyObject_TypeCheck(obj, pl_tensor_type())) return buffer_from_tensor(obj, out);
+    if (PyObject_TypeCheck(obj, pl_tensor_type())) return buffer_from_tensor(obj, false, out);
     memset(out, 0, sizeof *out);
     int flags = PyBUF_FORMAT | PyBUF_C_CONTIGUOUS | (writable ? PyBUF_WRITABLE : 0);
     if (PyObject_GetBuffer(obj, &out->view, flags)) {
