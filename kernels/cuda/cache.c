@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// cache: see cache.h. Blocks are a list, newest first; a free block serves a request of its stream
-// that it is not more than an eighth (or 2 MiB) too large for, the tightest one first. Sizes are
-// rounded to 512 bytes, above 1 MiB to 1/8 of their power of two, so that sizes which differ a
-// little share blocks.
+// cache: see cache.h. Blocks in use are found by their address, free ones by their size; a free
+// block serves a request of its stream that it is not more than an eighth (or 2 MiB) too large for,
+// the tightest one first. Sizes are rounded to 512 bytes, above 1 MiB to 1/8 of their power of two,
+// so that sizes which differ a little share blocks.
 #include "cuda/cache.h"
 
 #include <stdio.h>
 #include <string.h>
 
-enum { MOST_USERS = 8 };
+enum { MOST_USERS = 8, PLACES = 4096, SIZES = 64 * 16 };
 
 // Another stream that used a block: by `done` it has, once the block is free.
 typedef struct user {
@@ -17,7 +17,7 @@ typedef struct user {
 } user;
 
 typedef struct block {
-    struct block *next;
+    struct block *next;  // of its place or its size
     void *data;
     size_t nbytes;
     pl_stream *stream;
@@ -28,7 +28,8 @@ typedef struct block {
 
 struct pl_cuda_cache {
     pl_runtime *r;
-    block *blocks;
+    block *held[PLACES];  // in use, by a hash of the address
+    block *free[SIZES];   // by size_class, the last freed first
     pl_cuda_cache_stats stats;
     pl_stream *others[MOST_USERS];  // told by _used, each once
     int n_others;
@@ -40,6 +41,22 @@ static size_t rounded(size_t nbytes) {
     size_t step = 512;
     while (nbytes > (size_t)1 << 20 && step * 8 <= nbytes / 2) step *= 2;
     return (nbytes + step - 1) / step * step;
+}
+
+static block **place_of(pl_cuda_cache *c, const void *p) {
+    uint64_t key = (uint64_t)(uintptr_t)p >> 9;  // what a device aligns to at least
+    return &c->held[key * 0x9E3779B97F4A7C15u >> 52];
+}
+
+// Sixteen classes between a power of two and the next; the larger size never has the lower class.
+static int size_class(size_t nbytes) {
+    int log = 63 - __builtin_clzll((unsigned long long)nbytes | 16);
+    return log * 16 + (int)(nbytes >> (log - 4) & 15);
+}
+
+static void put(block **list, block *b) {
+    b->next = *list;
+    *list = b;
 }
 
 pl_status pl_cuda_cache_new(pl_runtime *r, pl_cuda_cache **out) {
@@ -94,20 +111,19 @@ static pl_status give_back(pl_cuda_cache *c, block **link) {
     return PL_OK;
 }
 
-pl_status pl_cuda_cache_trim(pl_cuda_cache *c) {
-    for (block **link = &c->blocks; *link != NULL;) {
-        if ((*link)->tag != NULL) {
-            link = &(*link)->next;
-        } else {
-            PL_TRY(give_back(c, link));
-        }
+static pl_status give_back_all(pl_cuda_cache *c, block **lists, int n) {
+    for (int i = 0; i < n; i++) {
+        while (lists[i] != NULL) PL_TRY(give_back(c, &lists[i]));
     }
     return PL_OK;
 }
 
+pl_status pl_cuda_cache_trim(pl_cuda_cache *c) { return give_back_all(c, c->free, SIZES); }
+
 pl_status pl_cuda_cache_free(pl_cuda_cache *c) {
     if (c == NULL) return PL_OK;
-    while (c->blocks != NULL) PL_TRY(give_back(c, &c->blocks));
+    PL_TRY(give_back_all(c, c->free, SIZES));
+    PL_TRY(give_back_all(c, c->held, PLACES));
     pl_free(c->spare);
     pl_free(c);
     return PL_OK;
@@ -115,15 +131,31 @@ pl_status pl_cuda_cache_free(pl_cuda_cache *c) {
 
 // ---- Handing out --------------------------------------------------------------------------------
 
-static block *best_free(const pl_cuda_cache *c, size_t nbytes, const pl_stream *s) {
-    size_t slack = nbytes / 8 > (size_t)2 << 20 ? nbytes / 8 : (size_t)2 << 20;
-    if (nbytes < (size_t)1 << 20) slack = nbytes;
-    block *best = NULL;
-    for (block *b = c->blocks; b != NULL; b = b->next) {
-        if (b->tag != NULL || b->stream != s || b->nbytes < nbytes) continue;
-        if (b->nbytes - nbytes <= slack && (best == NULL || b->nbytes < best->nbytes)) best = b;
+// The tightest in one class, as a link, or NULL.
+static block **best_of(block **list, size_t nbytes, size_t most, const pl_stream *s) {
+    block **best = NULL;
+    for (block **link = list; *link != NULL; link = &(*link)->next) {
+        const block *b = *link;
+        if (b->stream != s || b->nbytes < nbytes || b->nbytes > most) continue;
+        if (best == NULL || b->nbytes < (*best)->nbytes) best = link;
+        if (b->nbytes == nbytes) break;
     }
     return best;
+}
+
+// Leaves its list.
+static block *best_free(pl_cuda_cache *c, size_t nbytes, const pl_stream *s) {
+    size_t slack = nbytes / 8 > (size_t)2 << 20 ? nbytes / 8 : (size_t)2 << 20;
+    if (nbytes < (size_t)1 << 20) slack = nbytes;
+    int last = size_class(nbytes + slack);
+    for (int i = size_class(nbytes); i <= last; i++) {
+        block **link = best_of(&c->free[i], nbytes, nbytes + slack, s);
+        if (link == NULL) continue;
+        block *b = *link;
+        *link = b->next;
+        return b;
+    }
+    return NULL;
 }
 
 // The owner's stream waits for the other streams that used b before.
@@ -144,17 +176,26 @@ static pl_status device_malloc(pl_cuda_cache *c, size_t nbytes, void **out) {
     return c->r->malloc(c->r, nbytes, out);
 }
 
+static size_t held_as(const pl_cuda_cache *c, const char *tag) {
+    size_t sum = 0;
+    for (int i = 0; i < PLACES; i++) {
+        for (const block *b = c->held[i]; b != NULL; b = b->next) {
+            if (strcmp(b->tag, tag) == 0) sum += b->nbytes;
+        }
+    }
+    return sum;
+}
+
 // Bytes in use under the tag that has most of those below `under`.
 static size_t next_holder(const pl_cuda_cache *c, size_t under, const char **tag) {
     size_t most = 0;
-    for (const block *b = c->blocks; b != NULL; b = b->next) {
-        size_t sum = 0;
-        for (const block *o = c->blocks; b->tag != NULL && o != NULL; o = o->next) {
-            if (o->tag != NULL && strcmp(o->tag, b->tag) == 0) sum += o->nbytes;
-        }
-        if (sum > most && sum < under) {
-            most = sum;
-            *tag = b->tag;
+    for (int i = 0; i < PLACES; i++) {
+        for (const block *b = c->held[i]; b != NULL; b = b->next) {
+            size_t sum = held_as(c, b->tag);
+            if (sum > most && sum < under) {
+                most = sum;
+                *tag = b->tag;
+            }
         }
     }
     return most;
@@ -182,7 +223,9 @@ pl_status pl_cuda_cache_alloc(pl_cuda_cache *c, size_t nbytes, pl_stream *s, con
     nbytes = rounded(nbytes);
     block *b = best_free(c, nbytes, s);
     if (b != NULL) {
-        PL_TRY(reuse(c, b));
+        pl_status st = reuse(c, b);
+        if (st != PL_OK) put(&c->free[size_class(b->nbytes)], b);
+        PL_TRY(st);
     } else {
         void *room;
         PL_TRY(pl_calloc(sizeof(block), &room));
@@ -193,20 +236,19 @@ pl_status pl_cuda_cache_alloc(pl_cuda_cache *c, size_t nbytes, pl_stream *s, con
         PL_TRY(st);
         b->nbytes = nbytes;
         b->stream = s;
-        b->next = c->blocks;
-        c->blocks = b;
     }
     b->tag = tag;
+    put(place_of(c, b->data), b);
     c->stats.in_use += b->nbytes;
     if (c->stats.in_use > c->stats.peak) c->stats.peak = c->stats.in_use;
     *out = b->data;
     return PL_OK;
 }
 
-static pl_status find(const pl_cuda_cache *c, const void *p, block **out) {
-    for (block *b = c->blocks; b != NULL; b = b->next) {
-        if (b->data == p && b->tag != NULL) {
-            *out = b;
+static pl_status find(pl_cuda_cache *c, const void *p, block ***out) {
+    for (block **link = place_of(c, p); *link != NULL; link = &(*link)->next) {
+        if ((*link)->data == p) {
+            *out = link;
             return PL_OK;
         }
     }
@@ -226,8 +268,9 @@ static pl_status note_stream(pl_cuda_cache *c, pl_stream *s) {
 }
 
 pl_status pl_cuda_cache_used(pl_cuda_cache *c, const void *p, pl_stream *s) {
-    block *b = NULL;
-    PL_TRY(find(c, p, &b));
+    block **link = NULL;
+    PL_TRY(find(c, p, &link));
+    block *b = *link;
     if (b->stream == s) return PL_OK;
     for (int i = 0; i < b->users; i++) {
         if (b->by[i].stream == s) return PL_OK;
@@ -240,12 +283,15 @@ pl_status pl_cuda_cache_used(pl_cuda_cache *c, const void *p, pl_stream *s) {
 }
 
 pl_status pl_cuda_cache_release(pl_cuda_cache *c, void *p) {
-    block *b = NULL;
-    PL_TRY(find(c, p, &b));
+    block **link = NULL;
+    PL_TRY(find(c, p, &link));
+    block *b = *link;
     for (int i = 0; i < b->users; i++) {  // all that these streams did with it is enqueued by now
         PL_TRY(take_event(c, &b->by[i].done));
         PL_TRY(c->r->record(c->r, b->by[i].done, b->by[i].stream));
     }
+    *link = b->next;
+    put(&c->free[size_class(b->nbytes)], b);
     b->tag = NULL;
     c->stats.in_use -= b->nbytes;
     c->stats.cached += b->nbytes;
