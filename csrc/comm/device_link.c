@@ -177,9 +177,9 @@ static pl_status join(pl_group *g, pl__call *call, pl__device *d, const pl__nccl
                               .version = PL__NCCL_CONFIG_VERSION,
                               .blocking = 0};
     pl__nccl_comm comm = NULL;
-    pl_event *unused;
+    bool unused;
     // A call of the run time makes the device this thread's, which NCCL then takes.
-    PL_TRY(d->r->event_new(d->r, &unused));
+    PL_TRY(d->r->event_done(d->r, d->tail, &unused));
     pthread_mutex_lock(&d->lock);
     int result = d->nccl->ncclCommInitRankConfig(&comm, g->world, *id, g->rank, &config);
     atomic_store_explicit(&d->comm, comm, memory_order_release);

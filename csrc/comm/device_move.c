@@ -33,25 +33,29 @@ typedef struct exchange_rows {
     int to, from;           // the only rank that gets, or gives, something; -1: all do
 } exchange_rows;
 
+static bool is_taken(int result) {
+    return result == PL__NCCL_SUCCESS || result == PL__NCCL_IN_PROGRESS;
+}
+
 static int exchange(const pl__nccl *n, const pl_group *g, const exchange_rows *x,
                     pl__nccl_comm comm, void *stream) {
     const char *in = x->in;
     char *out = x->out;
     int result = n->ncclGroupStart();
-    for (int r = 0; r < g->world && result == PL__NCCL_SUCCESS; r++) {
+    for (int r = 0; r < g->world && is_taken(result); r++) {
         size_t send = x->row * (size_t)(x->splits ? x->splits[r] : 1);
         size_t recv = x->row * (size_t)(x->splits ? x->splits[g->world + r] : 1);
         if ((x->to >= 0 && r != x->to) || (x->from >= 0 && g->rank != x->from)) send = 0;
         if ((x->from >= 0 && r != x->from) || (x->to >= 0 && g->rank != x->to)) recv = 0;
         if (send) result = n->ncclSend(in, send, PL__NCCL_UINT8, r, comm, stream);
-        if (recv && result == PL__NCCL_SUCCESS) {
+        if (recv && is_taken(result)) {
             result = n->ncclRecv(out, recv, PL__NCCL_UINT8, r, comm, stream);
         }
         if (x->to < 0) in += send;
         if (x->from < 0) out += recv;
     }
     int ended = n->ncclGroupEnd();
-    return result == PL__NCCL_SUCCESS ? ended : result;
+    return is_taken(result) ? ended : result;
 }
 
 static int issue(const pl__nccl *n, const pl_group *g, const pl__call *c, pl__nccl_comm comm,
