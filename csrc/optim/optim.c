@@ -109,15 +109,7 @@ static pl_status adam(const pl_adam_args *args, int n, pl_tensor *const *const l
             PL_TRY(check_pair("adam", names[k], i, lists[0][i], lists[k][i]));
         }
     }
-    if (n == 0 || pl_tensor_is_cpu(lists[0][0])) return adam_runs(args, n, lists, own);
-    pl_adam_args here = *args;
-    pl_numbers flag;
-    int bad = 0;
-    PL_TRY(pl_numbers_open(pl_tensor_device(lists[0][0]), sizeof bad, &bad, &flag));
-    here.nonfinite = flag.at;
-    PL_TRY(pl_numbers_close(&flag, adam_runs(&here, n, lists, own)));
-    if (bad && args->nonfinite) *args->nonfinite = 1;
-    return PL_OK;
+    return adam_runs(args, n, lists, own);
 }
 
 pl_status pl_optim_adam(const pl_adam_args *args, int n, pl_tensor *const *params,
@@ -161,15 +153,7 @@ static pl_status sgd(const pl_sgd_args *args, int n, pl_tensor *const *const lis
             PL_TRY(check_pair("sgd", names[k], i, lists[0][i], lists[k][i]));
         }
     }
-    if (n == 0 || pl_tensor_is_cpu(lists[0][0])) return sgd_runs(args, n, lists, own);
-    pl_sgd_args here = *args;
-    pl_numbers flag;
-    int bad = 0;
-    PL_TRY(pl_numbers_open(pl_tensor_device(lists[0][0]), sizeof bad, &bad, &flag));
-    here.nonfinite = flag.at;
-    PL_TRY(pl_numbers_close(&flag, sgd_runs(&here, n, lists, own)));
-    if (bad && args->nonfinite) *args->nonfinite = 1;
-    return PL_OK;
+    return sgd_runs(args, n, lists, own);
 }
 
 pl_status pl_optim_sgd(const pl_sgd_args *args, int n, pl_tensor *const *params,

@@ -8,9 +8,10 @@
 #include "autograd/autograd.h"
 #include "kernels.h"
 
-// All four lists have n tensors, pairwise of one shape, contiguous, of one floating dtype per i.
-// grads NULL: the parameters' own, which all must have; what is due to them (Note [deferred
-// scale], autograd.h) is multiplied in on the way, and stays due to the memory.
+// All four lists have n tensors, pairwise of one shape, contiguous, of one floating dtype per i,
+// all on one device; args->nonfinite lies there too, so that nobody waits for it here. grads NULL:
+// the parameters' own, which all must have; what is due to them (Note [deferred scale], autograd.h)
+// is multiplied in on the way, and stays due to the memory.
 pl_status pl_optim_adam(const pl_adam_args *args, int n, pl_tensor *const *params,
                         pl_tensor *const *grads, pl_tensor *const *exp_avgs,
                         pl_tensor *const *exp_avg_sqs) PL_MUST_USE;

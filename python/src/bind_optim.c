@@ -41,12 +41,40 @@ static int flag(PyObject *o, bool *out) {
     return v < 0 ? -1 : 0;
 }
 
+// What a step tells of its gradients: a flag that its kernels set. On a device it is a tensor
+// there, which whoever wants to know reads; on the CPU a number.
+typedef struct flag_place {
+    int here;
+    pl_tensor *there;  // NULL: the CPU
+    int *at;
+} flag_place;
+
+static int flag_open(const lists *l, flag_place *f) {
+    *f = (flag_place){.at = &f->here};
+    if (l->n[0] == 0 || pl_tensor_is_cpu(l->items[0][0])) return 0;
+    pl_status st = pl_scalar_int(l->items[0][0], PL_I32, 0, &f->there);
+    if (st == PL_OK) {
+        f->at = f->there->data;
+        return 0;
+    }
+    pl_raise(NULL, st);
+    return -1;
+}
+
+static PyObject *flag_close(flag_place *f, pl_status st) {
+    if (st == PL_OK) return f->there ? pl_tensor_wrap(f->there) : PyBool_FromLong(!f->here);
+    pl_tensor_release(f->there);
+    return pl_raise(NULL, st);
+}
+
 // params, grads or None (their own), exp_avgs, exp_avg_sqs, step, lr, beta1, beta2, eps,
-// weight_decay, decoupled, maximize, grad_scale; gives whether every gradient was finite
+// weight_decay, decoupled, maximize, grad_scale; gives whether every gradient was finite, or on a
+// device a tensor that is 0 where they were
 static PyObject *py_adam_step(ARGS) {
+    (void)module;
     lists l = {0};
-    int nonfinite = 0;
-    pl_adam_args a = {.nonfinite = &nonfinite};
+    flag_place f;
+    pl_adam_args a = {.lr = 0};
     int64_t step;
     double *hyper[] = {&a.lr, &a.beta1, &a.beta2, &a.eps, &a.weight_decay}, *scale = &a.grad_scale;
     if (pl_arg_count("adam_step", n, 13) || pl_arg_int64(args[4], "step", &step) ||
@@ -58,10 +86,11 @@ static PyObject *py_adam_step(ARGS) {
         PyErr_Format(PyExc_ValueError, "[adam_step] step counts from 1, got %lld", (long long)step);
         return NULL;
     }
-    if (lists_of("adam_step", args, 4, &l)) {
+    if (lists_of("adam_step", args, 4, &l) || flag_open(&l, &f)) {
         lists_free(&l);
         return NULL;
     }
+    a.nonfinite = f.at;
     a.bias1 = 1.0 - pow(a.beta1, (double)step);
     a.bias2 = 1.0 - pow(a.beta2, (double)step);
     pl_status st = PL_OK;
@@ -69,30 +98,32 @@ static PyObject *py_adam_step(ARGS) {
     st = pl_optim_adam(&a, l.n[0], l.items[0], l.items[1], l.items[2], l.items[3]);
     Py_END_ALLOW_THREADS
     lists_free(&l);
-    return st == PL_OK ? PyBool_FromLong(!nonfinite) : pl_raise(module, st);
+    return flag_close(&f, st);
 }
 
 // params, grads or None (their own), momenta or None, first, lr, momentum, dampening, weight_decay,
-// nesterov, maximize, grad_scale; gives whether every gradient was finite
+// nesterov, maximize, grad_scale; gives what adam_step gives
 static PyObject *py_sgd_step(ARGS) {
+    (void)module;
     lists l = {0};
-    int nonfinite = 0;
-    pl_sgd_args a = {.nonfinite = &nonfinite};
+    flag_place f;
+    pl_sgd_args a = {.lr = 0};
     double *hyper[] = {&a.lr, &a.momentum, &a.dampening, &a.weight_decay}, *scale = &a.grad_scale;
     if (pl_arg_count("sgd_step", n, 11) || flag(args[3], &a.first) || doubles(args + 4, 4, hyper) ||
         flag(args[8], &a.nesterov) || flag(args[9], &a.maximize) || doubles(args + 10, 1, &scale)) {
         return NULL;
     }
-    if (lists_of("sgd_step", args, 3, &l)) {
+    if (lists_of("sgd_step", args, 3, &l) || flag_open(&l, &f)) {
         lists_free(&l);
         return NULL;
     }
+    a.nonfinite = f.at;
     pl_status st = PL_OK;
     Py_BEGIN_ALLOW_THREADS
     st = pl_optim_sgd(&a, l.n[0], l.items[0], l.items[1], l.items[2]);
     Py_END_ALLOW_THREADS
     lists_free(&l);
-    return st == PL_OK ? PyBool_FromLong(!nonfinite) : pl_raise(module, st);
+    return flag_close(&f, st);
 }
 
 static PyObject *py_grad_norm(ARGS) {

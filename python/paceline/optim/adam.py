@@ -91,7 +91,7 @@ class Adam(Optimizer):
         if not group["weight_decay"] >= 0.0:
             raise ValueError(f"Invalid weight_decay value: {group['weight_decay']}")
 
-    def _update(self, group: dict[str, Any], params: list[Any], scale: float) -> bool:
+    def _update(self, group: dict[str, Any], params: list[Any], scale: float) -> list[Any]:
         params = in_memory_order(params)
         state = self.state
         fresh = [p for p in params if p not in state]
@@ -105,10 +105,10 @@ class Adam(Optimizer):
         for p in params:
             step = state[p]["step"] + 1
             by_step.setdefault(step, []).append(p)
-        finite = True
+        finite = []
         for step, members in by_step.items():
             held = [state[p] for p in members]
-            finite &= _C.adam_step(
+            told = _C.adam_step(
                 members,
                 None,  # their own gradients
                 [s["exp_avg"] for s in held],
@@ -123,6 +123,7 @@ class Adam(Optimizer):
                 bool(group["maximize"]),
                 scale,
             )
+            finite.append(told)
             for s in held:
                 s["step"] = step
         return finite

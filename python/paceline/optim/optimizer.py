@@ -37,8 +37,6 @@ class Optimizer:
     grad_scale : float
         The next `step` multiplies every gradient by this first and puts it back to 1. (Clipping
         and unscaling leave their factor with the gradients themselves.)
-    grads_were_finite : bool or None
-        Whether the last `step` met no NaN and no Inf in a gradient; None where it did not look.
     """
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
@@ -46,7 +44,7 @@ class Optimizer:
         self.state: dict[Tensor, dict[str, Any]] = {}
         self.param_groups: list[dict[str, Any]] = []
         self.grad_scale = 1.0
-        self.grads_were_finite: bool | None = None
+        self._seen: list[bool | Tensor] | None = None
         if isinstance(params, _C.Tensor):
             raise TypeError(
                 "params argument given to the optimizer should be an iterable of Tensors or "
@@ -95,12 +93,29 @@ class Optimizer:
     def _check_group(self, group: dict[str, Any]) -> None:
         """Refuse settings that make no sense."""
 
-    def _update(self, group: dict[str, Any], params: list[Any], scale: float) -> bool | None:
+    def _update(
+        self, group: dict[str, Any], params: list[Any], scale: float
+    ) -> list[bool | Tensor] | None:
         """Update those parameters of a group that have a gradient; every subclass defines it.
 
-        Gives whether all gradients were finite, if it looked.
+        Gives whether the gradients of each call were finite, as `_C.adam_step` does; None where it
+        did not look.
         """
         raise NotImplementedError
+
+    @property
+    def grads_were_finite(self) -> bool | None:
+        """Whether the last `step` met no NaN and no Inf in a gradient; None: it did not look.
+
+        Of parameters on a GPU it waits for the step.
+        """
+        if self._seen is None:
+            return None
+        known: list[bool | Tensor] = [
+            seen if isinstance(seen, bool) else not seen.item() for seen in self._seen
+        ]
+        self._seen = known
+        return all(known)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters from their gradients.
@@ -118,13 +133,13 @@ class Optimizer:
             finally:
                 _C.set_grad_enabled(before)
         scale, self.grad_scale = self.grad_scale, 1.0
-        finite: bool | None = True
+        told: list[bool | Tensor] | None = []
         for group in self.param_groups:
             with_grad = _C.with_grad(group["params"])
             if with_grad:
                 seen = self._update(group, with_grad, scale)
-                finite = None if seen is None or finite is None else finite and seen
-        self.grads_were_finite = finite
+                told = None if seen is None or told is None else [*told, *seen]
+        self._seen = told
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:

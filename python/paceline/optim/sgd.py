@@ -79,10 +79,10 @@ class SGD(Optimizer):
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
 
-    def _update(self, group: dict[str, Any], params: list[Any], scale: float) -> bool:
+    def _update(self, group: dict[str, Any], params: list[Any], scale: float) -> list[Any]:
         params = in_memory_order(params)
         if not group["momentum"]:
-            return self._call(group, params, None, False, scale)
+            return [self._call(group, params, None, False, scale)]
         state = self.state
         fresh = [p for p in params if state.get(p, {}).get("momentum_buffer") is None]
         if fresh:
@@ -91,18 +91,18 @@ class SGD(Optimizer):
         elif state[params[0]]["momentum_buffer"]._device_index != params[0]._device_index:
             follow(params, state)
         is_fresh = {id(p) for p in fresh}
-        finite = True
+        finite = []
         for first in (True, False):
             members = [p for p in params if (id(p) in is_fresh) == first]
             if members:
                 held = [state[p]["momentum_buffer"] for p in members]
-                finite &= self._call(group, members, held, first, scale)
+                finite.append(self._call(group, members, held, first, scale))
         return finite
 
     @staticmethod
     def _call(
         group: dict[str, Any], params: list[Any], momenta: Any, first: bool, scale: float
-    ) -> bool:
+    ) -> Any:
         return _C.sgd_step(
             params,
             None,  # their own gradients
