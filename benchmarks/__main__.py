@@ -22,7 +22,7 @@ from benchmarks.table import Table, text
 
 PARTS = ["train", "allreduce", "ops", "loader", "bridge", "checkpoint", "overhead",
          "compute", "startup", "scaling", "adamw", "exposed", "network",
-         "memory"]  # fmt: skip
+         "memory", "gpu"]  # fmt: skip
 TOOLS = ["plot", "measures", "document"]
 MODELS = ["gpt", "gpt-b1", "gpt2", "mlp"]
 

@@ -41,7 +41,7 @@ def make_gpt(torch: Any, layers: int, heads: int, width: int, context: int, voca
             self.head = nn.Linear(width, vocab, bias=False)
 
         def forward(self, ids: Any) -> Any:
-            x = self.token(ids) + self.position(torch.arange(ids.shape[1]))
+            x = self.token(ids) + self.position(torch.arange(ids.shape[1], device=ids.device))
             for block in self.blocks:
                 x = block(x)
             return self.head(self.norm(x))
