@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["NonFiniteGuard"]
 
 
+_MOST_UNSEEN = 64  # a loop that never steps through here keeps no more losses than that
+
+
 @dataclass(frozen=True)
 class _Seen:
     """What one rank met in one step: a loss that was not finite, as text, and its gradients."""
@@ -59,13 +62,24 @@ class NonFiniteGuard:
         self._current_group = group
         self._models = models
         self._loss: str | None = None  # what a bad loss of this window was
+        # Losses that nobody has looked at: a look waits for a GPU, so it comes with the step's.
+        self._unseen: list[tuple[Engine, Any]] = []
         self._steps = 0
         self._bad_steps = 0
 
     def saw_loss(self, engine: Engine, loss: Any) -> None:
         """Note a loss that a backward pass starts from."""
-        if self.action is not NonFiniteAction.OFF and engine.is_finite(loss) is False:
-            self._loss = str(loss.item())
+        if self.action is NonFiniteAction.OFF:
+            return
+        self._unseen.append((engine, loss.detach()))
+        if len(self._unseen) >= _MOST_UNSEEN:
+            self._look()
+
+    def _look(self) -> None:
+        unseen, self._unseen = self._unseen, []
+        for engine, loss in unseen:
+            if engine.is_finite(loss) is False:
+                self._loss = str(loss.item())
 
     def refuses(self, optimizer: Any) -> bool:
         """Look before a step, where the action is to skip or to raise.
@@ -83,6 +97,7 @@ class NonFiniteGuard:
         if self.action not in (NonFiniteAction.SKIP, NonFiniteAction.RAISE):
             return False
         self._steps += 1
+        self._look()
         mine = _Seen(self._loss, _gradients_are_finite(optimizer))
         self._loss = None
         if self._nobody_complains(mine):
@@ -104,6 +119,7 @@ class NonFiniteGuard:
             return
         self._steps += 1
         finite = self._step_was_finite(optimizer)
+        self._look()
         if finite and self._loss is None:
             return
         mine = _Seen(self._loss, finite)
