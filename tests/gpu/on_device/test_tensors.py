@@ -240,3 +240,37 @@ def test_nothing_is_left_behind() -> None:
     with pytest.raises(RuntimeError):
         x + sample(8, 8)
     del x
+
+
+def _many_calls() -> None:
+    x = on_gpu(sample(6, 4)).requires_grad_()
+    k = paceline.tensor(0.5, requires_grad=True)
+    y = _C.cat([(x * k).exp(), _C.softmax(x, 1)], 0)
+    (_C.matmul(y, x.t()) + 1.0).sum().backward()
+    assert x.grad is not None
+    _C.leaf_norm([x])
+    _C.leaf_scale_([x], 0.5, False)
+    _C.sgd_step([x], None, None, True, 0.1, 0.0, 0.0, 0.0, False, False, 1.0)
+    _C.nonzero(x > 0)
+    _C.to_device(_C.pin_memory(sample(3)), 0, True)
+    _C.copy_(on_gpu(sample(4, 6)).t(), sample(6, 4))
+    x.detach()[1:3] = 2
+    x.tolist()
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_no_allocation_that_fails_leaves_something_behind() -> None:
+    _many_calls()
+    failures = 0
+    for n in range(1, 1000):
+        _C.fail_alloc_at(n, False)
+        try:
+            _many_calls()
+        except MemoryError:
+            failures += 1
+        else:
+            break
+        finally:
+            _C.fail_alloc_at(0, False)
+    assert failures > 20
+    _many_calls()
