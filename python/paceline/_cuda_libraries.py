@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from paceline import _C
+from paceline import _C, _device
 from paceline.errors import DeviceError
 
-__all__ = ["LIBRARIES", "Library", "has_kernels", "kernels", "tell"]
+__all__ = ["LIBRARIES", "Library", "has_kernels", "kernels", "tell", "where_kernels"]
 
 _KERNELS = "PACELINE_CUDA_LIBRARY"
 
@@ -53,6 +53,31 @@ class Library:
         paths = (os.path.join(place, self.file) for place in places)
         return next((path for path in paths if os.path.isfile(path)), None)
 
+    def where(self) -> tuple[str | None, str]:
+        """Give the path or name that will be opened, None if there is none, and who says so."""
+        named = os.environ.get(self.variable)
+        if named:
+            exists = os.sep not in named or os.path.isfile(named)
+            return named, self.variable if exists else f"{self.variable}, THERE IS NO SUCH FILE"
+        found = self.find()
+        if found is not None:
+            return found, self._package_version() if f"nvidia{os.sep}" in found else "CUDA_HOME"
+        import ctypes
+
+        try:
+            ctypes.CDLL(self.file)  # opened, not used: the driver is not asked
+        except OSError:
+            return None, ""
+        return self.file, "the system's"
+
+    def _package_version(self) -> str:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return f"{self.package} {version(self.package)}"
+        except PackageNotFoundError:
+            return self.package
+
 
 LIBRARIES = (
     Library("CUBLASLT", "PACELINE_CUBLASLT", "libcublasLt.so.13", "cu13/lib", "nvidia-cublas"),
@@ -73,25 +98,31 @@ def _built() -> str | None:
     return path if os.path.isfile(path) else None
 
 
+def where_kernels() -> str | None:
+    """Give the path of the library of kernels, built with this package or named; None without."""
+    return os.environ.get(_KERNELS) or _built()
+
+
 def has_kernels() -> bool:
-    """Tell whether there is a library of kernels: built with this package, or named."""
-    return bool(os.environ.get(_KERNELS)) or _built() is not None
+    """Tell whether there is a library of kernels."""
+    return where_kernels() is not None
 
 
 def kernels() -> str:
-    """Give the path of the library of kernels.
+    """Give the path of the library of kernels, to who opens it now: then no fork can use CUDA.
 
     Raises
     ------
     DeviceError
         If this package was built without it.
     """
-    found = os.environ.get(_KERNELS) or _built()
-    if not found:
+    found = where_kernels()
+    if found is None:
         raise DeviceError(
             "[cuda] this build has no CUDA: got no _cuda.so beside paceline, expected one; "
             "install paceline where nvcc 13 is on PATH (docs/build.md)"
         )
+    _device.will_be_used()
     return found
 
 

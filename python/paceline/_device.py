@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 from paceline.errors import DeviceError
@@ -147,6 +148,23 @@ def no_gpu(op: str, wanted: object) -> DeviceError:
     )
 
 
+_forked = False  # from a process that had used CUDA
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+@functools.cache
+def will_be_used() -> None:
+    """Note that CUDA's driver is about to be asked: children that are forked later cannot use it.
+
+    Each would hang or crash in the driver, so they are refused; see `open_gpu`.
+    """
+    os.register_at_fork(after_in_child=_note_fork)
+
+
 def open_gpu(op: str, index: int) -> int:
     """Open a GPU, where this process has not; gives its index.
 
@@ -157,6 +175,12 @@ def open_gpu(op: str, index: int) -> int:
     """
     from paceline import _C
 
+    if _forked:
+        raise DeviceError(
+            f"[{op}] CUDA cannot be used in a forked process: got a fork of a process that has "
+            "used it, expected a fresh one (multiprocessing's start method 'spawn', "
+            "notebook_launcher or paceline launch), or a fork from before the first use"
+        )
     if index != _C.cuda_current():
         from paceline import _cuda_libraries
 

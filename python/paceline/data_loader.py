@@ -468,7 +468,7 @@ def prepare_data_loader(
         make_source(loader, engine, group, config, slice_fn_for_dispatch),
         parts,
         device=device,
-        non_blocking=config.non_blocking,
+        non_blocking=config.non_blocking or parts.pins,
         total_batch_size=size if size is None or config.split_batches else size * world,
         gradient_state=gradient_state,
         rng_types=[] if group is None else [kind for kind in rng_types if kind != "generator"],

@@ -53,8 +53,8 @@ def notebook_launcher(
         Called in each process as ``function(*args)``.
     args : sequence
         Its arguments; sent by value, as is everything that the notebook defines and it uses.
-    num_processes : int
-        How many processes.
+    num_processes : int, optional
+        How many processes; by default one for each GPU.
     mixed_precision : str
         ``"no"``, ``"fp16"`` or ``"bf16"``, for an ``Accelerator`` that says nothing else.
     use_port : str or int
@@ -148,9 +148,14 @@ def _checked(
             f"[notebook_launcher] args is wrong: got {args!r}, expected a tuple such as (value,)"
         )
     if num_processes is None:
-        raise ValueError(
-            "[notebook_launcher] num_processes is missing: add num_processes=... to the call"
-        )
+        from .commands.devices import count_gpus
+
+        num_processes, missing = count_gpus(os.environ)
+        if not num_processes:
+            raise ValueError(
+                "[notebook_launcher] num_processes is missing: add num_processes=... to the call "
+                f"(the default is one for each GPU, but {missing})"
+            )
     if isinstance(num_processes, bool) or not isinstance(num_processes, int) or num_processes < 1:
         raise _wrong("num_processes", num_processes, "an integer of at least 1")
     try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from paceline import _gpus
+import vcuda
+from paceline import _gpus, cuda
 from paceline.commands import devices
 from paceline.commands.devices import Demand, DeviceError, Devices, count_gpus, plan
 
@@ -103,3 +104,11 @@ def test_gpus_that_nothing_here_can_use(monkeypatch: pytest.MonkeyPatch) -> None
     assert (count, missing) == (0, "this build of paceline has no CUDA (docs/build.md)")
     monkeypatch.setattr(devices, "_torch_has_cuda", lambda: True)  # scripts may use PyTorch
     assert count_gpus({})[0] == 2
+
+
+def test_a_named_library_is_asked_in_another_process() -> None:
+    variables = vcuda.environment(devices=3)
+    assert count_gpus(variables)[0] == 3
+    assert not cuda.is_initialized()
+    broken = {**variables, "PACELINE_CUDA_LIBRARY": "/nowhere/_cuda.so"}
+    assert count_gpus(broken)[0] == 0

@@ -110,11 +110,43 @@ def _onednn() -> str:
 
 
 def _gpus() -> str:
-    from paceline import cuda
+    from paceline import _gpus
 
-    if not cuda.is_available():
-        return "none that this build can use"
-    return f"{cuda.device_count()} with CUDA"
+    there = _gpus.installed()
+    if not there:
+        return "none" if _gpus.driver_version() else "none (no NVIDIA driver)"
+    shown = _gpus.visible(os.environ, there)
+    hidden = "" if len(shown) == len(there) else f" ({len(shown)} by CUDA_VISIBLE_DEVICES)"
+    return "; ".join(f"{gpu.name}, {gpu.uuid}" for gpu in there) + hidden
+
+
+def _driver() -> str:
+    from paceline import _gpus
+
+    version = _gpus.driver_version()
+    if version is None:
+        return "none; CUDA 13 needs 580 or later"
+    old = int(version.partition(".")[0]) < 580
+    return f"{version}, too old: CUDA 13 needs 580 or later" if old else version
+
+
+def _kernels() -> str:
+    from paceline import _cuda_libraries
+
+    return _cuda_libraries.where_kernels() or (
+        "not built: install paceline where nvcc 13 is on PATH (docs/build.md)"
+    )
+
+
+def _library(name: str) -> str:
+    """Say where one of CUDA's libraries is; nothing of it is run."""
+    from paceline import _cuda_libraries
+
+    library = next(each for each in _cuda_libraries.LIBRARIES if each.name == name)
+    path, found_by = library.where()
+    if path is None:
+        return "missing: pip install 'paceline[cuda13]' brings it"
+    return f"{path} ({found_by})"
 
 
 def _torch_tensors() -> str:
@@ -203,6 +235,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("Cores", _cores),
         ("Memory", _memory),
         ("GPUs", _gpus),
+        ("NVIDIA driver", _driver),
+        ("CUDA kernels", _kernels),
+        ("cuBLASLt", lambda: _library("CUBLASLT")),
+        ("NCCL", lambda: _library("NCCL")),
         ("PyTorch between ranks", _torch_tensors),
         ("oneDNN", _onednn),
         *((name, lambda name=name: _distribution(name)) for name in _PACKAGES),

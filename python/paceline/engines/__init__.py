@@ -63,6 +63,9 @@ class LoaderParts:
         Random generators that sampler and loader were given.
     plain : bool
         Whether a ``"distributed"`` sampler is the library's own class, with nothing overridden.
+    pins : bool
+        Whether batches lie in pinned memory that nobody else has: a copy from it to the GPU need
+        not be waited for.
     """
 
     dataset: Any
@@ -75,6 +78,7 @@ class LoaderParts:
     seed: int | None = None
     generators: tuple[Any, ...] = ()
     plain: bool = False
+    pins: bool = False
 
 
 class GradientSync(Protocol):

@@ -6,12 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from paceline import _C, dtypes
 from paceline.random import default_generator, initial_seed
 
 from .alike import AlikeData
+
+if TYPE_CHECKING:
+    from . import LoaderParts
 
 __all__ = ["NativeData"]
 
@@ -76,6 +80,12 @@ class NativeData(AlikeData):
         from paceline.utils import data
 
         return data
+
+    def loader_parts(self, loader: Any) -> LoaderParts:
+        from paceline.utils.data.collate import default_collate
+
+        fresh = loader.pin_memory and loader.collate_fn is default_collate
+        return replace(super().loader_parts(loader), pins=bool(fresh))
 
     def with_batches(self, loader: Any, batches: Iterable[Any]) -> Any:
         """Make a loader like this one over other batches."""

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from paceline import _C
+from paceline import _C, cuda
 from paceline.utils.data.checks import (
     check_order,
     check_workers,
@@ -17,6 +17,7 @@ from paceline.utils.data.checks import (
 from paceline.utils.data.collate import Collate, default_collate, default_convert
 from paceline.utils.data.dataset import IterableDataset
 from paceline.utils.data.fetch import StreamReader, reader, sample_reader
+from paceline.utils.data.pinning import pin_all
 from paceline.utils.data.rows import Rows, rows_of
 from paceline.utils.data.sampler import BatchSampler, RandomSampler, SequentialSampler
 from paceline.utils.data.seeding import draw_base_seed
@@ -50,7 +51,8 @@ class DataLoader:
     collate_fn : callable, optional
         Makes a batch from a list of samples; `default_collate` by default.
     pin_memory : bool
-        Accepted; has no effect without a GPU.
+        Give batches in page-locked memory, from which ``.to("cuda", non_blocking=True)`` need not
+        wait; no effect without a GPU. What `prepare` gave pins by itself.
     drop_last : bool
         Leave out a last batch that is not full.
     timeout : float
@@ -187,6 +189,8 @@ class DataLoader:
             batches = self._iter_here(rows)
         else:
             batches = self._workers(first, base_seed)
+        if self.pin_memory and cuda.is_available():
+            batches = pin_all(batches)
         told = self._told_length
         return batches if told is None else _Counted(batches, self.dataset, told)
 

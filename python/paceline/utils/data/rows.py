@@ -48,7 +48,7 @@ class Rows:
         #: Whether no file stands behind a column: reading a row never waits for a disk.
         self.in_memory = all(type(c).__name__ != "memmap" for c in columns)
         self._tensors = [c for c in columns if isinstance(c, _C.Tensor)]
-        plain = all(t._is_contiguous() and not t.requires_grad for t in self._tensors)
+        plain = all(map(_is_plain, self._tensors))
         if not plain and len(self._tensors) < len(columns):
             raise TypeError("arrays beside tensors that need an operator of their own")
         # Detached: memory that a later `tensor.data = ...` cannot take away.
@@ -78,7 +78,7 @@ class Rows:
     def read_again(self, index: _C.Tensor) -> Any:
         """Gather the batch of an index that `ask` gave."""
         if self._gather is None:
-            return self._batch([_C.index_select(t, 0, index) for t in self._tensors])
+            return self._batch([_select(t, index) for t in self._tensors])
         return self._batch(self._gather.gather(index))
 
     def _worth_it(self, batch: Any) -> bool:
@@ -121,6 +121,14 @@ def _has_idle_processor() -> bool:
     if processors == os.cpu_count():  # nobody has cut the machine into parts
         processors //= max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
     return _C.get_num_threads() < processors
+
+
+def _is_plain(t: _C.Tensor) -> bool:
+    return t._is_contiguous() and not t.requires_grad and t._device_index < 0
+
+
+def _select(t: _C.Tensor, index: _C.Tensor) -> _C.Tensor:
+    return _C.index_select(t, 0, _C.to_device(index, t._device_index, False))
 
 
 class _Ahead:
