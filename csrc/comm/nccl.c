@@ -70,8 +70,9 @@ pl_status pl__nccl_open(const pl__nccl **out) {
 
 pl_status pl__nccl_status(const pl__nccl *n, const char *op, int result, pl__nccl_comm comm) {
     if (result == PL__NCCL_SUCCESS || result == PL__NCCL_IN_PROGRESS) return PL_OK;
-    const char *more = n->ncclGetLastError(comm);
-    return pl_fail(PL_EDEVICE, "[%s] NCCL failed: %s%s%.400s; NCCL_DEBUG=INFO makes it say more",
-                   op, n->ncclGetErrorString(result), more && more[0] ? ": " : "",
-                   more ? more : "");
+    const char *what = n->ncclGetErrorString(result), *more = n->ncclGetLastError(comm);
+    const char *hint = "; NCCL_DEBUG=INFO makes it say more";
+    return pl_fail(PL_EDEVICE, "[%s] NCCL failed: %s%s%.400s%s", op, what,
+                   more && more[0] ? ": " : "", more ? more : "",
+                   strstr(what, "NCCL_DEBUG") ? "" : hint);
 }

@@ -120,8 +120,8 @@ class PartialState:
                 else:
                     distributed.init_process_group(timeout=timeout)
             self.group = distributed.default_group()
-            self.backend = distributed.get_backend()
             on_cpu = str(self.device).startswith("cpu")
+            self.backend = distributed.get_backend() if on_cpu else "nccl"
             self.distributed_type = (
                 DistributedType.MULTI_CPU if on_cpu else DistributedType.MULTI_GPU
             )

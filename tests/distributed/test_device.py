@@ -19,7 +19,7 @@ from paceline.distributed import ReduceOp
 from paceline.errors import DeviceError
 from rankside import ARGS, RANK, WORLD, failing, mark, out
 
-dist.init_process_group()
+dist.init_process_group(ARGS.get("backend"))
 GPU = f"cuda:{RANK}"
 
 def on_gpu(array):
@@ -188,3 +188,31 @@ dist.barrier()  # the group is whole
         assert "rank 1:" in text
         assert "/nowhere/libnccl.so.2" in text
         assert "\n" not in text
+
+
+def test_backends_by_name() -> None:
+    body = """
+assert dist.get_backend() == "nccl"
+assert dist.get_backend(dist.new_group()) == "shm"
+x = on_gpu(np.ones(4, "float32"))
+group = dist.new_group([0, 1])
+dist.all_reduce(x, group=group)
+dist.all_reduce(x)
+assert x.cpu().numpy().tolist() == [4] * 4
+dist.destroy_process_group(group)
+dist.all_reduce(x)
+dist.destroy_process_group()
+"""
+    on_gpus(2, body, args={"backend": "nccl"})
+    (result,) = run_ranks(
+        1,
+        """
+import paceline.distributed as dist
+from rankside import failing
+with failing():
+    dist.init_process_group("cpu:gloo,cuda:nccl")
+""",
+        env={"CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert result.exception["type"] == "DeviceError"
+    assert "no GPU for NCCL: got backend 'cpu:gloo,cuda:nccl'" in result.exception["text"]

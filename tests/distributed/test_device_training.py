@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import vcuda
-from harness import Result, run_ranks
+from harness import Result, _result, run_ranks
+from machines import Net
 
 BODY = """
 import hashlib
@@ -95,3 +96,17 @@ def test_as_on_the_cpu(world: int, options: dict[str, object]) -> None:
     expected_losses, expected = check_alike(train(world, cpu=True, **options))
     np.testing.assert_allclose(losses, expected_losses, rtol=2e-5)
     np.testing.assert_allclose(sample, expected, rtol=2e-3, atol=2e-5)
+
+
+def test_over_several_machines() -> None:
+    args = {"cpu": False, "accumulate": 1, "steps": 4, "bucket_mb": 0.01}
+    with (
+        Net((2, 1)) as net,
+        net.ranks(BODY, args=args, **vcuda.variables(worker=True, devices=2)) as ranks,
+    ):
+        ranks.wait(90)
+        ranks.check()
+        spread = [_result(rank) for rank in ranks.ranks]
+    check_alike(spread)
+    together = train(3, cpu=False, steps=4)
+    assert spread[0].outs[0]["hash"] == together[0].outs[0]["hash"]

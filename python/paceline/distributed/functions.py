@@ -14,8 +14,10 @@ from typing import Any
 from paceline.distributed import lifecycle
 from paceline.distributed.environment import Job, read_job
 from paceline.distributed.process_group import DEFAULT_TIMEOUT, ProcessGroup
+from paceline.errors import DeviceError
 
 _BACKENDS = (None, "shm", "gloo", "cpu:gloo")  # gloo: what scripts say when they mean the CPU
+_WITH_GPU = ("nccl", "cuda:nccl", "cpu:gloo,cuda:nccl")
 
 
 class GroupMember:
@@ -25,6 +27,7 @@ class GroupMember:
 
 
 _default: ProcessGroup | None = None
+_needs_gpu = False  # whether the default group was asked for by the name of NCCL
 _new_groups = 0  # made so far by new_group; the same on all ranks
 
 
@@ -72,7 +75,8 @@ def init_process_group(
     Parameters
     ----------
     backend : str, optional
-        ``"shm"``, which is the default; ``"gloo"`` means the same.
+        ``"shm"``, which is the default; ``"gloo"`` means the same. Tensors on a GPU go through NCCL
+        in any group; ``"nccl"`` or ``"cpu:gloo,cuda:nccl"`` says that there must be one.
     init_method : str, optional
         ``"env://"``, or ``"tcp://address:port"`` with `rank` and `world_size`.
     timeout : timedelta or float, optional
@@ -94,6 +98,8 @@ def init_process_group(
         It was called before, or an argument cannot be used.
     NotImplementedError
         A backend that comes in a later version.
+    DeviceError
+        `backend` names NCCL, and this process has no GPU.
     RendezvousError
         The ranks did not come together.
 
@@ -105,14 +111,16 @@ def init_process_group(
     1
     >>> dist.destroy_process_group()
     """
-    global _default
+    global _default, _needs_gpu
     if _default is not None and lifecycle.is_own(_default):  # a forked child may make its own
         raise ValueError("trying to initialize the default process group twice!")
-    if backend not in _BACKENDS:
+    if backend not in _BACKENDS + _WITH_GPU:
         raise NotImplementedError(
             f"[init_process_group] this backend comes in a later version: got {backend!r}, "
-            "expected None, 'shm' or 'gloo'"
+            "expected None, 'shm', 'gloo' or 'nccl'"
         )
+    if backend in _WITH_GPU:
+        _check_gpu(backend)
     if store is not None or pg_options is not None:
         raise NotImplementedError("[init_process_group] store and pg_options must be None")
     _default = ProcessGroup(
@@ -122,6 +130,17 @@ def init_process_group(
         strict_call_sites=strict_call_sites,
         job=_job(init_method, world_size, rank),
     )
+    _needs_gpu = backend in _WITH_GPU
+
+
+def _check_gpu(backend: str | None) -> None:
+    from paceline import cuda  # not where it is not asked for
+
+    if not cuda.is_available():
+        raise DeviceError(
+            f"[init_process_group] there is no GPU for NCCL: got backend {backend!r}, expected "
+            "'shm' or none (`paceline env` says what is missing)"
+        )
 
 
 def _job(init_method: str | None, world_size: int, rank: int) -> Job:
@@ -215,7 +234,9 @@ def get_world_size(group: ProcessGroup | None = None) -> int:
 
 
 def get_backend(group: ProcessGroup | None = None) -> str:
-    """Return ``"shm"``, or ``"shm+tcp"`` for a group over several machines."""
+    """Return ``"shm"``, or ``"shm+tcp"`` over several machines; ``"nccl"`` where that was asked."""
+    if _needs_gpu and group_or_default(group) is _default:
+        return "nccl"
     return "shm" if len(group_or_default(group).machines) == 1 else "shm+tcp"
 
 
