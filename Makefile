@@ -12,7 +12,7 @@ CONFIGURE = cmake -S . -G Ninja -DPython_EXECUTABLE="$(EXECUTABLE)"
 LOCKED = mkdir -p build && flock build/.lock
 C_FILES = $(shell find csrc kernels python/src tests/c -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cc')
 
-.PHONY: help build test test-all test-c test-dist test-leaks test-gpu test-asan test-tsan vcuda lint format stats clean
+.PHONY: help build test test-all test-c test-dist test-leaks test-gpu test-asan test-tsan vcuda goldens lint format stats clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -40,6 +40,9 @@ vcuda:  ## build the virtual GPU; print the variables with which paceline uses i
 
 test-gpu: build  ## on this machine's GPU (or the virtual one, by the exports of vcuda)
 	$(PYTHON) -m pytest -q -m gpu
+
+goldens: build  ## record what this machine's GPU computes: FOLDER=tests/data/h200
+	PYTHONPATH="$(PYTHONPATH):tests:." $(PYTHON) -m goldens "$(FOLDER)"
 
 test-asan:  ## C units under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(LOCKED) sh -c '$(CONFIGURE) -B build/asan -DPACELINE_CUDA=0 -DPACELINE_PYTHON=0 -DPACELINE_TESTS=1 -DPACELINE_SANITIZE=address,undefined && cmake --build build/asan'
