@@ -9,6 +9,10 @@ if(NOT CMAKE_CXX_COMPILER)
     return()
 endif()
 enable_language(CXX)
+if(TARGET _cuda)
+    message(FATAL_ERROR "PACELINE_TESTS=1 compiles the sources of _cuda.so as host C++: expected "
+                        "PACELINE_CUDA=0 with it")
+endif()
 
 file(GLOB cuda_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/kernels/cuda/*.cu")
 list(FILTER cuda_sources EXCLUDE REGEX "/(backend|runtime)\\.cu$")  # what calls CUDA's run time

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a real GPU computed, kept as JSON, and compared with what a GPU (or the virtual one) does.
 
-`make goldens FOLDER=tests/data/h200` records on this machine's GPU into FOLDER/results.json; tests/gpu/on_device/test_goldens.py replays every such file. Inputs are
-told by a seed and checked by a digest; of a result the exact bits are kept as a digest where its
-dtype is exact, else sampled values and the norm, which are compared by the operators' own bounds.
-Timings are `python -m benchmarks gpu --json`; registers are seen by tests/cuda_build.py.
+`make goldens FOLDER=tests/data/h200` records on this machine's GPU into FOLDER/results.json, and
+tests/gpu/on_device/test_goldens.py replays every such file. Inputs are told by a seed and checked
+by a digest; of a result the exact bits are kept as a digest where its dtype is exact, else sampled
+values and the norm, which are compared by the operators' own bounds. Timings are
+`python -m benchmarks gpu --json`; registers are seen by tests/cuda_build.py.
 """
 
 from __future__ import annotations
