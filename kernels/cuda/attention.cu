@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// attention: the entry, and the forward pass on tensor cores (bf16, width up to 128): the tiled
-// softmax of FlashAttention (Dao et al., 2022). A block takes 64 queries of a head, a warp 16 of
-// them, and goes over the keys 64 at a time: scores, running maximum and sum of each row, and the
-// result rescaled when the maximum rises. Probabilities are rounded to bf16 for the second product.
-// Not measured on a GPU yet: tiles are loaded without cp.async, fragments without ldmatrix.
+// attention: the entry, and the forward pass on tensor cores (bf16, f16, width up to 128): the
+// tiled softmax of FlashAttention (Dao et al., 2022). A block takes 64 queries of a head, a warp 16
+// of them, and goes over the keys 64 at a time: scores, running maximum and sum of each row, and
+// the result rescaled when the maximum rises. Probabilities are rounded to the inputs' dtype for
+// the second product. Not measured on a GPU yet: tiles are loaded without cp.async, fragments
+// without ldmatrix.
 #include "cuda/attention.cuh"
 #include "cuda/attention_tile.cuh"
 
@@ -47,10 +48,10 @@ PL_DEVICE void softmax_tile(const pl_attention_job &job, pl_tile_place p, int64_
     }
 }
 
-template <int D>
+template <typename T, int D>
 __global__ void __launch_bounds__(PL_TILE_BLOCK) forward_kernel(pl_attention_job job) {
-    PL_SHARED(bf16, first, PL_TILE * (D + PL_TILE_PAD));  // queries, then keys
-    PL_SHARED(bf16, second, PL_TILE * (D + PL_TILE_PAD));
+    PL_SHARED(T, first, PL_TILE * (D + PL_TILE_PAD));  // queries, then keys
+    PL_SHARED(T, second, PL_TILE * (D + PL_TILE_PAD));
     pl_tile_place p = pl_tile_of(job, blockIdx.x, job.queries);
     uint32_t q[D / 16][4];
     pl_tile_load<D>(first, PL_TILE, job.q, p, p.first, job.queries, job.width);
@@ -63,8 +64,8 @@ __global__ void __launch_bounds__(PL_TILE_BLOCK) forward_kernel(pl_attention_job
     if (job.causal && p.first + PL_TILE < end) end = p.first + PL_TILE;
     for (int64_t key = 0; key < end; key += PL_TILE) {
         pl_tile_load<D>(first, PL_TILE, job.k, p, key, job.keys, job.width);
-        pl_tile_load<D>(second, PL_TILE, job.v, p, key, job.keys, job.width);
-        __syncthreads();
+        bool odd = pl_tile_load<D>(second, PL_TILE, job.v, p, key, job.keys, job.width);
+        odd = __syncthreads_or(odd) != 0;
         float s[PL_TILE / 8][4] = {};
         pl_tile_product_rows<D, PL_TILE>(s, q, first);
         softmax_tile(job, p, key, s, top, sum, shrink);
@@ -73,7 +74,7 @@ __global__ void __launch_bounds__(PL_TILE_BLOCK) forward_kernel(pl_attention_job
             PL_UNROLL
             for (int e = 0; e < 4; e++) out[n][e] *= shrink[e / 2];
         }
-        pl_tile_add_product<D, PL_TILE>(out, s, second);
+        pl_tile_add_product<D, PL_TILE>(out, s, second, odd);
         __syncthreads();
     }
     PL_UNROLL
@@ -87,7 +88,7 @@ __global__ void __launch_bounds__(PL_TILE_BLOCK) forward_kernel(pl_attention_job
         }
         sum[r] = sum[r] == 0 ? 0.0f : 1.0f / sum[r];
     }
-    pl_tile_store<D>(job.out, p, out, sum, job.queries, job.width);
+    pl_tile_store<T, D>(job.out, p, out, sum, job.queries, job.width);
 }
 
 pl_heads heads_of(const pl_tensor *t) {
@@ -120,7 +121,9 @@ pl_attention_job job_of(const pl_tensor *q, const pl_tensor *k, const pl_tensor 
     return job;
 }
 
-bool on_tensor_cores(const pl_tensor *q) { return q->dtype == PL_BF16 && q->shape[3] <= 128; }
+bool on_tensor_cores(const pl_tensor *q) {
+    return (q->dtype == PL_BF16 || q->dtype == PL_F16) && q->shape[3] <= 128;
+}
 
 }  // namespace
 
@@ -134,11 +137,9 @@ pl_status pl_cuda_attention(const pl_tensor *q, const pl_tensor *k, const pl_ten
     if (!on_tensor_cores(q)) return pl_attention_any(&job, q->dtype, queue);
     unsigned blocks = 0;
     PL_TRY(pl_tile_blocks(&job, job.queries, &blocks));
-    if (job.width <= 64) {
-        PL_LAUNCH(forward_kernel<64>, blocks, PL_TILE_BLOCK, 0, queue, job);
-    } else {
-        PL_LAUNCH(forward_kernel<128>, blocks, PL_TILE_BLOCK, 0, queue, job);
-    }
+#define CALL(T, D) PL_LAUNCH((forward_kernel<T, D>), blocks, PL_TILE_BLOCK, 0, queue, job)
+    PL_TILE_CASES(&job, q->dtype, CALL);
+#undef CALL
     return pl_launched("attention");
 }
 
@@ -155,5 +156,5 @@ pl_status pl_cuda_attention_grad(const pl_tensor *g, const pl_tensor *q, const p
     job.dv = heads_of(dv);
     job.lse = lse->data;
     if (!on_tensor_cores(q)) return pl_attention_any_grad(&job, q->dtype, queue);
-    return pl_attention_tile_grad(&job, queue);
+    return pl_attention_tile_grad(&job, q->dtype, queue);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // attention: what its two implementations share: addresses, what a score becomes, what dropout
-// keeps. attention.cu chooses: tensor cores for bf16 up to 128 columns, else attention_any.cu.
+// keeps. attention.cu chooses: tensor cores for bf16 and f16 up to 128 columns, else
+// attention_any.cu.
 #ifndef PL_CUDA_ATTENTION_CUH
 #define PL_CUDA_ATTENTION_CUH
 

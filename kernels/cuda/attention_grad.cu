@@ -3,7 +3,8 @@
 // each tile of queries (dq), another over the queries for each tile of keys (dk, dv), so that every
 // sum has one order; both recompute the scores. delta, the sum of g * out of a row, comes first.
 // With p the probability and keep the dropout's factor: ds = p * (keep * g.v - delta) * scale,
-// dq = ds k, dk = ds^T q, dv = (p * keep)^T g; ds and p are rounded to bf16 for the products.
+// dq = ds k, dk = ds^T q, dv = (p * keep)^T g; ds and p are rounded to the inputs' dtype for the
+// products.
 // Not measured on a GPU yet: seven products where an atomic dq would need five.
 #include "cuda/attention_tile.cuh"
 
@@ -12,6 +13,7 @@ namespace {
 enum { STEP = 32 };  // rows of the other side at a time
 
 // A warp per row, which is 128 columns at most.
+template <typename T>
 __global__ void delta_kernel(pl_attention_job job, float *delta) {
     int lane = (int)(threadIdx.x % PL_LANES);
     int64_t lines = job.batch * job.heads * job.queries;
@@ -19,7 +21,7 @@ __global__ void delta_kernel(pl_attention_job job, float *delta) {
          i < lines; i += (int64_t)gridDim.x * (PL_BLOCK / PL_LANES)) {
         int64_t head = i / job.queries, row = i % job.queries;
         int64_t b = head / job.heads, h = head % job.heads;
-        const bf16 *g = pl_row<bf16>(job.g, b, h, row), *out = pl_row<bf16>(job.out, b, h, row);
+        const T *g = pl_row<T>(job.g, b, h, row), *out = pl_row<T>(job.out, b, h, row);
         float sum = 0;
         for (int64_t d = lane; d < job.width; d += PL_LANES) {
             sum += pl_get(g[d * job.g.column]) * pl_get(out[d * job.out.column]);
@@ -45,22 +47,22 @@ PL_DEVICE void element(const pl_attention_job &job, const pl_tile_place &p, cons
 }
 
 // Dynamic shared memory: two tiles of 64 rows, two of STEP.
-template <int D>
-PL_DEVICE bf16 *tile_at(unsigned char *shared, int which) {
+template <typename T, int D>
+PL_DEVICE T *tile_at(unsigned char *shared, int which) {
     int row = which <= 2 ? which * PL_TILE : 2 * PL_TILE + STEP;
-    return (bf16 *)shared + row * (D + PL_TILE_PAD);
+    return (T *)shared + row * (D + PL_TILE_PAD);
 }
 template <int D>
 size_t tile_bytes(void) {
     return (size_t)(2 * PL_TILE + 2 * STEP) * (D + PL_TILE_PAD) * sizeof(bf16);
 }
 
-template <int D>
+template <typename T, int D>
 __global__ void __launch_bounds__(PL_TILE_BLOCK)
     query_kernel(pl_attention_job job, const float *delta) {
     PL_DYNAMIC_SHARED(shared);
-    bf16 *q = tile_at<D>(shared, 0), *g = tile_at<D>(shared, 1), *k = tile_at<D>(shared, 2),
-         *v = tile_at<D>(shared, 3);
+    T *q = tile_at<T, D>(shared, 0), *g = tile_at<T, D>(shared, 1), *k = tile_at<T, D>(shared, 2),
+      *v = tile_at<T, D>(shared, 3);
     pl_tile_place p = pl_tile_of(job, blockIdx.x, job.queries);
     int t = (int)(threadIdx.x % PL_LANES) % 4;
     pl_tile_load<D>(q, PL_TILE, job.q, p, p.first, job.queries, job.width);
@@ -69,9 +71,9 @@ __global__ void __launch_bounds__(PL_TILE_BLOCK)
     int64_t end = job.keys;
     if (job.causal && p.first + PL_TILE < end) end = p.first + PL_TILE;
     for (int64_t key = 0; key < end; key += STEP) {
-        pl_tile_load<D>(k, STEP, job.k, p, key, job.keys, job.width);
+        bool odd = pl_tile_load<D>(k, STEP, job.k, p, key, job.keys, job.width);
         pl_tile_load<D>(v, STEP, job.v, p, key, job.keys, job.width);
-        __syncthreads();
+        odd = __syncthreads_or(odd) != 0;
         float s[STEP / 8][4] = {}, dp[STEP / 8][4] = {};
         pl_tile_product_tiles<D, STEP>(s, q, p.warp * 16, k);
         pl_tile_product_tiles<D, STEP>(dp, g, p.warp * 16, v);
@@ -83,28 +85,28 @@ __global__ void __launch_bounds__(PL_TILE_BLOCK)
                 element(job, p, delta, pl_tile_row(p, e / 2), j, &s[n][e], &dp[n][e]);
             }
         }
-        pl_tile_add_product<D, STEP>(dq, dp, k);
+        pl_tile_add_product<D, STEP>(dq, dp, k, odd);
         __syncthreads();
     }
-    pl_tile_store<D>(job.dq, p, dq, one, job.queries, job.width);
+    pl_tile_store<T, D>(job.dq, p, dq, one, job.queries, job.width);
 }
 
 // Rows of a warp are keys here: s and dp are the transposes.
-template <int D>
+template <typename T, int D>
 __global__ void __launch_bounds__(PL_TILE_BLOCK)
     key_kernel(pl_attention_job job, const float *delta) {
     PL_DYNAMIC_SHARED(shared);
-    bf16 *k = tile_at<D>(shared, 0), *v = tile_at<D>(shared, 1), *q = tile_at<D>(shared, 2),
-         *g = tile_at<D>(shared, 3);
+    T *k = tile_at<T, D>(shared, 0), *v = tile_at<T, D>(shared, 1), *q = tile_at<T, D>(shared, 2),
+      *g = tile_at<T, D>(shared, 3);
     pl_tile_place p = pl_tile_of(job, blockIdx.x, job.keys);
     int t = (int)(threadIdx.x % PL_LANES) % 4;
     pl_tile_load<D>(k, PL_TILE, job.k, p, p.first, job.keys, job.width);
     pl_tile_load<D>(v, PL_TILE, job.v, p, p.first, job.keys, job.width);
     float dk[D / 8][4] = {}, dv[D / 8][4] = {}, one[2] = {1, 1};
     for (int64_t query = job.causal ? p.first : 0; query < job.queries; query += STEP) {
-        pl_tile_load<D>(q, STEP, job.q, p, query, job.queries, job.width);
-        pl_tile_load<D>(g, STEP, job.g, p, query, job.queries, job.width);
-        __syncthreads();
+        bool odd = pl_tile_load<D>(q, STEP, job.q, p, query, job.queries, job.width);
+        odd = pl_tile_load<D>(g, STEP, job.g, p, query, job.queries, job.width) || odd;
+        odd = __syncthreads_or(odd) != 0;
         float s[STEP / 8][4] = {}, dp[STEP / 8][4] = {};
         pl_tile_product_tiles<D, STEP>(s, k, p.warp * 16, q);
         pl_tile_product_tiles<D, STEP>(dp, v, p.warp * 16, g);
@@ -116,39 +118,41 @@ __global__ void __launch_bounds__(PL_TILE_BLOCK)
                 element(job, p, delta, i, pl_tile_row(p, e / 2), &s[n][e], &dp[n][e]);
             }
         }
-        pl_tile_add_product<D, STEP>(dv, s, g);
-        pl_tile_add_product<D, STEP>(dk, dp, q);
+        pl_tile_add_product<D, STEP>(dv, s, g, odd);
+        pl_tile_add_product<D, STEP>(dk, dp, q, odd);
         __syncthreads();
     }
-    pl_tile_store<D>(job.dk, p, dk, one, job.keys, job.width);
-    pl_tile_store<D>(job.dv, p, dv, one, job.keys, job.width);
+    pl_tile_store<T, D>(job.dk, p, dk, one, job.keys, job.width);
+    pl_tile_store<T, D>(job.dv, p, dv, one, job.keys, job.width);
 }
 
-template <int D>
-pl_status launch(const pl_attention_job *job, const float *delta, pl_cuda_queue *q) {
+template <typename T, int D>
+pl_status launch(const pl_attention_job *job, float *delta, pl_cuda_queue *q) {
+    int64_t lines = job->batch * job->heads * job->queries;
     unsigned by_query = 0, by_key = 0;
     PL_TRY(pl_tile_blocks(job, job->queries, &by_query));
     PL_TRY(pl_tile_blocks(job, job->keys, &by_key));
+    PL_LAUNCH(delta_kernel<T>, pl_blocks(lines, PL_BLOCK / PL_LANES), PL_BLOCK, 0, q, *job, delta);
+    PL_TRY(pl_launched("attention"));
+    const float *sums = delta;
     if (by_query > 0) {
-        PL_TRY(pl_allow_shared("attention", query_kernel<D>, tile_bytes<D>()));
-        PL_LAUNCH(query_kernel<D>, by_query, PL_TILE_BLOCK, tile_bytes<D>(), q, *job, delta);
+        PL_TRY(pl_allow_shared("attention", query_kernel<T, D>, tile_bytes<D>()));
+        PL_LAUNCH((query_kernel<T, D>), by_query, PL_TILE_BLOCK, tile_bytes<D>(), q, *job, sums);
         PL_TRY(pl_launched("attention"));
     }
     if (by_key == 0) return PL_OK;
-    PL_TRY(pl_allow_shared("attention", key_kernel<D>, tile_bytes<D>()));
-    PL_LAUNCH(key_kernel<D>, by_key, PL_TILE_BLOCK, tile_bytes<D>(), q, *job, delta);
+    PL_TRY(pl_allow_shared("attention", key_kernel<T, D>, tile_bytes<D>()));
+    PL_LAUNCH((key_kernel<T, D>), by_key, PL_TILE_BLOCK, tile_bytes<D>(), q, *job, sums);
     return pl_launched("attention");
 }
 
 }  // namespace
 
-pl_status pl_attention_tile_grad(const pl_attention_job *job, pl_cuda_queue *q) {
+pl_status pl_attention_tile_grad(const pl_attention_job *job, pl_dtype dt, pl_cuda_queue *q) {
     int64_t lines = job->batch * job->heads * job->queries;
     void *delta;
     PL_TRY(q->scratch(q->owner, (size_t)(lines + 1) * sizeof(float), &delta));
-    unsigned blocks = pl_blocks(lines, PL_BLOCK / PL_LANES);
-    PL_LAUNCH(delta_kernel, blocks, PL_BLOCK, 0, q, *job, (float *)delta);
-    PL_TRY(pl_launched("attention"));
-    if (job->width <= 64) return launch<64>(job, (const float *)delta, q);
-    return launch<128>(job, (const float *)delta, q);
+#define CALL(T, D) return launch<T, D>(job, (float *)delta, q)
+    PL_TILE_CASES(job, dt, CALL);
+#undef CALL
 }

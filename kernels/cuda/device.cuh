@@ -31,6 +31,7 @@
             __VA_ARGS__);                                                                \
     } while (0)
 #define PL_UNROLL _Pragma("unroll")
+#define PL_NO_UNROLL _Pragma("unroll 1")
 #define PL_SHARED(type, name, count) __shared__ type name[count]
 #define PL_DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 #else
@@ -40,6 +41,7 @@
         simt_start(pl_launch_kernel, grid, block, dynamic_bytes, (queue)->stream, __VA_ARGS__); \
     } while (0)
 #define PL_UNROLL
+#define PL_NO_UNROLL
 #define PL_SHARED(type, name, count)    \
     static const char name##_place = 0; \
     type *name = (type *)simt_shared(&name##_place, sizeof(type) * (count))

@@ -1,36 +1,49 @@
 // SPDX-License-Identifier: Apache-2.0
 // mma: a warp's matrix product on tensor cores, and its fragments in shared memory. One
-// instruction, mma.m16n8k16 with bf16 inputs and fp32 sums (sm_80 and later); on the host the same
-// fragments are put together and multiplied (PTX ISA, "Matrix fragments for mma.m16n8k16"). With g
-// = lane / 4 and t = lane % 4 a lane holds: of A (16 x 16) rows g and g + 8, columns 2t, 2t+1,
-// 2t+8, 2t+9; of B (16 x 8) column g, rows 2t, 2t+1, 2t+8, 2t+9; of C (16 x 8) rows g, g + 8,
-// columns 2t, 2t+1.
+// instruction, mma.m16n8k16 with bf16 or f16 inputs (T) and fp32 sums (sm_80 and later); on the
+// host the same fragments are put together and multiplied (PTX ISA, "Matrix fragments for
+// mma.m16n8k16"). With g = lane / 4 and t = lane % 4 a lane holds: of A (16 x 16) rows g and g + 8,
+// columns 2t, 2t+1, 2t+8, 2t+9; of B (16 x 8) column g, rows 2t, 2t+1, 2t+8, 2t+9; of C (16 x 8)
+// rows g, g + 8, columns 2t, 2t+1.
 #ifndef PL_CUDA_MMA_CUH
 #define PL_CUDA_MMA_CUH
 
 #include "cuda/device.cuh"
 
-static PL_DEVICE uint32_t pl_pair(float low, float high) {
-    return (uint32_t)pl_round_bf16(high) << 16 | pl_round_bf16(low);
+// As an input of a product: T's bits.
+template <typename T>
+static PL_DEVICE T pl_rounded(float x) {
+    T rounded;
+    pl_put(&rounded, x);
+    return rounded;
 }
-static PL_DEVICE uint32_t pl_pair(bf16 low, bf16 high) {
+template <typename T>
+static PL_DEVICE uint32_t pl_pair(T low, T high) {
     return (uint32_t)high.bits << 16 | low.bits;
 }
 
-#ifdef __CUDACC__
 // c += a b
-static PL_DEVICE void pl_mma(float c[4], const uint32_t a[4], const uint32_t b[2]) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
-        "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
+template <typename T>
+static PL_DEVICE void pl_mma(float c[4], const uint32_t a[4], const uint32_t b[2]);
+#ifdef __CUDACC__
+#define PL_MMA(T, name)                                                                     \
+    template <>                                                                             \
+    PL_DEVICE void pl_mma<T>(float c[4], const uint32_t a[4], const uint32_t b[2]) {        \
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." name "." name                 \
+                     ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                       \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));   \
+    }
+PL_MMA(bf16, "bf16")
+PL_MMA(f16, "f16")
+#undef PL_MMA
 #else
+template <typename T>
 static inline float pl_half_of(uint32_t word, int high) {
-    return pl_float_bits(high ? word & 0xffff0000u : word << 16);
+    return pl_get(T{(uint16_t)(high ? word >> 16 : word)});
 }
 
+template <typename T>
 static inline void pl_mma(float c[4], const uint32_t a[4], const uint32_t b[2]) {
     uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
     const simt_values *all = simt_exchange(SIMT_SITE("mma"), 0xffffffffu, mine, sizeof(mine));
@@ -42,14 +55,15 @@ static inline void pl_mma(float c[4], const uint32_t a[4], const uint32_t b[2]) 
             uint32_t from_a[6], from_b[6];
             memcpy(from_a, (*all)[row % 8 * 4 + owner], sizeof(from_a));
             memcpy(from_b, (*all)[column * 4 + owner], sizeof(from_b));
-            c[e] += pl_half_of(from_a[word], k % 2) * pl_half_of(from_b[4 + k / 8], k % 2);
+            c[e] += pl_half_of<T>(from_a[word], k % 2) * pl_half_of<T>(from_b[4 + k / 8], k % 2);
         }
     }
 }
 #endif
 
 // Two neighbours of a row; tiles have even row lengths and even columns are asked for.
-static PL_DEVICE uint32_t pl_two(const bf16 *p) {
+template <typename T>
+static PL_DEVICE uint32_t pl_two(const T *p) {
 #ifndef __CUDACC__
     simt_aligned(SIMT_SITE("fragment"), p, 4);
 #endif
@@ -57,9 +71,10 @@ static PL_DEVICE uint32_t pl_two(const bf16 *p) {
 }
 
 // A: 16 x 16 of a tile whose rows are `stride` long, from (row, column).
-static PL_DEVICE void pl_frag_a(uint32_t a[4], const bf16 *tile, int stride, int row, int column) {
+template <typename T>
+static PL_DEVICE void pl_frag_a(uint32_t a[4], const T *tile, int stride, int row, int column) {
     int g = (int)(threadIdx.x % PL_LANES) / 4, t = (int)(threadIdx.x % PL_LANES) % 4;
-    const bf16 *p = tile + (row + g) * stride + column + 2 * t;
+    const T *p = tile + (row + g) * stride + column + 2 * t;
     a[0] = pl_two(p);
     a[1] = pl_two(p + 8 * stride);
     a[2] = pl_two(p + 8);
@@ -67,28 +82,33 @@ static PL_DEVICE void pl_frag_a(uint32_t a[4], const bf16 *tile, int stride, int
 }
 
 // B = the transpose of 8 rows of a tile: B[k][n] = tile[row + n][column + k].
-static PL_DEVICE void pl_frag_b_rows(uint32_t b[2], const bf16 *tile, int stride, int row,
+template <typename T>
+static PL_DEVICE void pl_frag_b_rows(uint32_t b[2], const T *tile, int stride, int row,
                                      int column) {
     int g = (int)(threadIdx.x % PL_LANES) / 4, t = (int)(threadIdx.x % PL_LANES) % 4;
-    const bf16 *p = tile + (row + g) * stride + column + 2 * t;
+    const T *p = tile + (row + g) * stride + column + 2 * t;
     b[0] = pl_two(p);
     b[1] = pl_two(p + 8);
 }
 
 // B = 16 rows of a tile as they lie: B[k][n] = tile[row + k][column + n].
-static PL_DEVICE void pl_frag_b(uint32_t b[2], const bf16 *tile, int stride, int row, int column) {
+template <typename T>
+static PL_DEVICE void pl_frag_b(uint32_t b[2], const T *tile, int stride, int row, int column) {
     int g = (int)(threadIdx.x % PL_LANES) / 4, t = (int)(threadIdx.x % PL_LANES) % 4;
-    const bf16 *p = tile + (row + 2 * t) * stride + column + g;
+    const T *p = tile + (row + 2 * t) * stride + column + g;
     b[0] = pl_pair(p[0], p[stride]);
     b[1] = pl_pair(p[8 * stride], p[9 * stride]);
 }
 
 // Two neighbouring 16 x 8 results, rounded, as the 16 x 16 A of the next product.
+template <typename T>
 static PL_DEVICE void pl_frag_of_results(uint32_t a[4], const float left[4], const float right[4]) {
-    a[0] = pl_pair(left[0], left[1]);
-    a[1] = pl_pair(left[2], left[3]);
-    a[2] = pl_pair(right[0], right[1]);
-    a[3] = pl_pair(right[2], right[3]);
+    const float *sides[2] = {left, right};
+    PL_UNROLL
+    for (int i = 0; i < 4; i++) {
+        const float *two = sides[i / 2] + i % 2 * 2;
+        a[i] = pl_pair(pl_rounded<T>(two[0]), pl_rounded<T>(two[1]));
+    }
 }
 
 #endif

@@ -90,6 +90,18 @@ void simt_start(void (*kernel)(P...), dim3 grid, dim3 block, size_t dynamic_byte
 }
 
 #define __syncthreads() simt_barrier(SIMT_SITE("__syncthreads"))
+#define __syncthreads_or(predicate) simt_barrier_or(SIMT_SITE("__syncthreads_or"), predicate)
+
+// Whether any thread of the block said so. A block runs on one thread of the host.
+static inline int simt_barrier_or(simt_site site, int predicate) {
+    static thread_local bool any;
+    simt_barrier(site);  // all have read what was there before
+    any = false;
+    simt_barrier(site);
+    if (predicate) any = true;
+    simt_barrier(site);
+    return any;
+}
 
 template <typename P>
 P *simt_aligned(simt_site site, P *p, size_t nbytes) {
