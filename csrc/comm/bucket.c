@@ -12,8 +12,10 @@
 #include "comm/internal.h"
 #include "comm/reduce.h"
 
+size_t pl__used_bytes(const pl__call *call) { return ((size_t)call->n_params + 63) / 64 * 8; }
+
 void pl__unite_used(pl_group *g, pl__call *call) {
-    size_t words = ((size_t)call->n_params + 63) / 64;
+    size_t words = pl__used_bytes(call) / 8;
     for (int i = 1; i < g->world; i++) {
         const char *theirs = pl__met_payload(g, call, (g->rank + i) % g->world, words * 8);
         for (size_t k = 0; k < words; k++) {
@@ -32,8 +34,7 @@ static pl_status move_staged(pl_group *g, pl__call *call) {
     return PL_OK;
 }
 
-pl_status pl__bucket_move(pl_group *g, pl__call *call) {
-    if (g->net) return move_staged(g, call);
+void pl__bucket_fold(pl_group *g, pl__call *call) {
     size_t size = pl_dtype_size(call->dtype);
     int64_t line = PL__LINE / (int64_t)size, lines = (call->count + line - 1) / line;
     int64_t b = lines * g->rank / g->world * line, e = lines * (g->rank + 1) / g->world * line;
@@ -46,9 +47,13 @@ pl_status pl__bucket_move(pl_group *g, pl__call *call) {
         pl__reduce((const void *const *)parts, g->world, parts, g->world, e - b, call->dtype,
                    call->redop);
     }
-    PL_TRY(pl__step(g, call));
     pl__unite_used(g, call);
-    return PL_OK;
+}
+
+pl_status pl__bucket_move(pl_group *g, pl__call *call) {
+    if (g->net) return move_staged(g, call);
+    pl__bucket_fold(g, call);
+    return pl__step(g, call);
 }
 
 // A bucket lies in memory that all ranks see.
@@ -102,5 +107,6 @@ pl_status pl_group_reduce_bucket(pl_group *g, const pl_bucket_call *c, pl_site s
         .n_params = c->n_params,
     };
     if (c->sync) return pl__run_sync(g, &call);
+    if (c->polled && c->seg && !g->net) return pl__poll_later(g, &call, out);
     return pl__queue(g, &call, out);
 }

@@ -176,11 +176,19 @@ typedef struct pl_bucket_call {
     int n_params;
     uint64_t *used;  // in and out, (n_params + 63) / 64 words
     bool sync;
+    // Not by the communication thread but by this one, in pl_group_poll, pl_work_wait and before
+    // the next call: for ranks that take all processors. Elsewhere it is queued as ever.
+    bool polled;
     void *data;  // where there is no segment
     pl_device device;
 } pl_bucket_call;
 pl_status pl_group_reduce_bucket(pl_group *g, const pl_bucket_call *call, pl_site site,
                                  pl_work **out) PL_MUST_USE;  // *out NULL when sync
+// Goes on with polled buckets as far as nobody has to be waited for.
+pl_status pl_group_poll(pl_group *g) PL_MUST_USE;
+// Do the ranks of this machine, with so many threads each, take all its processors?
+bool pl_group_crowded(const pl_group *g, int threads);
+bool pl_group_on_one_machine(const pl_group *g);
 // Gives the work's own status and message. Of one on a device: it was put there, and what the
 // compute stream gets from now on comes after it.
 pl_status pl_work_wait(pl_work *w) PL_MUST_USE;

@@ -249,17 +249,38 @@ static pl_status publish(pl_group *g, pl__call *call, const pl__fingerprint *fp,
     return pl__net_call(g, call, fp, payload, nbytes);
 }
 
-pl_status pl__meet(pl_group *g, pl__call *call, const void *payload, size_t nbytes) {
+pl_status pl__meet_post(pl_group *g, pl__call *call, const void *payload, size_t n) {
     pl__fingerprint mine = fingerprint_of(call);
-    PL_TRY(publish(g, call, &mine, payload, nbytes));
+    return publish(g, call, &mine, payload, n);
+}
+
+bool pl__met_all(const pl_group *g, const pl__call *call) {
+    for (int r = 0; r < g->world; r++) {
+        if (!arrived(g, call, r)) return false;
+    }
+    return true;
+}
+
+static pl_status await(pl_group *g, pl__call *call, const pl__fingerprint *mine) {
     for (int i = 1; i < g->world; i++) {
         int peer = (g->rank + i) % g->world;
         pl__slot *s = &g->control->slots[peer];
         PL_TRY(pl__wait_word(g, call, peer, &s->record[call->seq & 1].arrived, &s->sleepers,
                              (uint32_t)(call->seq + 1)));
-        PL_TRY(compare(g, call, peer, &mine));
+        PL_TRY(compare(g, call, peer, mine));
     }
     return PL_OK;
+}
+
+pl_status pl__meet_await(pl_group *g, pl__call *call) {
+    pl__fingerprint mine = fingerprint_of(call);
+    return await(g, call, &mine);
+}
+
+pl_status pl__meet(pl_group *g, pl__call *call, const void *payload, size_t nbytes) {
+    pl__fingerprint mine = fingerprint_of(call);
+    PL_TRY(publish(g, call, &mine, payload, nbytes));
+    return await(g, call, &mine);
 }
 
 const void *pl__met_payload(const pl_group *g, const pl__call *call, int rank, size_t nbytes) {

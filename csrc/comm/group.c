@@ -97,8 +97,8 @@ static void publish_affinity(pl_group *g) {
     pl__shared_put(g->me->affinity, words, sizeof words);
 }
 
-// More ranks than processors among them: spinning would keep the awaited rank from running.
-static bool is_oversubscribed(const pl_group *g) {
+// How many processors the ranks of this machine may use, together.
+static int count_processors(const pl_group *g) {
     int processors = 0;
     for (int i = 0; i < 16; i++) {
         uint64_t all = 0;
@@ -107,7 +107,7 @@ static bool is_oversubscribed(const pl_group *g) {
         }
         processors += __builtin_popcountll(all);
     }
-    return g->end - g->first > processors;
+    return processors;
 }
 
 // Everything that needs no peer. On failure pl_group_free undoes what was done.
@@ -145,7 +145,9 @@ static pl_status join(pl_group *g) {
     // Release: a peer that sees us running sees our pid.
     atomic_store_explicit(&g->me->state, PL__RUNNING, memory_order_release);
     PL_TRY(pl__run_sync(g, &call));
-    g->oversubscribed = is_oversubscribed(g);
+    g->processors = count_processors(g);
+    // Spinning would keep the awaited rank from running.
+    g->oversubscribed = g->end - g->first > g->processors;
     pl_segment *arena;
     return pl__segment_make(g, &call, &arena);  // puts it into g->arena as well
 }
@@ -252,6 +254,7 @@ void pl_group_free(pl_group *g) {
         pl__group_linger(g);
         atomic_store_explicit(&g->broken, true, memory_order_release);
         pl__wake_all(g);
+        pl__polled_stop(g);
         pl__comm_stop(g);
         pl__watch_stop(g);
         pl__inbox_stop(g);
@@ -275,6 +278,12 @@ void pl_group_free(pl_group *g) {
 
 int pl_group_rank(const pl_group *g) { return g->rank; }
 int pl_group_world(const pl_group *g) { return g->world; }
+
+bool pl_group_crowded(const pl_group *g, int threads) {
+    return (int64_t)(g->end - g->first) * threads >= g->processors;
+}
+
+bool pl_group_on_one_machine(const pl_group *g) { return !g->net; }
 
 pl_status pl__group_enter(pl_group *g, const pl__call *call) {
     if (PL_UNLIKELY(atomic_load_explicit(&g->forked, memory_order_relaxed))) {

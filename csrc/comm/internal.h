@@ -89,11 +89,13 @@ struct pl_segment {
 };
 
 struct pl_work {
-    pl_work *next;
+    pl_work *next, *before;  // before: of a polled one
     pl_group *group;
     pl__call call;
-    _Atomic uint32_t done;  // futex word of this process
-    pl_status status;       // valid once done
+    bool polled, published, folded;  // polled.c
+    uint32_t step;                   // of a folded one
+    _Atomic uint32_t done;           // futex word of this process
+    pl_status status;                // valid once done
     char message[2048];
 };
 
@@ -108,6 +110,7 @@ struct pl_group {
     void (*report)(const char *text);          // NULL: nobody wants to know
     int64_t report_ns, suspect_ns, frozen_ns;  // 0: never
     bool strict_sites;
+    int processors;       // that the ranks of this machine may use, together
     bool oversubscribed;  // more ranks than processors: do not spin
     bool sites_warned;
     const char *site_shown[2];  // texts that stand in the records
@@ -143,6 +146,9 @@ struct pl_group {
     _Atomic uint32_t pending;  // queued or running; futex word of this process
     pthread_t comm_thread;
     bool comm_started, comm_stop;
+
+    // Of the caller's thread (polled.c): what is not done, and the first that is not folded.
+    pl_work *polled, *polled_last, *polled_unfolded;
 
     pl_group *next;        // guarded by the registry
     pl_segment *segments;  // likewise
@@ -182,7 +188,8 @@ pl_status pl__step(pl_group *g, pl__call *call) PL_MUST_USE;  // post the next s
 // Its two halves: wait until all have made the step that this rank made `behind` steps ago.
 pl_status pl__step_post(pl_group *g, pl__call *call) PL_MUST_USE;
 pl_status pl__step_await(pl_group *g, pl__call *call, uint32_t behind) PL_MUST_USE;
-void pl__wake_all(pl_group *g);  // everyone who sleeps on any slot
+bool pl__step_reached(const pl_group *g, uint32_t step);  // have all ranks made it?
+void pl__wake_all(pl_group *g);                           // everyone who sleeps on any slot
 // A word of this process only: returns when it differs from `seen`, or after the slice.
 void pl__futex_wait(const _Atomic uint32_t *word, uint32_t seen, int64_t timeout_ns, bool shared);
 void pl__futex_wake(const _Atomic uint32_t *word, bool shared);
@@ -226,6 +233,10 @@ void pl__look_out(pl_group *g, pl__lookout *o);  // by the watch thread, at ever
 // fingerprint.c
 // Publishes the call with nbytes (<= PL__SMALL_BYTES) of payload, waits for all, compares.
 pl_status pl__meet(pl_group *g, pl__call *call, const void *payload, size_t nbytes) PL_MUST_USE;
+// Its two halves, and whether the second would not wait.
+pl_status pl__meet_post(pl_group *g, pl__call *call, const void *payload, size_t n) PL_MUST_USE;
+pl_status pl__meet_await(pl_group *g, pl__call *call) PL_MUST_USE;
+bool pl__met_all(const pl_group *g, const pl__call *call);
 // The payload of nbytes that `rank` published in this call; stays until this rank's next meeting.
 const void *pl__met_payload(const pl_group *g, const pl__call *call, int rank, size_t nbytes);
 
@@ -248,6 +259,9 @@ pl_status pl__splits_check(pl_group *g, pl__call *call) PL_MUST_USE;  // after t
 pl_status pl__all_to_all_move(pl_group *g, pl__call *call) PL_MUST_USE;
 void pl__unite_used(pl_group *g, pl__call *call);
 pl_status pl__bucket_move(pl_group *g, pl__call *call) PL_MUST_USE;
+size_t pl__used_bytes(const pl__call *call);  // what a bucket publishes
+// Reduces this rank's slice of a bucket that all ranks of this machine have met for.
+void pl__bucket_fold(pl_group *g, pl__call *call);
 pl_status pl__shm_send(pl_group *g, pl__call *call) PL_MUST_USE;
 pl_status pl__shm_recv(pl_group *g, pl__call *call) PL_MUST_USE;
 void pl__mail_wake(pl_group *g);  // everyone who sleeps on a mailbox
@@ -280,6 +294,15 @@ void pl__segment_make_private(pl_segment *s);  // registry locked
 pl_status pl__run_sync(pl_group *g,
                        pl__call *call) PL_MUST_USE;  // enter, drain the queue, meet, move
 pl_status pl__queue(pl_group *g, const pl__call *call, pl_work **out) PL_MUST_USE;
+// Enters and takes a number, when all that was called before on other threads is done.
+pl_status pl__take_turn(pl_group *g, pl__call *call) PL_MUST_USE;
+void pl__trace_call(const pl__call *call, int64_t since);
 void pl__comm_stop(pl_group *g);  // ends the queue and joins the comm thread
+
+// polled.c: buckets that the caller's thread reduces between other things
+pl_status pl__poll_later(pl_group *g, const pl__call *call, pl_work **out) PL_MUST_USE;
+pl_status pl__polled_wait(pl_work *w) PL_MUST_USE;
+pl_status pl__polled_drain(pl_group *g) PL_MUST_USE;  // until the last one is folded
+void pl__polled_stop(pl_group *g);
 
 #endif

@@ -5,7 +5,7 @@
 
 static pl_status meet(pl_group *g, pl__call *call) {
     if (call->op == PL__OP_BUCKET) {
-        return pl__meet(g, call, call->used, ((size_t)call->n_params + 63) / 64 * 8);
+        return pl__meet(g, call, call->used, pl__used_bytes(call));
     }
     if (call->op == PL__OP_ALL_TO_ALL) return pl__meet(g, call, call->splits, pl__splits_bytes(g));
     bool apart = call->op == PL__OP_SEGMENT || call->op == PL__OP_GROUP_NEW || pl__on_device(call);

@@ -135,6 +135,13 @@ pl_status pl__step_await(pl_group *g, pl__call *call, uint32_t behind) {
     return await_steps(g, call, 0, g->world, g->step - behind);
 }
 
+bool pl__step_reached(const pl_group *g, uint32_t step) {
+    for (int r = 0; r < g->world; r++) {
+        if (!reached(&g->control->slots[r].step, step)) return false;
+    }
+    return true;
+}
+
 pl_status pl__step(pl_group *g, pl__call *call) {
     PL_TRY(pl__step_post(g, call));
     return pl__step_await(g, call, 0);

@@ -5,7 +5,8 @@
 // inside a group. A synchronous call first waits until the queue is empty and the comm thread
 // idle (`pending` is zero); point-to-point messages have their own channels and do not wait. The
 // comm thread starts with the first queued call. It uses no OpenMP, blocks all signals, and is
-// joined in pl_group_free (Note [comm thread stays out of OpenMP], comm.h).
+// joined in pl_group_free (Note [comm thread stays out of OpenMP], comm.h). Polled buckets
+// (polled.c) keep the same order: a call of another kind first lets them drain too.
 #include <stdio.h>
 #include <string.h>
 
@@ -25,7 +26,7 @@ static void take_seq(pl_group *g, pl__call *call) {
     call->seq = atomic_fetch_add_explicit(&g->seq, 1, memory_order_relaxed);
 }
 
-static void trace(const pl__call *call, int64_t since) {
+void pl__trace_call(const pl__call *call, int64_t since) {
     pl_trace_event e = {.start_ns = since, .number = call->op == PL__OP_BUCKET ? call->root : -1};
     e.kind = call->on_comm || call->op == PL__OP_BUCKET ? PL_TRACE_BUCKET : PL_TRACE_COMM;
     e.nbytes = call->count * (int64_t)pl_dtype_size(call->dtype);
@@ -41,7 +42,7 @@ static pl_status run(pl_group *g, pl__call *call) {
     if (st == PL_OK) st = by->meet(g, call);
     pl_trace_end(met, PL_TRACE_WAIT, "other ranks");
     if (st == PL_OK) st = by->move(g, call);
-    if (PL_UNLIKELY(since != 0)) trace(call, since);
+    if (PL_UNLIKELY(since != 0)) pl__trace_call(call, since);
     return st;
 }
 
@@ -66,11 +67,23 @@ static pl_status wait_local(pl_group *g, const pl__call *call, const _Atomic uin
     }
 }
 
-static pl_status run_in_turn(pl_group *g, pl__call *call) {
+static pl_status take_turn(pl_group *g, pl__call *call) {
     take_seq(g, call);
     if (PL_UNLIKELY(atomic_load_explicit(&g->pending, memory_order_acquire) != 0)) {
         PL_TRY(wait_local(g, call, &g->pending, 0));
     }
+    return PL_OK;
+}
+
+pl_status pl__take_turn(pl_group *g, pl__call *call) {
+    look_at_seq(g, call);
+    PL_TRY(pl__group_enter(g, call));
+    return take_turn(g, call);
+}
+
+static pl_status run_in_turn(pl_group *g, pl__call *call) {
+    PL_TRY(take_turn(g, call));
+    if (PL_UNLIKELY(g->polled_unfolded != NULL)) PL_TRY(pl__polled_drain(g));
     return run(g, call);
 }
 
@@ -130,6 +143,7 @@ pl_status pl__queue(pl_group *g, const pl__call *call, pl_work **out) {
     pl__call queued = *call;
     look_at_seq(g, &queued);
     PL_TRY(pl__group_enter(g, &queued));
+    if (PL_UNLIKELY(g->polled_unfolded != NULL)) PL_TRY(pl__polled_drain(g));
     void *p;
     PL_TRY(pl_calloc(sizeof(pl_work), &p));
     pl_work *w = p;
@@ -192,6 +206,7 @@ pl_status pl_work_wait(pl_work *w) {
         if (atomic_load_explicit(&g->forked, memory_order_relaxed)) {
             return pl__group_enter(g, &w->call);
         }
+        if (w->polled) return pl__polled_wait(w);
         PL_TRY(wait_local(g, &w->call, &w->done, 1));
     }
     if (w->status == PL_OK) {
@@ -208,6 +223,8 @@ bool pl_work_done(const pl_work *w) {
 
 void pl_work_free(pl_work *w) {
     if (!w) return;
+    pl_status st = w->polled ? pl_work_wait(w) : PL_OK;
+    (void)st;  // whoever wanted to know has waited
     while (!has_run(w) && !atomic_load_explicit(&w->group->forked, memory_order_relaxed)) {
         pl__futex_wait(&w->done, 0, SLICE_NS, false);
     }

@@ -3,7 +3,7 @@
 // parameters' device, and each is reduced as soon as its last gradient is there, while the backward
 // pass goes on.
 // Threads: a reducer belongs to the thread that runs the backward passes; the reduction itself
-// runs on the group's communication thread.
+// runs on the group's communication thread, or on that one (pl_reduce_on).
 //
 // Note [outside gradients]: gradients may be computed by another library. A parameter of its is
 // given as a leaf without memory, of its shape and dtype; that library takes the gradient's place
@@ -18,13 +18,21 @@
 
 typedef struct pl_reducer pl_reducer;
 
+// Which thread reduces while the backward pass goes on.
+typedef enum pl_reduce_on {
+    PL_REDUCE_ON_SPARE = 0,  // the communication thread where a processor is spare for it
+    PL_REDUCE_ON_COMM,
+    PL_REDUCE_ON_CALLER,  // that of the backward pass, whenever a gradient is complete
+} pl_reduce_on;
+
 typedef struct pl_reducer_options {
     pl_group *group;             // borrowed; must outlive the reducer
     int n;                       // parameters that require grad, in order of registration
     pl_tensor *const *params;    // retained
     int64_t first_bucket_bytes;  // small, so that the first reduction starts early
-    int64_t bucket_bytes;
-    pl_redop op;  // PL_RED_MEAN or PL_RED_SUM
+    int64_t bucket_bytes;        // at most; less where the ranks share memory
+    pl_redop op;                 // PL_RED_MEAN or PL_RED_SUM
+    pl_reduce_on on;
 } pl_reducer_options;
 
 // Collective: every rank makes it with the same parameters (compared; PL_EMISMATCH). Existing

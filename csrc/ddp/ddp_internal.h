@@ -22,6 +22,7 @@ typedef struct pl__slot {
 struct pl_reducer {
     pl_group *group;
     pl_redop op;
+    pl_reduce_on on;
     pl_site site;
     pl_device device;     // of all parameters
     pl_storage *storage;  // all buckets
@@ -42,6 +43,7 @@ struct pl_reducer {
     bool *ready;  // [n] gradients that are complete in this pass
     bool learned;
     bool sync;
+    bool polled;    // this pass's buckets are reduced by this thread
     bool expected;  // a reduction is owed
     bool broken;    // a pass failed half-way: gradients and peers are out of step
 };

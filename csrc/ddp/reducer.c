@@ -4,7 +4,8 @@
 // A pass: `ready` counts gradients per bucket; a full bucket whose turn it is goes to the
 // communication thread; `done` (after the last node) launches what is left, with zeros for
 // parameters that got no gradient here, and waits. The last bucket never goes to the other thread:
-// nothing is left to overlap with, and to hand it over and be woken again only costs time. Then a
+// nothing is left to overlap with, and to hand it over and be woken again only costs time. Where
+// no processor is spare for that thread, no bucket does: this one polls with every gradient. Then a
 // parameter that any rank used has the reduced gradient, and one that no rank used has none.
 #include <string.h>
 
@@ -43,7 +44,8 @@ static pl_status launch(pl_reducer *r, int k) {
                            .bucket = k,
                            .n_params = b->n,
                            .used = b->used,
-                           .sync = is_last(r)};
+                           .polled = r->polled,
+                           .sync = is_last(r) && !r->polled};
     pl__memory_place(r, b, &call);
     return pl_group_reduce_bucket(r->group, &call, r->site, &b->work);
 }
@@ -55,7 +57,7 @@ static pl_status launch_ready(pl_reducer *r) {
         PL_TRY(launch(r, k));
         r->n_launched++;
     }
-    return PL_OK;
+    return pl_group_poll(r->group);
 }
 
 pl_status pl__reducer_check_whole(const pl_reducer *r) {
@@ -65,11 +67,18 @@ pl_status pl__reducer_check_whole(const pl_reducer *r) {
                    "of step: restart the job from its last checkpoint");
 }
 
+static bool on_caller(const pl_reducer *r) {
+    if (r->device.type != PL_CPU) return false;
+    if (r->on != PL_REDUCE_ON_SPARE) return r->on == PL_REDUCE_ON_CALLER;
+    return pl_group_crowded(r->group, pl_num_threads());
+}
+
 pl_status pl__reducer_on_ready(void *ctx, int p) {
     pl_reducer *r = ctx;
     pl__bucket *b = &r->buckets[r->slots[p].bucket];
     if (!r->sync) return PL_OK;
     PL_TRY(pl__reducer_check_whole(r));
+    if (r->n_launched == 0) r->polled = on_caller(r);
     r->ready[p] = true;
     if (++b->ready == b->n) r->finished[r->n_finished++] = r->slots[p].bucket;
     return launch_ready(r);
@@ -89,7 +98,9 @@ static pl_status learn_order(pl_reducer *r) {
 
 static pl_status wait_all(pl_reducer *r) {
     pl_status st = PL_OK;
-    for (int k = 0; k < r->n_buckets; k++) {
+    for (int i = 0; i < r->n_buckets; i++) {
+        // Who waits for the last of polled ones has done all before.
+        int k = r->polled ? r->n_buckets - 1 - i : i;
         pl__bucket *b = &r->buckets[r->order[k]];
         if (!b->work) continue;
         if (st == PL_OK) st = pl_work_wait(b->work);
@@ -121,10 +132,12 @@ static void settle_grads(pl_reducer *r) {
 
 static pl_status finish_pass(pl_reducer *r) {
     PL_TRY(pl__reducer_check_whole(r));
+    if (r->n_launched == 0) r->polled = on_caller(r);
     for (; r->n_launched < r->n_buckets; r->n_launched++) {
-        if (is_last(r)) PL_TRY(wait_all(r));  // what failed first is told first
+        if (is_last(r) && !r->polled) PL_TRY(wait_all(r));  // what failed first is told first
         PL_TRY(launch(r, r->order[r->n_launched]));
     }
+    if (r->polled) PL_TRY(wait_all(r));
     PL_TRY(learn_order(r));
     settle_grads(r);
     return PL_OK;
@@ -241,6 +254,7 @@ pl_status pl_reducer_new(const pl_reducer_options *opt, pl_site site, pl_reducer
     pl_live_add(PL_KIND_REDUCER, 1);
     r->group = opt->group;
     r->op = opt->op;
+    r->on = opt->on;
     r->site = site;
     r->sync = true;
     pl_status st = prepare(r, opt);
@@ -265,6 +279,8 @@ static void detach(pl_reducer *r) {
 void pl_reducer_free(pl_reducer *r) {
     if (!r) return;
     bool busy = false;
+    pl_status st = r->broken ? pl_group_poll(r->group) : PL_OK;  // what can be done by now
+    (void)st;
     for (int k = 0; k < r->n_buckets; k++) {
         pl_work *w = r->buckets[k].work;
         // A pass that failed may have left work that only the peers can end: it is left alone

@@ -7,8 +7,14 @@
 #include "comm_reference.h"
 #include "ranks.h"
 
+// Who reduces: the comm thread, the caller at once, the caller later, or one this, one that.
+enum { QUEUED, SYNC, POLLED, MIXED };
+
+static bool is_polled(int how, int rank) { return how == POLLED || (how == MIXED && rank % 2); }
+
 static void reduce_all(pl_group *g, void *ctx) {
-    bool sync = ctx != NULL;
+    int how = (int)(intptr_t)ctx;
+    bool sync = how == SYNC;
     int rank = pl_group_rank(g), world = pl_group_world(g);
     const int64_t counts[] = {0, 1, 15, 16, 17, 300, 4096, 50001};
     const pl_dtype dtypes[] = {PL_F32, PL_BF16, PL_F64};
@@ -32,9 +38,11 @@ static void reduce_all(pl_group *g, void *ctx) {
                                 .bucket = b,
                                 .n_params = 65,
                                 .used = used[b],
+                                .polled = is_polled(how, rank),
                                 .sync = sync};
             CHECK_OK(pl_group_reduce_bucket(g, &c, SITE("b:2"), &w[b]));
             CHECK(sync == (w[b] == NULL));
+            if (b % 2) CHECK_OK(pl_group_poll(g));
             at += ((size_t)counts[b] * size + 127) / 64 * 64;
         }
         at = 0;
@@ -63,7 +71,100 @@ TEST(buckets_in_the_queue) {
 }
 
 TEST(buckets_on_the_caller) {
-    for (int w = 1; w <= 6; w++) run_spread(w, reduce_all, (void *)1);
+    for (int w = 1; w <= 6; w++) run_spread(w, reduce_all, (void *)SYNC);
+}
+
+TEST(buckets_on_the_caller_later) {
+    for (int w = 1; w <= 6; w++) run_spread(w, reduce_all, (void *)POLLED);
+    for (int w = 2; w <= 5; w++) run_spread(w, reduce_all, (void *)MIXED);
+}
+
+// Polled buckets among calls of other kinds, on all ranks or on some, waited for in any order.
+static void polled_order(pl_group *g, void *ctx) {
+    enum { N = 24 };
+    int rank = pl_group_rank(g), world = pl_group_world(g);
+    pl_segment *seg;
+    pl_work *w[N], *other;
+    uint64_t used[N];
+    CHECK_OK(pl_segment_new(g, N * 64, SITE("p:1"), &seg));
+    float *at = pl_segment_data(seg), x = 1;
+    for (int round = 0; round < 20; round++) {
+        for (int i = 0; i < N; i++) {
+            at[i * 16] = (float)(i + 1);
+            used[i] = 1;
+            pl_bucket_call c = {.seg = seg,
+                                .offset_bytes = (size_t)i * 64,
+                                .count = 1,
+                                .dtype = PL_F32,
+                                .op = PL_RED_SUM,
+                                .bucket = i,
+                                .n_params = 1,
+                                .used = &used[i],
+                                .polled = is_polled((int)(intptr_t)ctx, rank)};
+            CHECK_OK(pl_group_reduce_bucket(g, &c, SITE("p:2"), &w[i]));
+            if (i % 3 == 0) CHECK_OK(pl_group_poll(g));
+            if (i % 7 == 0) CHECK_OK(pl_group_barrier(g, SITE("p:3")));
+            if (i % 11 == 0) {
+                x = 1;
+                CHECK_OK(
+                    pl_group_all_reduce_async(g, &x, 1, PL_F32, PL_RED_SUM, SITE("p:4"), &other));
+                CHECK_OK(pl_work_wait(other));
+                CHECK(x == (float)world);
+                pl_work_free(other);
+            }
+        }
+        for (int k = 0; k < N; k++) {
+            int i = (k * 5 + round) % N;  // each once, in another order each time
+            CHECK_OK(pl_work_wait(w[i]));
+            CHECK_OK(pl_work_wait(w[i]));  // again is legal
+            CHECK(at[i * 16] == (float)((i + 1) * world));
+        }
+        for (int i = 0; i < N; i++) pl_work_free(w[i]);
+        CHECK_OK(pl_group_barrier(g, SITE("p:5")));  // before a neighbour fills in again
+    }
+    pl_segment_release(seg);
+}
+
+TEST(polled_buckets_keep_the_order_of_calls) {
+    run_spread(1, polled_order, (void *)POLLED);
+    run_spread(2, polled_order, (void *)POLLED);
+    run_spread(2, polled_order, (void *)MIXED);
+    run_spread(4, polled_order, (void *)POLLED);
+    run_spread(4, polled_order, (void *)MIXED);
+}
+
+// A group that goes with buckets under way: their works fail, and can still be freed.
+static void leave_polled(pl_group *g, void *ctx) {
+    pl_work **w = (pl_work **)ctx + 2 * (intptr_t)pl_group_rank(g);
+    static uint64_t used[4];
+    pl_segment *seg;
+    CHECK_OK(pl_segment_new(g, 4096, SITE("l:1"), &seg));
+    for (int i = 0; i < 2 && pl_group_rank(g) == 0; i++) {
+        used[i] = 1;
+        pl_bucket_call c = {.seg = seg,
+                            .offset_bytes = (size_t)i * 64,
+                            .count = 16,
+                            .dtype = PL_F32,
+                            .op = PL_RED_SUM,
+                            .bucket = i,
+                            .n_params = 1,
+                            .used = &used[i],
+                            .polled = true};
+        CHECK_OK(pl_group_reduce_bucket(g, &c, SITE("l:2"), &w[i]));
+        CHECK_OK(pl_group_poll(g));  // the peer never comes
+        CHECK(!pl_work_done(w[i]));
+    }
+    pl_segment_release(seg);
+}
+
+TEST(a_group_may_go_before_its_polled_buckets) {
+    pl_work *w[4] = {NULL};
+    run_threads(2, leave_polled, w);
+    for (int i = 0; i < 2; i++) {
+        CHECK(pl_work_done(w[i]));
+        CHECK_FAILS(pl_work_wait(w[i]), PL_ERUNTIME, "the group was closed");
+        pl_work_free(w[i]);
+    }
 }
 
 // Queued and synchronous calls keep the order of the program.

@@ -6,6 +6,16 @@
 #include "ranks.h"
 
 enum { N = 5 };
+static pl_reduce_on reduce_on;
+
+// Reduced by one thread, then by the other.
+static void run_both(int world, rank_fn fn, void *ctx) {
+    for (reduce_on = PL_REDUCE_ON_COMM; reduce_on <= PL_REDUCE_ON_CALLER; reduce_on++) {
+        run_threads(world, fn, ctx);
+    }
+    reduce_on = PL_REDUCE_ON_SPARE;
+}
+
 static const int64_t shapes[N][2] = {{3, 4}, {1, 7}, {2, 2}, {5, 1}, {1, 0}};
 
 static pl_tensor *outside(pl_dtype dt, const int64_t *shape) {
@@ -27,7 +37,8 @@ static pl_reducer *make_with(pl_group *g, int64_t first_bytes, int64_t bucket_by
                               .params = params,
                               .first_bucket_bytes = first_bytes,
                               .bucket_bytes = bucket_bytes,
-                              .op = PL_RED_MEAN};
+                              .op = PL_RED_MEAN,
+                              .on = reduce_on};
     CHECK_OK(pl_reducer_new(&opt, SITE("ddp"), &r));
     for (int p = 0; p < N; p++) pl_tensor_release(params[p]);
     return r;
@@ -91,7 +102,7 @@ static void passes(pl_group *g, void *ctx) {
 TEST(outside_gradients_are_reduced) {
     const int64_t sizes[] = {1, 100, 1 << 20};
     for (int s = 0; s < 3; s++) {
-        for (int w = 2; w <= 4; w++) run_threads(w, passes, (void *)(uintptr_t)&sizes[s]);
+        for (int w = 2; w <= 4; w++) run_both(w, passes, (void *)(uintptr_t)&sizes[s]);
     }
 }
 
@@ -112,8 +123,8 @@ static void unused(pl_group *g, void *ctx) {
 }
 
 TEST(gradients_that_some_or_none_have) {
-    run_threads(2, unused, NULL);
-    run_threads(4, unused, NULL);
+    run_both(2, unused, NULL);
+    run_both(4, unused, NULL);
 }
 
 static void late(pl_group *g, void *ctx) {
@@ -142,7 +153,7 @@ static void late(pl_group *g, void *ctx) {
     pl_reducer_free(r);
 }
 
-TEST(a_second_gradient_and_a_pass_that_failed) { run_threads(2, late, NULL); }
+TEST(a_second_gradient_and_a_pass_that_failed) { run_both(2, late, NULL); }
 
 static void quiet(pl_group *g, void *ctx) {
     pl_reducer *r = make(g, 1);
@@ -158,7 +169,7 @@ static void quiet(pl_group *g, void *ctx) {
     pl_reducer_free(r);
 }
 
-TEST(no_sync_keeps_gradients_here_until_they_are_owed) { run_threads(2, quiet, NULL); }
+TEST(no_sync_keeps_gradients_here_until_they_are_owed) { run_both(2, quiet, NULL); }
 
 // The memory of a gradient outlives the reducer.
 static void kept(pl_group *g, void *ctx) {

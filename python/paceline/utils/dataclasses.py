@@ -231,8 +231,9 @@ class DistributedDataParallelKwargs(KwargsHandler):
         Copy rank 0's floating-point buffers to all ranks before each forward pass in training
         mode whose gradients will be synchronised.
     bucket_cap_mb : float
-        Size of a gradient bucket in MiB. The first bucket holds at most 1 MiB, so that the
-        reduction starts early; a model of up to 4 MiB has one bucket.
+        Size of a gradient bucket in MiB, at most. The first bucket holds at most 1 MiB, so that
+        the reduction starts early; a model of up to 4 MiB has one bucket. Where all ranks are on
+        one machine 2 MiB are the most: such a bucket is reduced while it is still in the cache.
     find_unused_parameters, gradient_as_bucket_view, static_graph : bool
         Accepted and without effect: a parameter that was not used never hangs here, gradients
         always live in the buckets, and the graph may change.
