@@ -75,6 +75,13 @@ void pl_autograd_defer_scale(pl_tensor *leaf, double factor);  // of unseen grad
 double pl_autograd_due(const pl_tensor *leaf);                 // 1 where nothing is
 void pl_autograd_keep_squares(pl_tensor *leaf, double squares);
 bool pl_autograd_squares(const pl_tensor *leaf, double *out);  // false: not known
+// Note [early norm]: who clips reads all gradients once more, which costs as much as a third of the
+// update. So the sum of squares is taken when a gradient is complete and still in the cache: from
+// the second time on, in that backward pass after which the norm was asked for the last time (the
+// k-th of k that accumulate). It is the sum that would be taken later, bit for bit, and is
+// forgotten like that one where the gradient is seen or changed before it is asked for.
+void pl_autograd_norm_asked(pl_tensor *leaf);
+bool pl_autograd_norm_is_due(const pl_tensor *leaf);  // will it be asked for after this pass?
 pl_status pl_autograd_settle(pl_tensor *leaf) PL_MUST_USE;
 
 // Autocast's copy of t in a lower precision, kept with t until its memory changes.

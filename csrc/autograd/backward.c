@@ -159,6 +159,7 @@ static pl_status to_leaf(pass *p, pl_tensor *leaf, pl_tensor *g) {
         // after an update: its memory serves the other gradients.
         pl_tensor_release(m->low);
         m->low = NULL;
+        PL_TRY(pl__leaf_complete(leaf));
     }
     if (m->pending == 0 && m->hook.ready && m->grad) {
         PL_TRY(remember_fired(p, &m->hook));

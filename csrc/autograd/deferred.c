@@ -61,6 +61,32 @@ bool pl_autograd_squares(const pl_tensor *leaf, double *out) {
     return true;
 }
 
+void pl_autograd_norm_asked(pl_tensor *leaf) {
+    struct pl_grad_meta *m = leaf->meta;
+    if (!m || m->passes == 0) return;  // asked again: of the same passes
+    m->norm_after = m->passes;
+    m->passes = 0;
+}
+
+bool pl_autograd_norm_is_due(const pl_tensor *leaf) {
+    const struct pl_grad_meta *m = leaf->meta;
+    return m && m->norm_after != 0 && m->passes == m->norm_after;
+}
+
+pl_status pl__leaf_complete(pl_tensor *leaf) {
+    struct pl_grad_meta *m = leaf->meta;
+    const pl_tensor *g = m->grad;
+    if (m->passes < UINT32_MAX) m->passes++;
+    // What a hook has still to reduce is another gradient. A device would be waited for.
+    if (!pl_autograd_norm_is_due(leaf) || !g || m->hook.ready) return PL_OK;
+    if (!pl_tensor_is_cpu(g) || !held_by_leaf_only(m)) return PL_OK;
+    if (refs_of(&g->storage->refs) != 1) return PL_OK;  // somebody could change it unseen
+    double squares;
+    PL_TRY(pl_k(g)->sum_squares(g, &squares));
+    pl_autograd_keep_squares(leaf, squares);
+    return PL_OK;
+}
+
 pl_status pl__apply_due(struct pl_grad_meta *m) {
     m->has_squares = false;
     if (!m->has_due) return PL_OK;

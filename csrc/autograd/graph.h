@@ -56,6 +56,9 @@ struct pl_grad_meta {
     // what stands in memory; each valid while its flag is set.
     double due, squares;
     bool has_due, has_squares;
+    // Note [early norm], autograd.h: passes since the norm was asked for; after how many it was
+    // the last time (0: never).
+    uint32_t passes, norm_after;
 };
 
 pl_status pl__meta_ensure(pl_tensor *t);
@@ -73,6 +76,8 @@ void pl__again_free(pl_node *node);
 pl_status pl__sum_into(pl_tensor **sum, pl_tensor *g);
 // Applies what is due to the leaf's gradient; to be called before its memory is used or changed.
 pl_status pl__apply_due(struct pl_grad_meta *m);
+// The last contribution of a pass has come: Note [early norm].
+pl_status pl__leaf_complete(pl_tensor *leaf);
 // The gradient is another one now: nothing is due to it.
 static inline void pl__forget_due(struct pl_grad_meta *m) { m->has_due = m->has_squares = false; }
 // Adds g (taken over) to the leaf's gradient.

@@ -26,6 +26,10 @@ static pl_status settled_grads(int n, pl_tensor *const *leaves, pl_tensor ***out
     return PL_OK;
 }
 
+static void ask(int n, pl_tensor *const *leaves) {
+    for (int i = 0; i < n; i++) pl_autograd_norm_asked(leaves[i]);
+}
+
 static bool is_power_of_two(double x) {
     int exponent;
     return frexp(x, &exponent) == 0.5;
@@ -69,6 +73,7 @@ static pl_status sum_squares(int n, pl_tensor *const *leaves, double *out) {
 }
 
 pl_status pl_optim_leaf_norm(int n, pl_tensor *const *leaves, double *out) {
+    ask(n, leaves);
     if (pl_autograd_grads_unseen(n, leaves)) {
         PL_TRY(sum_squares(n, leaves, out));
         *out = sqrt(*out);
@@ -114,6 +119,7 @@ static bool squares_tell(int n, pl_tensor *const *leaves) {
 }
 
 pl_status pl_optim_leaf_unscale(int n, pl_tensor *const *leaves, double factor, bool *nonfinite) {
+    ask(n, leaves);
     double squares;
     if (isfinite(factor) && factor != 0 && squares_tell(n, leaves)) {
         PL_TRY(sum_squares(n, leaves, &squares));

@@ -50,6 +50,62 @@ TEST(gradient_goes_into_the_view) {
     nothing_lives();
 }
 
+static void pass_of(pl_tensor *w, pl_tensor *x, pl_tensor *ones) {
+    pl_tensor *y = product(w, x);
+    CHECK_OK(pl_backward(1, &y, &ones, false));
+    pl_tensor_release(y);
+}
+
+// Note [early norm]: taken in the pass after which it was asked for the last time, and only there.
+TEST(squares_are_known_when_they_are_asked_for_again) {
+    int64_t shape[1] = {4};
+    pl_tensor *w = leaf(1, shape, 3), *x = filled(1, shape, 5), *ones = filled(1, shape, 1);
+    double squares = -1;
+    for (int every = 1; every <= 2; every++) {
+        for (int round = 0; round < 3; round++) {
+            for (int pass = 1; pass <= every; pass++) {
+                // The first round of two does not know yet that there are two.
+                bool expected = every == 2 && round == 0 && pass == 2;
+                CHECK_EQ(pl_autograd_squares(w, &squares), expected);
+                pass_of(w, x, ones);
+            }
+            CHECK_EQ(pl_autograd_squares(w, &squares), round > 0);
+            if (round > 0) CHECK(squares == 4.0 * 25 * every * every);
+            pl_autograd_norm_asked(w);
+            pl_autograd_norm_asked(w);  // again, of the same gradient
+            CHECK_OK(pl_set_grad(w, NULL));
+            CHECK_EQ(pl_autograd_squares(w, &squares), false);
+        }
+    }
+    pl_tensor_release(w);
+    pl_tensor_release(x);
+    pl_tensor_release(ones);
+    nothing_lives();
+}
+
+// Whoever holds the gradient, or its memory, in the pass could change it unseen.
+TEST(squares_of_a_gradient_that_is_held_are_not_taken) {
+    int64_t shape[1] = {4};
+    pl_tensor *w = leaf(1, shape, 3), *x = filled(1, shape, 5), *ones = filled(1, shape, 1);
+    double squares;
+    pass_of(w, x, ones);
+    pl_autograd_norm_asked(w);
+    pl_tensor *held = pl_tensor_retain(pl_grad_of(w));
+    pass_of(w, x, ones);
+    CHECK(first(held) == 10.0f);
+    CHECK_EQ(pl_autograd_squares(w, &squares), false);
+    pl_tensor_release(held);
+    pl_autograd_norm_asked(w);
+    pass_of(w, x, ones);
+    CHECK(pl_autograd_squares(w, &squares));
+    CHECK_OK(pl_autograd_settle(w));  // as who reads .grad does
+    CHECK_EQ(pl_autograd_squares(w, &squares), false);
+    pl_tensor_release(w);
+    pl_tensor_release(x);
+    pl_tensor_release(ones);
+    nothing_lives();
+}
+
 typedef struct events {
     int ready, done, failed;
     float at_ready;
