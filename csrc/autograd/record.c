@@ -93,8 +93,8 @@ static pl_status forward(const pl_op *op, pl_op_call *call) {
 }
 
 // Runs the call; *node is set where it is to be recorded. On failure nothing is left behind.
-static pl_status run_here(const pl_op *op, int n_in, pl_tensor *const *in, pl_tensor *const *edges,
-                          const pl_attrs *attrs, pl_tensor **out, pl_node **node) {
+static pl_status run(const pl_op *op, int n_in, pl_tensor *const *in, pl_tensor *const *edges,
+                     const pl_attrs *attrs, pl_tensor **out, pl_node **node) {
     pl_op_call call = {.op = op, .n_in = n_in, .in = in, .track = wanted(op, n_in, edges)};
     if (attrs) call.attrs = *attrs;
     *node = NULL;
@@ -108,32 +108,6 @@ static pl_status run_here(const pl_op *op, int n_in, pl_tensor *const *in, pl_te
     return PL_OK;
 }
 
-#define FEW 8  // inputs whose bookkeeping fits on the stack; cat may have more
-
-// The inputs as they meet on one device; the graph connects to those that were given.
-static pl_status run_met(const pl_op *op, int n_in, pl_tensor *const *in, pl_tensor *const *edges,
-                         const pl_attrs *attrs, pl_tensor **out, pl_node **node) {
-    pl_tensor *few[2 * FEW], **met = few;
-    void *block = NULL;
-    if (n_in > FEW) PL_TRY(pl_alloc(2 * (size_t)n_in * sizeof *met, &block));
-    if (block) met = block;
-    pl_tensor **args = met + n_in;
-    pl_status st = pl_meet(op->name, n_in, in, met);
-    for (int i = 0; st == PL_OK && i < n_in; i++) args[i] = met[i] ? met[i] : in[i];
-    if (st == PL_OK) {
-        st = run_here(op, n_in, args, edges, attrs, out, node);
-        for (int i = 0; i < n_in; i++) pl_tensor_release(met[i]);
-    }
-    pl_free(block);
-    return st;
-}
-
-static pl_status run(const pl_op *op, int n_in, pl_tensor *const *in, pl_tensor *const *edges,
-                     const pl_attrs *attrs, pl_tensor **out, pl_node **node) {
-    if (PL_LIKELY(pl_all_cpu(n_in, in))) return run_here(op, n_in, in, edges, attrs, out, node);
-    return run_met(op, n_in, in, edges, attrs, out, node);
-}
-
 static void set_history(pl_tensor *t, pl_node *node, bool is_view) {
     pl_node *old = t->meta->node;
     t->meta->node = node;  // takes the reference over
@@ -142,8 +116,8 @@ static void set_history(pl_tensor *t, pl_node *node, bool is_view) {
     pl__node_release(old);
 }
 
-pl_status pl_autograd_apply(const pl_op *op, int n_in, pl_tensor *const *in,
-                            pl_tensor *const *edges, const pl_attrs *attrs, pl_tensor **out) {
+static pl_status apply(const pl_op *op, int n_in, pl_tensor *const *in, pl_tensor *const *edges,
+                       const pl_attrs *attrs, pl_tensor **out) {
     pl_tensor *t = NULL;
     pl_node *node = NULL;
     PL_TRY(run(op, n_in, in, edges ? edges : in, attrs, &t, &node));
@@ -169,6 +143,34 @@ pl_status pl_autograd_apply(const pl_op *op, int n_in, pl_tensor *const *in,
     }
     *out = t;
     return PL_OK;
+}
+
+#define FEW 8  // inputs whose bookkeeping fits on the stack; cat may have more
+
+// With the inputs as they meet on one device; the graph connects to those that were given.
+__attribute__((noinline, cold)) static pl_status apply_met(const pl_op *op, int n_in,
+                                                           pl_tensor *const *in,
+                                                           pl_tensor *const *edges,
+                                                           const pl_attrs *attrs, pl_tensor **out) {
+    pl_tensor *few[2 * FEW], **met = few;
+    void *block = NULL;
+    if (n_in > FEW) PL_TRY(pl_alloc(2 * (size_t)n_in * sizeof *met, &block));
+    if (block) met = block;
+    pl_tensor **args = met + n_in;
+    pl_status st = pl_meet(op->name, n_in, in, met);
+    for (int i = 0; st == PL_OK && i < n_in; i++) args[i] = met[i] ? met[i] : in[i];
+    if (st == PL_OK) {
+        st = apply(op, n_in, args, edges ? edges : in, attrs, out);
+        for (int i = 0; i < n_in; i++) pl_tensor_release(met[i]);
+    }
+    pl_free(block);
+    return st;
+}
+
+pl_status pl_autograd_apply(const pl_op *op, int n_in, pl_tensor *const *in,
+                            pl_tensor *const *edges, const pl_attrs *attrs, pl_tensor **out) {
+    if (PL_LIKELY(pl_all_cpu(n_in, in))) return apply(op, n_in, in, edges, attrs, out);
+    return apply_met(op, n_in, in, edges, attrs, out);
 }
 
 pl_status pl_autograd_will_write(const char *op, pl_tensor *x, const pl_tensor *src) {
@@ -239,7 +241,7 @@ static pl_status apply_inplace(const pl_op *op, int n_in, pl_tensor *const *in,
     PL_TRY(pl_copy_new(x, x->dtype, &old));
     for (int i = 1; i < n_in; i++) args[i] = in[i];
     args[0] = old;
-    pl_status st = run_here(op, n_in, args, edges, attrs, &r, &node);
+    pl_status st = run(op, n_in, args, edges, attrs, &r, &node);
     pl_tensor_release(old);
     PL_TRY(st);
     if (r->dtype != x->dtype || !pl_shape_equal(r->ndim, r->shape, x->ndim, x->shape)) {

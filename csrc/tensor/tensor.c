@@ -69,7 +69,9 @@ pl_status pl_tensor_empty_on(pl_device d, pl_dtype dt, int ndim, const int64_t *
     int64_t numel;
     PL_TRY(check_shape(ndim, shape, dt, &numel));
     pl_storage *s = NULL;
-    PL_TRY(pl_storage_new_on(d, (size_t)numel * pl_dtype_size(dt), &s));
+    size_t nbytes = (size_t)numel * pl_dtype_size(dt);
+    PL_TRY(PL_LIKELY(d.type == PL_CPU) ? pl_storage_new(nbytes, &s)
+                                       : pl_storage_new_on(d, nbytes, &s));
     pl_status st = pl_tensor_from_storage(s, dt, ndim, shape, NULL, 0, out);
     pl_storage_release(s);  // the tensor keeps its own reference
     return st;
