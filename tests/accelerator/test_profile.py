@@ -179,18 +179,25 @@ def check_breakdown(parts: dict[str, int], n: int) -> None:
 
 
 def check_one_clock(events: list[dict[str, Any]]) -> None:
-    """A bucket ends after every rank has begun it: so it must be in the file too."""
-    buckets = [
-        sorted((e for e in events if e["pid"] == rank and e["cat"] == "bucket"),
-               key=lambda e: e["ts"])
-        for rank in range(2)
-    ]  # fmt: skip
-    assert len(buckets[0]) == len(buckets[1]) > 0
-    for one, other in zip(*buckets, strict=True):
-        assert one["name"] == other["name"]
-        assert one["args"]["bytes"] == other["args"]["bytes"] > 0
-        assert one["ts"] <= other["ts"] + other["dur"]
-        assert other["ts"] <= one["ts"] + one["dur"]
+    """A rank reduces no bucket of a pass before the others are in it, and none leaves it before."""
+    found: list[list[tuple[dict[str, Any], list[dict[str, Any]]]]] = []
+    for rank in range(2):
+        own = sorted((e for e in events if e["pid"] == rank), key=lambda e: e["ts"])
+        buckets = [e for e in own if e["cat"] == "bucket"]
+        passes = [e for e in own if e["name"] == "backward pass"]
+        found.append([(p, [b for b in buckets if within(b, p)]) for p in passes])
+        assert sum(len(inside) for _, inside in found[rank]) == len(buckets) > 0
+    assert len(found[0]) == len(found[1])
+    for (one, mine), (other, theirs) in zip(*found, strict=True):
+        assert [b["name"] for b in mine] == [b["name"] for b in theirs]
+        assert [b["args"]["bytes"] for b in mine] == [b["args"]["bytes"] for b in theirs]
+        assert all(b["args"]["bytes"] > 0 for b in mine)
+        assert all(other["ts"] <= b["ts"] <= other["ts"] + other["dur"] for b in mine)
+        assert all(one["ts"] <= b["ts"] <= one["ts"] + one["dur"] for b in theirs)
+
+
+def within(event: dict[str, Any], whole: dict[str, Any]) -> bool:
+    return bool(whole["ts"] <= event["ts"] <= whole["ts"] + whole["dur"])
 
 
 @pytest.mark.parametrize("option", ["profile_memory", "with_stack", "with_flops", "with_modules"])
