@@ -55,10 +55,11 @@ class Plan:
             What was prepared, in order.
         """
         many = "process" if self.processes == 1 else "processes"
+        # Each has a device of its own: the kind is said, not which is the first one's.
+        device = self.device if self.processes == 1 else self.device.partition(":")[0]
         parts = [self._loader(loader) for loader in loaders]
-        return (
-            f"{self.processes} {many} on {self.device}, precision {self.precision}; "
-            + " | ".join(parts)
+        return f"{self.processes} {many} on {device}, precision {self.precision}; " + " | ".join(
+            parts
         )
 
     def _loader(self, loader: Any) -> str:

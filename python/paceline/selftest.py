@@ -34,12 +34,13 @@ def check_processes(accelerator: Accelerator) -> str:
 def check_collectives(accelerator: Accelerator) -> str:
     """Gather and reduce give what arithmetic gives."""
     world, rank = accelerator.num_processes, accelerator.process_index
-    own = torch.arange(5, dtype=torch.float64) + 10 * rank
+    here = accelerator.device
+    own = torch.arange(5, dtype=torch.float64, device=here) + 10 * rank
     total = [sum(i + 10 * r for r in range(world)) for i in range(5)]
     _expect("sum over the processes", accelerator.reduce(own).tolist(), total)
     every = [i + 10 * r for r in range(world) for i in range(5)]
     _expect("gather", accelerator.gather(own).tolist(), every)
-    big = torch.ones(1 << 20) * (rank + 1)
+    big = torch.ones(1 << 20, device=here) * (rank + 1)
     _expect(
         "sum of a large tensor",
         accelerator.reduce(big).sum().item(),
@@ -85,7 +86,7 @@ def check_training(accelerator: Accelerator) -> str:
     model, optimizer, loader = accelerator.prepare(model, optimizer, DataLoader(data, 6))
     _train(model, optimizer, loader, accelerator.backward)
     for (name, mine), other in zip(model.named_parameters(), alone.parameters(), strict=True):
-        far = (mine - other).abs().max().item()
+        far = (mine.cpu() - other).abs().max().item()
         if not far <= _TOLERANCE:
             raise AssertionError(
                 f"training: after {_STEPS} steps {name} differs by {far:.3g} from what one "

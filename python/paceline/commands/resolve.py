@@ -17,7 +17,7 @@ from ..environment import truth
 from .answers import gpu_ids
 from .config_file import ConfigFile, ConfigFileError, default_path, find, load
 from .cores import available_cores
-from .devices import Demand, DeviceError, plan
+from .devices import Demand, DeviceError, count_gpus, plan
 from .job import PRECISIONS, Settings, choose_port
 from .machines import Machines, MachinesError, choose
 
@@ -138,7 +138,7 @@ def explain(config_file: str | None, environ: Mapping[str, str]) -> list[tuple[s
     pick = _Picker(_from_files(config_file, environ), _from_environment(environ))
     rows = []
     for name, default, key in (
-        ("num_processes", 1, "num_processes"),
+        ("num_processes", count_gpus(environ)[0] or 1, "num_processes"),
         ("mixed_precision", "no", "mixed_precision"),
         ("gradient_accumulation_steps", 1, "gradient_accumulation_steps"),
         ("cpu", False, "use_cpu"),

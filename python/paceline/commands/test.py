@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from . import launch
+from .devices import count_gpus
 
 __all__ = ["main"]
 
@@ -40,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args and args[0] in ("-h", "--help"):
         print(_HELP, end="")
         return 0
-    if not _says_how_many(args):
-        args = ["--num_processes", "2", *args]
+    if not _says_how_many(args) and ("--cpu" in args or not count_gpus(os.environ)[0]):
+        args = ["--num_processes", "2", *args]  # with GPUs one on each, as the launcher does
     code = launch.main([*args, "-m", "paceline.selftest"])
     if code == 0:
         print("Test is a success! You are ready for your distributed training!")

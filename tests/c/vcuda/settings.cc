@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "device.h"
 
@@ -21,11 +22,24 @@ static uint64_t number(const char *name, uint64_t otherwise, uint64_t most) {
     return n;
 }
 
+// How many of them CUDA shows: numbers up to the first that names none.
+static int shown(int devices) {
+    const char *text = getenv("CUDA_VISIBLE_DEVICES");
+    if (text == nullptr) return devices;
+    int count = 0;
+    for (const char *at = text; *at >= '0' && *at <= '9' && atoi(at) < devices;) {
+        count++;
+        at += strcspn(at, ",");
+        if (*at == ',') at++;
+    }
+    return count;
+}
+
 static vcuda_settings read_settings() {
     vcuda_settings s;
     s.seed = number("PACELINE_VCUDA_SEED", 0, UINT32_MAX);
     s.worker = number("PACELINE_VCUDA_WORKER", 0, 1) != 0;
-    s.devices = (int)number("PACELINE_VCUDA_DEVICES", 1, 64);
+    s.devices = shown((int)number("PACELINE_VCUDA_DEVICES", 1, 64));
     s.memory = number("PACELINE_VCUDA_MEMORY", (uint64_t)4 << 30, (uint64_t)1 << 40);
     return s;
 }
