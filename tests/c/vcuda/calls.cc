@@ -164,9 +164,9 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
 
 // ---- Streams and events -------------------------------------------------------------------------
 
-cudaError_t cudaStreamCreateWithPriority(cudaStream_t *out, unsigned, int) {
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *out, unsigned, int priority) {
     USABLE();
-    *out = vcuda_stream_new();
+    *out = vcuda_stream_new(priority < 0);
     return cudaSuccess;
 }
 

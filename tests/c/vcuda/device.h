@@ -16,6 +16,9 @@ struct vcuda_settings {
     bool worker;    // a thread of its own runs the tasks, instead of whoever synchronises
     int devices;    // that the process sees
     size_t memory;  // bytes of each device
+    // Tests of tests: waits for events that are left out. 1: on streams of high priority; 2: on
+    // the others.
+    int dropped_waits;
 };
 const vcuda_settings &vcuda_get_settings(void);
 
@@ -49,7 +52,7 @@ void vcuda_lose(cudaError_t e, const char *why);
 
 // ---- queue.cc: streams, events, tasks. None of these fails but with a lost device ---------------
 
-vcuda_stream *vcuda_stream_new(void);
+vcuda_stream *vcuda_stream_new(bool high_priority);
 vcuda_event *vcuda_event_new(void);
 void vcuda_record(vcuda_event *e, vcuda_stream *s);
 void vcuda_wait(vcuda_stream *s, vcuda_event *e);

@@ -41,6 +41,7 @@ static vcuda_settings read_settings() {
     s.worker = number("PACELINE_VCUDA_WORKER", 0, 1) != 0;
     s.devices = shown((int)number("PACELINE_VCUDA_DEVICES", 1, 64));
     s.memory = number("PACELINE_VCUDA_MEMORY", (uint64_t)4 << 30, (uint64_t)1 << 40);
+    s.dropped_waits = (int)number("PACELINE_VCUDA_DROPPED_WAITS", 0, 2);
     return s;
 }
 
