@@ -214,6 +214,12 @@ static inline bool pl_is_aligned(const void *p, size_t nbytes) {
     return (uintptr_t)p % nbytes == 0;
 }
 
+// A tensor's elements; of none, NULL.
+template <typename T>
+static inline T *pl_data(const pl_tensor *t) {
+    return t != NULL ? (T *)t->data : NULL;
+}
+
 // Calls CALL(type) for a floating dtype, for any dtype.
 #define PL_CUDA_FLOATS(dt, CALL)      \
     do {                              \

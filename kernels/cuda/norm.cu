@@ -2,9 +2,12 @@
 // norm: layer norm and RMS norm over the last dimension, forward (with the sum of two inputs made
 // on the way) and backward. The forward reads its row three times, twice from the caches; mean
 // first, then the squared distances, so that no cancellation happens. The gradient of the weights
-// is a sum over rows: fixed parts of rows by one kernel, the parts in order by a second.
-// Not measured on a GPU yet; the weights' gradient reads g and x a second time.
+// is a sum over rows: fixed parts of rows by one kernel, the parts in a fixed order by a second.
+// The first is the one that makes dx, whose threads keep the sums of their 32 columns in registers;
+// norm_weights.cuh has the one for fp64, for rows of more than 8,192, and where dx is not wanted.
+// Not measured on a GPU yet.
 #include "cuda/math.cuh"
+#include "cuda/norm_weights.cuh"
 #include "cuda/rows.cuh"
 
 namespace {
@@ -84,123 +87,104 @@ struct grad_args {
     vector<T> w;
     const pl_acc<T> *mean, *rstd;
     T *dx;
+    pl_acc<T> *parts;  // norm_weights.cuh; one part per block. NULL: not wanted
     int64_t rows, n;
     bool rms;
 };
 
+// A row's two means, of gw and of gw * xhat.
+template <typename T, int WARPS, int P>
+PL_DEVICE void grad_means(const grad_args<T> &args, int64_t i, pl_acc<T> mu, pl_acc<T> *sum,
+                          pl_acc<T> *dot) {
+    typedef pl_acc<T> A;
+    A r = args.rstd[i], s = 0, d = 0;
+    pl_each_pack<WARPS, P>(args.g + i * args.n, args.n, [&](int64_t j, const A *v) {
+        pl_pack<T, P> in = pl_load<P>(args.x + i * args.n + j);
+        PL_UNROLL
+        for (int k = 0; k < P; k++) {
+            A gw = v[k] * at(args.w, j + k, (A)1);
+            s += gw;
+            d += gw * (pl_get(in.v[k]) - mu) * r;
+        }
+    });
+    *sum = args.rms ? (A)0 : pl_block_sum<WARPS>(s) / (A)args.n;
+    *dot = pl_block_sum<WARPS>(d) / (A)args.n;
+}
+
 // dx = rstd * (gw - mean(gw) - xhat * mean(gw * xhat)) with gw = g * w; RMS without mean(gw).
+// each(j, g, xhat) sees a pack's columns on the way.
+template <typename T, int WARPS, int P, typename Each>
+PL_DEVICE void grad_row(const grad_args<T> &args, int64_t i, int64_t j, const pl_acc<T> means[3],
+                        Each each) {
+    typedef pl_acc<T> A;
+    A mu = means[0], sum = means[1], dot = means[2], r = args.rstd[i], v[P];
+    pl_pack<T, P> g = pl_load<P>(args.g + i * args.n + j), t;
+    pl_pack<T, P> x = pl_load<P>(args.x + i * args.n + j);
+    if (args.through != nullptr) t = pl_load<P>(args.through + i * args.n + j);
+    PL_UNROLL
+    for (int k = 0; k < P; k++) {
+        A xhat = (pl_get(x.v[k]) - mu) * r;
+        v[k] = r * (pl_get(g.v[k]) * at(args.w, j + k, (A)1) - sum - xhat * dot);
+        if (args.through != nullptr) v[k] += pl_get(t.v[k]);
+        each(k, pl_get(g.v[k]), xhat);
+    }
+    pl_store_pack<P>(args.dx + i * args.n + j, v);
+}
+
 template <typename T, int WARPS, int P>
 __global__ void grad_kernel(grad_args<T> args) {
     typedef pl_acc<T> A;
     for (int64_t i = pl_first_row<WARPS>(); i < args.rows; i += pl_row_step<WARPS>()) {
-        const T *g = args.g + i * args.n, *x = args.x + i * args.n;
-        A mu = args.rms ? (A)0 : args.mean[i], r = args.rstd[i], sum = 0, dot = 0;
-        pl_each_pack<WARPS, P>(g, args.n, [&](int64_t j, const A *v) {
-            pl_pack<T, P> in = pl_load<P>(x + j);
-            PL_UNROLL
-            for (int k = 0; k < P; k++) {
-                A gw = v[k] * at(args.w, j + k, (A)1);
-                sum += gw;
-                dot += gw * (pl_get(in.v[k]) - mu) * r;
-            }
-        });
-        sum = args.rms ? (A)0 : pl_block_sum<WARPS>(sum) / (A)args.n;
-        dot = pl_block_sum<WARPS>(dot) / (A)args.n;
-        pl_each_pack<WARPS, P>(g, args.n, [&](int64_t j, A *v) {
-            pl_pack<T, P> in = pl_load<P>(x + j), t;
-            if (args.through != nullptr) t = pl_load<P>(args.through + i * args.n + j);
-            PL_UNROLL
-            for (int k = 0; k < P; k++) {
-                A xhat = (pl_get(in.v[k]) - mu) * r;
-                v[k] = r * (v[k] * at(args.w, j + k, (A)1) - sum - xhat * dot);
-                if (args.through != nullptr) v[k] += pl_get(t.v[k]);
-            }
-            pl_store_pack<P>(args.dx + i * args.n + j, v);
-        });
-    }
-}
-
-// Weights: a block takes 32 columns and one part of the rows, eight rows at a time.
-enum { COLUMNS = 32, LINES = 8, PART_ROWS = 64, MOST_PARTS = 128 };
-
-template <typename T>
-struct weight_args {
-    const T *g, *x;
-    const pl_acc<T> *mean, *rstd;
-    pl_acc<T> *parts;  // (parts, 2, n): sums of g * xhat, of g
-    int64_t rows, n, part_rows;
-    bool rms;
-};
-
-template <typename T>
-__global__ void weight_parts(weight_args<T> args) {
-    typedef pl_acc<T> A;
-    int column = (int)(threadIdx.x % COLUMNS), line = (int)(threadIdx.x / COLUMNS);
-    int64_t j = (int64_t)blockIdx.x * COLUMNS + column;
-    int64_t begin = blockIdx.y * args.part_rows, end = begin + args.part_rows;
-    A w = 0, b = 0;
-    for (int64_t i = begin + line; i < end && i < args.rows && j < args.n; i += LINES) {
-        A g = pl_get(args.g[i * args.n + j]), mu = args.rms ? (A)0 : args.mean[i];
-        w += g * (pl_get(args.x[i * args.n + j]) - mu) * args.rstd[i];
-        b += g;
-    }
-    PL_SHARED(A, sums, 2 * LINES * COLUMNS);
-    sums[line * COLUMNS + column] = w;
-    sums[(LINES + line) * COLUMNS + column] = b;
-    __syncthreads();
-    if (line < 2 && j < args.n) {
-        A total = 0;
-        for (int l = 0; l < LINES; l++) total += sums[(line * LINES + l) * COLUMNS + column];
-        args.parts[(blockIdx.y * 2 + line) * args.n + j] = total;
-    }
-}
-
-template <typename A>
-PL_DEVICE void add_out(void *out, bool is_float, bool accumulate, int64_t j, A sum, const float *) {
-    float *p = (float *)out + j;
-    (void)is_float;
-    pl_put(p, sum + (accumulate ? (A)*p : (A)0));
-}
-template <typename A, typename T>
-PL_DEVICE void add_out(void *out, bool is_float, bool accumulate, int64_t j, A sum, const T *) {
-    if (is_float) {
-        add_out(out, true, accumulate, j, sum, (const float *)nullptr);
-        return;
-    }
-    T *p = (T *)out + j;
-    pl_put(p, sum + (accumulate ? pl_get(*p) : (A)0));
-}
-
-struct weight_out {
-    void *data;
-    bool is_float, accumulate;
-};
-
-template <typename T>
-__global__ void weight_sums(const pl_acc<T> *parts, int64_t count, int64_t n, weight_out w,
-                            weight_out b) {
-    PL_GRID_LOOP(j, n) {
-        pl_acc<T> sum[2] = {0, 0};
-        for (int64_t p = 0; p < count; p++) {
-            sum[0] += parts[(p * 2) * n + j];
-            sum[1] += parts[(p * 2 + 1) * n + j];
+        A means[3] = {args.rms ? (A)0 : args.mean[i]};
+        grad_means<T, WARPS, P>(args, i, means[0], &means[1], &means[2]);
+        for (int64_t j = (int64_t)pl_row_thread<WARPS>() * P; j < args.n;
+             j += WARPS * PL_LANES * P) {
+            grad_row<T, WARPS, P>(args, i, j, means, [](int, A, A) {});
         }
-        if (w.data) add_out(w.data, w.is_float, w.accumulate, j, sum[0], (const T *)nullptr);
-        if (b.data) add_out(b.data, b.is_float, b.accumulate, j, sum[1], (const T *)nullptr);
+    }
+}
+
+// The same, and the sums of g * xhat and of g over this block's rows, in order: of its warps' rows
+// where a warp has a row, by way of shared memory.
+template <typename T, int WARPS, int P>
+__global__ void __launch_bounds__(PL_ROW_BLOCK, 2) grad_sums_kernel(grad_args<T> args) {
+    typedef pl_acc<T> A;
+    enum { PACKS = PL_THREAD_COLUMNS / P, STEP = WARPS * PL_LANES * P };
+    A w[PACKS][P] = {}, b[PACKS][P] = {};
+    int64_t first = (int64_t)pl_row_thread<WARPS>() * P;
+    for (int64_t i = pl_first_row<WARPS>(); i < args.rows; i += pl_row_step<WARPS>()) {
+        A means[3] = {args.rms ? (A)0 : args.mean[i]};
+        grad_means<T, WARPS, P>(args, i, means[0], &means[1], &means[2]);
+        PL_UNROLL
+        for (int c = 0; c < PACKS; c++) {
+            if (first + c * STEP >= args.n) continue;
+            grad_row<T, WARPS, P>(args, i, first + c * STEP, means, [&](int k, A g, A xhat) {
+                w[c][k] += g * xhat;
+                b[c][k] += g;
+            });
+        }
+    }
+    A *parts = args.parts + (int64_t)blockIdx.x * 2 * args.n;
+    PL_SHARED(A, sums, WARPS == 1 ? PL_ROW_WARPS * STEP : 1);
+    PL_UNROLL
+    for (int c = 0; c < PACKS; c++) {
+        pl_give_sums<WARPS, P>(w[c], first + c * STEP, args.n, sums, parts);
+        pl_give_sums<WARPS, P>(b[c], first + c * STEP, args.n, sums, parts + args.n);
     }
 }
 
 template <typename T>
 pl_status forward(const pl_cuda_norm_args *a, int64_t rows, int64_t n, pl_cuda_queue *q) {
-    forward_args<T> args = {(const T *)a->x->data,
-                            (const T *)(a->residual != NULL ? a->residual->data : NULL),
-                            (T *)(a->sum != NULL ? a->sum->data : NULL),
-                            (T *)a->out->data,
+    typedef pl_acc<T> A;
+    forward_args<T> args = {pl_data<T>(a->x),
+                            pl_data<T>(a->residual),
+                            pl_data<T>(a->sum),
+                            pl_data<T>(a->out),
                             vector_of<T>(a->w),
                             vector_of<T>(a->b),
-                            (pl_acc<T> *)(a->mean != NULL ? a->mean->data : NULL),
-                            (pl_acc<T> *)a->rstd->data,
-                            (pl_acc<T>)a->eps,
+                            pl_data<A>(a->mean),
+                            pl_data<A>(a->rstd),
+                            (A)a->eps,
                             rows,
                             n,
                             a->rms};
@@ -211,53 +195,70 @@ pl_status forward(const pl_cuda_norm_args *a, int64_t rows, int64_t n, pl_cuda_q
 }
 
 template <typename T>
-pl_status grad_weights(const pl_cuda_norm_grad_args *a, int64_t rows, int64_t n, pl_cuda_queue *q) {
+pl_norm_weights<T> weights_of(const pl_cuda_norm_grad_args *a, int64_t rows, int64_t n) {
     typedef pl_acc<T> A;
-    int64_t count = (rows + PART_ROWS - 1) / PART_ROWS;
-    count = count < 1 ? 1 : count > MOST_PARTS ? (int64_t)MOST_PARTS : count;
-    void *scratch;
-    PL_TRY(q->scratch(q->owner, (size_t)(count * 2 * n) * sizeof(A), &scratch));
-    weight_args<T> args = {(const T *)a->g->data,
-                           (const T *)a->x->data,
-                           (const A *)(a->mean != NULL ? a->mean->data : NULL),
-                           (const A *)a->rstd->data,
-                           (A *)scratch,
-                           rows,
-                           n,
-                           (rows + count - 1) / count,
-                           a->rms};
-    dim3 grid((unsigned)((n + COLUMNS - 1) / COLUMNS), (unsigned)count);
-    PL_LAUNCH(weight_parts<T>, grid, COLUMNS * LINES, 0, q, args);
-    PL_TRY(pl_launched("norm"));
-    weight_out w = {a->dw != NULL ? a->dw->data : NULL, a->dw != NULL && a->dw->dtype == PL_F32,
-                    a->accumulate_w};
-    weight_out b = {a->db != NULL ? a->db->data : NULL, a->db != NULL && a->db->dtype == PL_F32,
-                    a->accumulate_b};
-    PL_LAUNCH(weight_sums<T>, pl_blocks(n, PL_BLOCK), PL_BLOCK, 0, q, args.parts, count, n, w, b);
-    return pl_launched("norm");
+    pl_norm_weights<T> w = {};
+    w.g = pl_data<T>(a->g);
+    w.x = pl_data<T>(a->x);
+    w.mean = pl_data<A>(a->mean);
+    w.rstd = pl_data<A>(a->rstd);
+    w.dw = {a->dw, a->accumulate_w};
+    w.db = {a->db, a->accumulate_b};
+    w.rows = rows;
+    w.n = n;
+    w.rms = a->rms;
+    return w;
 }
+
+// fp64 sums would take twice the registers.
+template <typename T>
+struct fused_sums {
+    template <typename Args>
+    static pl_status launch(Args args, unsigned blocks, bool packed, pl_cuda_queue *q) {
+        PL_LAUNCH_ROWS_ON(blocks, grad_sums_kernel, T, args.n, packed, q, args);
+        return pl_launched("norm");
+    }
+};
+template <>
+struct fused_sums<double> {
+    template <typename Args>
+    static pl_status launch(Args, unsigned, bool, pl_cuda_queue *) {
+        return pl_fail(PL_EBUG, "[norm] no such kernel for float64");
+    }
+};
 
 template <typename T>
 pl_status grad(const pl_cuda_norm_grad_args *a, int64_t rows, int64_t n, pl_cuda_queue *q) {
     typedef pl_acc<T> A;
-    if (a->dx != NULL && rows > 0) {
-        grad_args<T> args = {(const T *)a->g->data,
-                             (const T *)a->x->data,
-                             (const T *)(a->through != NULL ? a->through->data : NULL),
+    pl_norm_weights<T> weights = weights_of<T>(a, rows, n);
+    bool wanted = a->dw != NULL || a->db != NULL, makes_dx = a->dx != NULL && rows > 0;
+    bool fused =
+        wanted && makes_dx && sizeof(T) < sizeof(double) && n <= PL_THREAD_COLUMNS * PL_ROW_BLOCK;
+    if (fused) PL_TRY(pl_norm_parts(&weights, pl_sum_blocks(rows, n), q));
+    if (makes_dx) {
+        grad_args<T> args = {pl_data<T>(a->g),
+                             pl_data<T>(a->x),
+                             pl_data<T>(a->through),
                              vector_of<T>(a->w),
-                             (const A *)(a->mean != NULL ? a->mean->data : NULL),
-                             (const A *)a->rstd->data,
-                             (T *)a->dx->data,
+                             pl_data<A>(a->mean),
+                             pl_data<A>(a->rstd),
+                             pl_data<T>(a->dx),
+                             weights.parts,
                              rows,
                              n,
                              a->rms};
         bool packed = pl_rows_packed(n, sizeof(T), args.g, args.x, args.through) &&
                       pl_is_aligned(args.dx, 16);
-        PL_LAUNCH_ROWS(grad_kernel, T, rows, n, packed, q, args);
-        PL_TRY(pl_launched("norm"));
+        if (fused) {
+            PL_TRY(fused_sums<T>::launch(args, (unsigned)weights.count, packed, q));
+        } else {
+            PL_LAUNCH_ROWS(grad_kernel, T, rows, n, packed, q, args);
+            PL_TRY(pl_launched("norm"));
+        }
     }
-    if (a->dw == NULL && a->db == NULL) return PL_OK;
-    return grad_weights<T>(a, rows, n, q);
+    if (!wanted) return PL_OK;
+    if (!fused) PL_TRY(pl_norm_sum_rows(&weights, q));
+    return pl_norm_sum_parts(&weights, q);
 }
 
 }  // namespace

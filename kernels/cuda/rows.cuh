@@ -51,23 +51,25 @@ static inline bool pl_rows_packed(int64_t n, size_t size, const void *a, const v
            pl_is_aligned(c, 16);
 }
 
-// Launches kernel<T, WARPS, P> for `rows` rows of n elements.
-#define PL_LAUNCH_ROWS(kernel, T, rows, n, packed, queue, ...)                                     \
-    do {                                                                                           \
-        enum { PL_P = 16 / sizeof(T) };                                                            \
-        bool pl_long = (n) > PL_WARP_COLUMNS;                                                      \
-        unsigned pl_grid = pl_blocks(rows, pl_long ? 1 : PL_ROW_WARPS);                            \
-        if (pl_long && (packed)) {                                                                 \
-            PL_LAUNCH((kernel<T, PL_ROW_WARPS, PL_P>), pl_grid, PL_ROW_BLOCK, 0, queue,            \
-                      __VA_ARGS__);                                                                \
-        } else if (pl_long) {                                                                      \
-            PL_LAUNCH((kernel<T, PL_ROW_WARPS, 1>), pl_grid, PL_ROW_BLOCK, 0, queue, __VA_ARGS__); \
-        } else if (packed) {                                                                       \
-            PL_LAUNCH((kernel<T, 1, PL_P>), pl_grid, PL_ROW_BLOCK, 0, queue, __VA_ARGS__);         \
-        } else {                                                                                   \
-            PL_LAUNCH((kernel<T, 1, 1>), pl_grid, PL_ROW_BLOCK, 0, queue, __VA_ARGS__);            \
-        }                                                                                          \
+// Launches kernel<T, WARPS, P> for rows of n elements, on so many blocks; for so many rows.
+#define PL_LAUNCH_ROWS_ON(blocks, kernel, T, n, packed, queue, ...)                               \
+    do {                                                                                          \
+        enum { PL_P = 16 / sizeof(T) };                                                           \
+        bool pl_long = (n) > PL_WARP_COLUMNS;                                                     \
+        if (pl_long && (packed)) {                                                                \
+            PL_LAUNCH((kernel<T, PL_ROW_WARPS, PL_P>), blocks, PL_ROW_BLOCK, 0, queue,            \
+                      __VA_ARGS__);                                                               \
+        } else if (pl_long) {                                                                     \
+            PL_LAUNCH((kernel<T, PL_ROW_WARPS, 1>), blocks, PL_ROW_BLOCK, 0, queue, __VA_ARGS__); \
+        } else if (packed) {                                                                      \
+            PL_LAUNCH((kernel<T, 1, PL_P>), blocks, PL_ROW_BLOCK, 0, queue, __VA_ARGS__);         \
+        } else {                                                                                  \
+            PL_LAUNCH((kernel<T, 1, 1>), blocks, PL_ROW_BLOCK, 0, queue, __VA_ARGS__);            \
+        }                                                                                         \
     } while (0)
+#define PL_LAUNCH_ROWS(kernel, T, rows, n, packed, queue, ...)                                 \
+    PL_LAUNCH_ROWS_ON(pl_blocks(rows, (n) > PL_WARP_COLUMNS ? 1 : PL_ROW_WARPS), kernel, T, n, \
+                      packed, queue, __VA_ARGS__)
 
 static inline int64_t pl_last_dim(const pl_tensor *t) {
     return t->ndim == 0 ? 1 : t->shape[t->ndim - 1];

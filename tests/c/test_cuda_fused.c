@@ -28,6 +28,44 @@ static pl_status on_host_norm_grad(const pl_cuda_norm_grad_args *args) {
     ON_HOST(r, pl_cuda_norm_grad(args, &r.q));
 }
 
+// dx and the weights' gradients in one pass: rows for more than one block, warps that share a row,
+// rows without packs, rows too long for it, fp64 that goes another way; added to and not.
+static void weights_of(pl_dtype dt, int64_t m, int64_t n, bool add) {
+    pl_tensor *x = check_tensor(dt, 2, (int64_t[]){m, n}, 1.0);
+    pl_tensor *g = check_tensor(dt, 2, (int64_t[]){m, n}, 1.0), *w = check_tensor(dt, 1, &n, 1.0);
+    pl_dtype stat = dt == PL_F64 ? PL_F64 : PL_F32;
+    pl_tensor *dw = check_tensor(stat, 1, &n, 1.0), *db = check_tensor(dt, 1, &n, 1.0);
+    pl_tensor *dx = like(x, dt), *want = like(x, PL_F64), *want_w = like(w, PL_F64);
+    pl_tensor *want_b = like(w, PL_F64), *mean, *rstd, *out = like(x, PL_F64), *wmean, *wrstd;
+    CHECK_OK(pl_tensor_empty(stat, 1, &m, &mean));
+    CHECK_OK(pl_tensor_empty(stat, 1, &m, &rstd));
+    CHECK_OK(pl_tensor_empty(PL_F64, 1, &m, &wmean));
+    CHECK_OK(pl_tensor_empty(PL_F64, 1, &m, &wrstd));
+    const pl_kernels *ref = pl_kernels_ref();
+    CHECK_OK(ref->layer_norm(x, w, NULL, 1e-5, out, wmean, wrstd));
+    CHECK_OK(ref->copy(wmean, mean));
+    CHECK_OK(ref->copy(wrstd, rstd));
+    CHECK_OK(ref->copy(dw, want_w));
+    CHECK_OK(ref->copy(db, want_b));
+    CHECK_OK(host_layer_norm_grad(g, x, w, mean, rstd, dx, dw, add, db, add));
+    CHECK_OK(ref->layer_norm_grad(g, x, w, wmean, wrstd, want, want_w, add, want_b, add));
+    // A thread adds up to 31 rows, then come its block's warps and the blocks; terms are below 3.
+    double tol = check_sum_eps(dt) * 64.0 * 3.0 * sqrt((double)m);
+    check_close("dx", dx, want, check_eps(dt) + tol, 8.0 * tol);
+    check_close("dw", dw, want_w, check_eps(stat), tol);
+    check_close("db", db, want_b, check_eps(dt), tol);
+    pl_tensor *all[] = {x, g, w, dw, db, dx, want, want_w, want_b, mean, rstd, out, wmean, wrstd};
+    for (int i = 0; i < 14; i++) pl_tensor_release(all[i]);
+}
+
+TEST(weights_gradients_of_all_widths) {
+    static const pl_dtype dtypes[] = {PL_F32, PL_BF16, PL_F16, PL_F64};
+    static const int64_t sizes[][2] = {{300, 96}, {300, 97}, {40, 1032}, {40, 1033}, {3, 8200}};
+    for (int d = 0; d < 4; d++) {
+        for (int i = 0; i < 5; i++) weights_of(dtypes[d], sizes[i][0], sizes[i][1], i % 2 == 0);
+    }
+}
+
 // Rows of 2,000: a block each; 2,001: without packs.
 static void long_rows(pl_dtype dt, int64_t n) {
     pl_tensor *x = check_tensor(dt, 2, (int64_t[]){3, n}, 1.0), *w = check_tensor(dt, 1, &n, 1.0);
