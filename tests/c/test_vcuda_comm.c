@@ -9,8 +9,15 @@ enum { COUNT = 1000, MOST = 8 * COUNT };
 
 static pid_t pids[RANKS_MAX];
 
+// On one machine and on two. ThreadSanitizer sees no order that goes through another process, as
+// that of a mirror's writer behind its readers does: there on one only.
 static void spread(int world, rank_fn fn, void *ctx) {
-    for (ranks_machines = 1; ranks_machines <= 2 && ranks_machines <= world; ranks_machines++) {
+#ifdef __SANITIZE_THREAD__
+    int most = 1;
+#else
+    int most = world < 2 ? world : 2;
+#endif
+    for (ranks_machines = 1; ranks_machines <= most; ranks_machines++) {
         start_forks(world, fn, ctx, pids);
         for (int r = 0; r < world; r++) CHECK_EQ(wait_fork(pids[r]), 0);
     }

@@ -49,6 +49,7 @@ typedef struct task {
 } task;
 
 struct ncclComm {
+    struct ncclComm *next;  // of all that were ever made: none is freed
     segment *shared;
     int rank, world;
     int meeting;  // rank 0's descriptor of the segment, until all have come; else -1
@@ -64,6 +65,7 @@ struct ncclComm {
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;  // all calls; tasks take none
+static struct ncclComm *all;                              // guarded by lock
 static _Thread_local int depth;                           // of ncclGroupStart
 static _Thread_local task *group;                         // messages since then
 static _Thread_local void *group_stream;
@@ -112,10 +114,10 @@ static void finish_collective(const task *t) {
 
 static bool step_collective(task *t) {
     struct ncclComm *c = t->comm;
-    rank_state *all = c->shared->ranks, *me = &all[c->rank];
+    rank_state *ranks = c->shared->ranks, *me = &ranks[c->rank];
     if (!t->posted) {
         for (int r = 0; r < c->world; r++) {  // until nobody reads the area any more
-            if (atomic_load(&all[r].taken) < t->number) return false;
+            if (atomic_load(&ranks[r].taken) < t->number) return false;
         }
         size_t bytes = input_bytes(c, &t->op);
         if (bytes) memcpy(area_of(c->shared, c->rank), t->in, bytes);
@@ -124,11 +126,11 @@ static bool step_collective(task *t) {
         t->posted = true;
     }
     for (int r = 0; r < c->world; r++) {
-        if (atomic_load(&all[r].posted) <= t->number) return false;
+        if (atomic_load(&ranks[r].posted) <= t->number) return false;
     }
     for (int r = 0; r < c->world; r++) {
-        if (memcmp(&all[r].said, &t->op, sizeof t->op) == 0) continue;
-        disagree(t, r, &all[r].said);
+        if (memcmp(&ranks[r].said, &t->op, sizeof t->op) == 0) continue;
+        disagree(t, r, &ranks[r].said);
         return false;
     }
     finish_collective(t);
@@ -162,13 +164,13 @@ static bool step_message(struct ncclComm *c, message *m) {
 }
 
 static bool step_messages(task *t) {
-    bool all = true;
+    bool done = true;
     for (int i = 0; i < t->messages; i++) {
         message *m = &t->message[i];
         if (!m->done) m->done = step_message(t->comm, m);
-        all = all && m->done;
+        done = done && m->done;
     }
-    return all;
+    return done;
 }
 
 // `context` holds the address of the task, which this frees.
@@ -372,6 +374,10 @@ EXPORT int ncclCommInitRankConfig(pl__nccl_comm *comm, int world, pl__nccl_id id
     if (atomic_exchange(&s->ranks[rank].joined, 1)) {
         return fail(c, PL__NCCL_INVALID_USAGE, "two ranks have one number");
     }
+    pthread_mutex_lock(&lock);
+    c->next = all;
+    all = c;
+    pthread_mutex_unlock(&lock);
     *comm = c;
     return PL__NCCL_IN_PROGRESS;
 }
@@ -394,6 +400,9 @@ EXPORT int ncclCommAbort(pl__nccl_comm c) {
     if (!c || atomic_exchange(&c->aborted, true)) {
         return fail(NULL, PL__NCCL_INVALID_ARGUMENT, "the second end of a communicator");
     }
+    pthread_mutex_lock(&lock);
+    while (c->pending) free(c->wait[--c->pending]);
+    pthread_mutex_unlock(&lock);
     return PL__NCCL_SUCCESS;
 }
 
