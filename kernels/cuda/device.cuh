@@ -55,18 +55,16 @@ static inline pl_status pl_launched(const char *op) { return pl_cuda_launched(op
 template <typename Kernel>
 static inline pl_status pl_allow_shared(const char *op, Kernel *kernel, size_t nbytes) {
 #ifdef __CUDACC__
-    cudaError_t e = cudaFuncSetAttribute((const void *)kernel,
-                                         cudaFuncAttributeMaxDynamicSharedMemorySize, (int)nbytes);
-    if (e != cudaSuccess) {
-        return pl_fail(PL_EDEVICE, "[%s] %zu bytes of shared memory: %s", op, nbytes,
-                       cudaGetErrorString(e));
-    }
+    PL_TRY(pl_cuda_usable());
+    pl_cuda_enter();
+    return pl_cuda_status(
+        op, cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 (int)nbytes));
 #else
     (void)op;
-    (void)kernel;
-    (void)nbytes;
-#endif
+    simt_allow_shared((const void *)kernel, nbytes);
     return PL_OK;
+#endif
 }
 
 // Blocks for n threads in grid-stride loops. A bound that fills every GPU of today: 132

@@ -78,3 +78,19 @@ TEST(launches_that_the_hardware_refuses) {
     bad_kernel_run(KERNEL_RIGHT, out);
     CHECK_EQ(out[63], 2016);
 }
+
+TEST(more_shared_memory_than_a_kernel_was_allowed) {
+    int out[64] = {0};
+    simt_clear_error();
+    bad_kernel_start(48 << 10, 0, out);
+    CHECK_STR_EQ(simt_error(), "");
+    bad_kernel_start(50 << 10, 0, out);
+    CHECK(strstr(simt_error(), "51200 bytes of dynamic shared memory were not allowed") != NULL);
+    simt_clear_error();
+    bad_kernel_start(50 << 10, 49 << 10, out);
+    CHECK(strstr(simt_error(), "not allowed") != NULL);
+    simt_clear_error();
+    bad_kernel_start(50 << 10, 50 << 10, out);
+    CHECK_STR_EQ(simt_error(), "");
+    CHECK_EQ(out[63], 2016);
+}

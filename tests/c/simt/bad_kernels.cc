@@ -88,6 +88,11 @@ void bad_kernel_run(bad_kernel which, int *out) {
     simt_run(1, 64, 0, [&] { kernels[which](out); });
 }
 
+void bad_kernel_start(size_t dynamic_bytes, size_t allowed_bytes, int *out) {
+    if (allowed_bytes > 0) simt_allow_shared((const void *)right, allowed_bytes);
+    simt_start(right, 1, 64, dynamic_bytes, nullptr, out);
+}
+
 void bad_kernel_launch(unsigned threads, size_t dynamic_bytes) {
     simt_run(1, threads, dynamic_bytes, [] {});
 }

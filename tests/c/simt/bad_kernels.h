@@ -23,6 +23,8 @@ typedef enum bad_kernel {
 } bad_kernel;
 
 void bad_kernel_run(bad_kernel which, int *out);  // one block of 64 threads; out: 64 numbers
+// By the way that kernels/cuda launches, without a stream.
+void bad_kernel_start(size_t dynamic_bytes, size_t allowed_bytes, int *out);
 void bad_kernel_launch(unsigned threads, size_t dynamic_bytes);
 
 #ifdef __cplusplus

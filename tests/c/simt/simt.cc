@@ -10,6 +10,9 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include <map>
+#include <mutex>
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
@@ -51,6 +54,10 @@ alignas(128) unsigned char shared[SHARED_LIMIT + (MAX_BUFFERS + 1) * 2 * GUARD];
 buffer buffers[MAX_BUFFERS];
 int buffer_count;
 size_t shared_used, static_used, dynamic_offset;
+
+// By kernel; not ended with the process, whose other threads may still run.
+std::mutex *allowed_lock = new std::mutex;
+std::map<const void *, size_t> *allowed = new std::map<const void *, size_t>;
 
 void *scheduler_sp;
 int current = -1, thread_count;
@@ -323,6 +330,24 @@ void *simt_shared(const void *key, size_t nbytes) {
         simt_complain({"", "shared memory", 0}, "%zu bytes are more than a block has", static_used);
     }
     return shared + add_buffer(key, nbytes);
+}
+
+void simt_allow_shared(const void *kernel, size_t nbytes) {
+    std::lock_guard<std::mutex> hold(*allowed_lock);
+    (*allowed)[kernel] = nbytes;
+}
+
+bool simt_may_share(const void *kernel, size_t nbytes) {
+    if (nbytes <= STATIC_LIMIT) return true;
+    std::lock_guard<std::mutex> hold(*allowed_lock);
+    auto it = allowed->find(kernel);
+    return it != allowed->end() && it->second >= nbytes;
+}
+
+void simt_refuse_shared(size_t nbytes) {
+    record({nullptr, nullptr, 0}, -1,
+           "invalid launch: %zu bytes of dynamic shared memory were not allowed for this kernel",
+           nbytes);
 }
 
 void *simt_dynamic_shared(void) { return shared + dynamic_offset; }

@@ -60,14 +60,21 @@ void simt_run(dim3 grid, dim3 block, size_t dynamic_bytes, Body body) {
 // simt_stream runs it, with a copy of the context.
 extern void (*simt_stream)(void *stream, void (*run)(void *), const void *context, size_t nbytes);
 
+// More than 48 KB of dynamic shared memory must be allowed, kernel by kernel. Any thread.
+void simt_allow_shared(const void *kernel, size_t nbytes);
+bool simt_may_share(const void *kernel, size_t nbytes);
+void simt_refuse_shared(size_t nbytes);  // a complaint
+
 template <typename... P>
 struct simt_call {
     void (*kernel)(P...);
     dim3 grid, block;
     size_t dynamic_bytes;
+    bool allowed;
     std::tuple<P...> args;
     static void run(void *context) {
         simt_call *c = static_cast<simt_call *>(context);
+        if (!c->allowed) return simt_refuse_shared(c->dynamic_bytes);
         simt_run(c->grid, c->block, c->dynamic_bytes, [c] { std::apply(c->kernel, c->args); });
     }
 };
@@ -81,7 +88,8 @@ template <typename... P>
 void simt_start(void (*kernel)(P...), dim3 grid, dim3 block, size_t dynamic_bytes, void *stream,
                 typename simt_same<P>::type... args) {
     static_assert((std::is_trivially_copyable<P>::value && ...), "a launch copies bytes");
-    simt_call<P...> call = {kernel, grid, block, dynamic_bytes, std::tuple<P...>(args...)};
+    bool allowed = simt_may_share((const void *)kernel, dynamic_bytes);
+    simt_call<P...> call = {kernel, grid, block, dynamic_bytes, allowed, std::tuple<P...>(args...)};
     if (stream == nullptr) {
         simt_call<P...>::run(&call);
     } else {

@@ -17,6 +17,9 @@ extern "C" {
     X(cudaErrorNoDevice, 100, "no CUDA-capable device is detected")                  \
     X(cudaErrorInvalidDevice, 101, "invalid device ordinal")                         \
     X(cudaErrorECCUncorrectable, 214, "uncorrectable ECC error encountered")         \
+    X(cudaErrorNvlinkUncorrectable, 220, "uncorrectable NVLink error detected")      \
+    X(cudaErrorContained, 226,                                                       \
+      "Invalid access of peer GPU memory over nvlink or a hardware error")           \
     X(cudaErrorInvalidResourceHandle, 400, "invalid resource handle")                \
     X(cudaErrorNotReady, 600, "device not ready")                                    \
     X(cudaErrorIllegalAddress, 700, "an illegal memory access was encountered")      \
@@ -27,7 +30,9 @@ extern "C" {
     X(cudaErrorMisalignedAddress, 716, "misaligned address")                         \
     X(cudaErrorInvalidAddressSpace, 717, "operation not supported on global memory") \
     X(cudaErrorInvalidPc, 718, "invalid program counter")                            \
-    X(cudaErrorLaunchFailure, 719, "unspecified launch failure")
+    X(cudaErrorLaunchFailure, 719, "unspecified launch failure")                     \
+    X(cudaErrorTensorMemoryLeak, 721, "tensor memory not completely freed")          \
+    X(cudaErrorExternalDevice, 911, "async error occurred in external process")
 
 #define X(name, number, text) name = number,
 typedef enum cudaError { VCUDA_ERRORS(X) } cudaError_t;
