@@ -135,7 +135,7 @@ static pl_status meet(pl_group *g, pl__call *call) { return pl__shm_transport.me
 
 static pl_status move(pl_group *g, pl__call *call) {
     pl__device *d = atomic_load_explicit(&g->device, memory_order_acquire);
-    if (g->world > 1) PL_TRY(pl__device_connect(g, call));
+    if (!pl__device_is_alone(g)) PL_TRY(pl__device_connect(g, call));
     pl_status st = d->r->wait(d->r, d->stream, call->ready);
     if (st == PL_OK) st = pl__device_put(g, call);
     if (st == PL_OK) st = d->r->record(d->r, call->done, d->stream);

@@ -41,6 +41,7 @@ struct pl__device {
 pl_status pl__device_settle(pl_group *g, pl__call *call, bool joining) PL_MUST_USE;
 // A failure of NCCL or of the device: the group's, in the words of whoever is to blame.
 pl_status pl__device_failed(pl_group *g, pl__call *call, pl_status st);
+bool pl__device_is_alone(const pl_group *g);
 pl_status pl__device_put(pl_group *g, pl__call *call) PL_MUST_USE;  // device_move.c
 
 #endif

@@ -290,7 +290,7 @@ pl_status pl__device_look(void *context, int64_t waited_ns) {
     }
     pl__settle(g, false);
     pl_status st = pl__group_enter(g, &last);
-    if (st == PL_OK && g->world > 1) {
+    if (st == PL_OK && !pl__device_is_alone(g)) {
         st = poll_state(d, pl__op_name(last.op), &busy, &ended);
         if (st != PL_OK) return pl__device_failed(g, &last, st);
         st = look_for_finished(g, &last, waited_ns);

@@ -41,7 +41,7 @@ static void put(void *data, pl_dtype dt, int64_t i, int v) {
             ((int64_t *)data)[i] = (int64_t)v << 33;
             return;
         case PL_F16:
-            ((pl_f16 *)data)[i] = pl_f32_to_f16((float)v / 4 - 9);
+            ((pl_f16 *)data)[i] = pl_f32_to_f16((float)v / 4 - 2);
             return;
         case PL_BF16:
             ((pl_bf16 *)data)[i] = pl_f32_to_bf16((float)v - 20);

@@ -22,6 +22,7 @@ static inline uint16_t to_half(float f) {
     uint16_t sign = signbit(f) ? 0x8000 : 0;
     float a = fabsf(f);
     if (isnan(f)) return 0x7e00;
+    if (a == 0) return sign;
     if (a >= 65520.0f) return (uint16_t)(sign | 0x7c00);
     int exponent;
     (void)frexpf(a, &exponent);
