@@ -15,6 +15,7 @@ from harness import Break, Result, run_ranks
 HEAD = """
 import numpy as np
 import paceline as pl
+import paceline.distributed
 from paceline import nn, optim
 from paceline.accelerator import Accelerator
 from paceline.utils.data import DataLoader, TensorDataset
@@ -187,3 +188,70 @@ def test_control_c_ends_a_wait_for_a_stopped_rank() -> None:
     error = results[0].exception
     assert error["type"] == "KeyboardInterrupt"
     assert error["at"] - results[0].broken_at < 0.5  # promised: 0.1 s
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_step_that_overflows_on_one_rank_is_skipped_by_all(precision: str) -> None:
+    body = """
+accelerator = Accelerator(mixed_precision=ARGS["precision"])
+pl.manual_seed(1)
+model = nn.Sequential(nn.Linear(8, 32), nn.LayerNorm(32), nn.Linear(32, 2))
+optimizer = optim.AdamW(model.parameters(), lr=1e-2)
+model, optimizer = accelerator.prepare(model, optimizer)
+skipped, norms = [], []
+for step in range(5):
+    x = np.random.default_rng([step, RANK]).standard_normal((4, 8)).astype("float32")
+    if step == 2 and RANK == 1 and ARGS["precision"] == "fp16":
+        x[:] = np.inf
+    accelerator.backward(model(on_gpu(x)).float().square().mean())
+    norm = accelerator.clip_grad_norm_(model.parameters(), 0.5)
+    if step != 2:
+        norms.append(float(norm))
+    optimizer.step()
+    skipped.append(bool(accelerator.optimizer_step_was_skipped))
+    optimizer.zero_grad()
+flat = np.concatenate([p.detach().cpu().numpy().ravel() for p in model.parameters()])
+assert np.isfinite(flat).all()
+out([skipped, norms, flat.tolist()])
+accelerator.end_training()
+"""
+    first, second = (r.outs[0] for r in on_gpus(2, body, args={"precision": precision}))
+    assert first == second
+    assert first[0] == [False, False, precision == "fp16", False, False]
+
+
+def test_ranks_with_fewer_batches() -> None:
+    body = """
+from paceline.utils import DataLoaderConfiguration
+accelerator = Accelerator(dataloader_config=DataLoaderConfiguration(even_batches=False))
+model = nn.Linear(4, 1)
+optimizer = optim.AdamW(model.parameters(), lr=0.1)
+model, optimizer = accelerator.prepare(model, optimizer)
+with accelerator.join_uneven_inputs([model]):
+    for step in range(3 + 2 * RANK):
+        accelerator.backward(model(on_gpu(np.full((2, 4), step, dtype="float32"))).mean())
+        optimizer.step()
+        optimizer.zero_grad()
+state = next(iter(optimizer.state_dict()["state"].values()))
+for tensor in [next(iter(model.parameters())).detach(), state["exp_avg"]]:
+    assert str(tensor.device) == str(device)
+    rows = accelerator.gather(tensor).cpu().numpy()
+    assert (rows == rows[0]).all(), rows
+accelerator.end_training()
+"""
+    on_gpus(2, body)
+
+
+def test_an_end_without_end_training_is_silent() -> None:
+    body = """
+model, x = nn.Linear(4, 4), on_gpu(np.ones((2, 4), "float32"))
+optimizer = optim.SGD(model.parameters(), lr=0.1)
+model, optimizer = accelerator.prepare(model, optimizer)
+for _ in range(4):
+    accelerator.backward(model(x).mean())
+    optimizer.step()
+    optimizer.zero_grad()
+work = pl.distributed.all_reduce(x, async_op=True)  # and nobody waits for it
+"""
+    for result in on_gpus(4, body):
+        assert result.stderr == ""
