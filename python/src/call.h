@@ -50,6 +50,14 @@ int pl_arg_dims(PyObject *obj, const char *op, int ndim, uint32_t *mask);
 PyObject *pl_tensor_getitem(PyObject *self, PyObject *index);
 int pl_tensor_setitem(PyObject *self, PyObject *index, PyObject *value);
 PyObject *pl_tensor_matmul(PyObject *a, PyObject *b);
+PyObject *pl_tensor_item(PyObject *self, PyObject *unused);
+PyObject *pl_tensor_tolist(PyObject *self, PyObject *unused);
+int pl_tensor_bool(PyObject *self);
+PyObject *pl_tensor_float(PyObject *self);
+PyObject *pl_tensor_int(PyObject *self);
+PyObject *pl_tensor_index(PyObject *self);
+int pl_tensor_get_buffer(PyObject *self, Py_buffer *view, int flags);
+void pl_tensor_release_buffer(PyObject *self, Py_buffer *view);
 // Recorded steps for calls made of several: 0, or -1 with an exception. A reshape copies where it
 // must.
 int pl_reshape(pl_tensor *x, int ndim, const int64_t *shape, pl_tensor **out);
