@@ -125,6 +125,9 @@ typedef struct pl_kernels {
     pl_status (*linear)(const pl_tensor *x, const pl_tensor *w, const pl_tensor *bias,
                         pl_activation act, pl_tensor *preact, pl_tensor *out);
 
+    // Whether linear takes this w in f32 with x in bf16, and matmul such a w as its b, and rounds
+    // it as it reads, faster than a copy would be made. NULL: never.
+    bool (*linear_rounds)(const pl_tensor *x, const pl_tensor *w);
     // Gradients of linear's weight and bias: dw (N, K) = g^T x and db (N) = the sum of g's rows,
     // each
     // += where it says accumulate. g (M, N), x (M, K) rows of one dtype; dw and db contiguous, of

@@ -27,6 +27,7 @@ static bool wants_cast(pl_amp_policy policy, const pl_tensor *t, pl_dtype low) {
 pl_status pl_amp_apply(const pl_op *op, int n_in, pl_tensor *const *in, const pl_attrs *attrs,
                        pl_tensor **out) {
     pl_tensor *cast[MAX_CAST] = {NULL};
+    pl_attrs own = attrs ? *attrs : (pl_attrs){0};
     bool any = false;
     if (mode < 0 || op->amp == PL_AMP_KEEP || n_in > MAX_CAST) {
         return pl_autograd_apply(op, n_in, in, NULL, attrs, out);
@@ -35,7 +36,9 @@ pl_status pl_amp_apply(const pl_op *op, int n_in, pl_tensor *const *in, const pl
     if (!any) return pl_autograd_apply(op, n_in, in, NULL, attrs, out);
     pl_status st = PL_OK;
     for (int i = 0; i < n_in && st == PL_OK; i++) {
-        if (!wants_cast(op->amp, in[i], (pl_dtype)mode)) {
+        if (!wants_cast(op->amp, in[i], (pl_dtype)mode) ||
+            // Of leaves only: keeping them costs no memory.
+            (pl_is_leaf(in[i]) && pl_op_rounds(op, i, in, (pl_dtype)mode, &own))) {
             cast[i] = in[i] ? pl_tensor_retain(in[i]) : NULL;
         } else if (op->amp == PL_AMP_LOW) {
             st = pl_autograd_low(in[i], (pl_dtype)mode, &cast[i]);
@@ -43,7 +46,7 @@ pl_status pl_amp_apply(const pl_op *op, int n_in, pl_tensor *const *in, const pl
             st = pl_cast(in[i], PL_F32, &cast[i]);
         }
     }
-    if (st == PL_OK) st = pl_autograd_apply(op, n_in, cast, in, attrs, out);
+    if (st == PL_OK) st = pl_autograd_apply(op, n_in, cast, in, &own, out);
     for (int i = 0; i < n_in; i++) pl_tensor_release(cast[i]);
     return st;
 }

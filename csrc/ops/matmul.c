@@ -94,7 +94,21 @@ static pl_status as_rows(pl_tensor *t, pl_tensor **out) {
     return st;
 }
 
-static pl_status linear_check(const pl_tensor *x, const pl_tensor *w, const pl_tensor *bias) {
+// A weight that its kernel rounds needs no copy in bf16: neither the time for one, nor the memory
+// until its gradient is there.
+bool pl_op_rounds(const pl_op *op, int i, pl_tensor *const *in, pl_dtype low, pl_attrs *attrs) {
+    if (op != &pl_op_linear || i != 1) return false;
+    const pl_tensor *x = in[0], *w = in[1];
+    const pl_kernels *k = pl_k(w);
+    bool fits = low == PL_BF16 && w->dtype == PL_F32 && w->ndim == 2 && x->ndim >= 1 &&
+                x->shape[x->ndim - 1] == w->shape[1] && pl_tensor_is_contiguous(w);
+    if (!fits || pl_k(x) != k || !k->linear_rounds || !k->linear_rounds(x, w)) return false;
+    attrs->i[1] = 1;
+    return true;
+}
+
+static pl_status linear_check(const pl_tensor *x, const pl_tensor *w, const pl_tensor *bias,
+                              bool wide) {
     char tx[128], tw[128];
     if (w->ndim != 2 || x->ndim < 1 || x->shape[x->ndim - 1] != w->shape[1]) {
         return pl_fail(PL_ERUNTIME,
@@ -108,7 +122,7 @@ static pl_status linear_check(const pl_tensor *x, const pl_tensor *w, const pl_t
                        (long long)w->shape[0],
                        pl_shape_text(bias->ndim, bias->shape, tx, sizeof tx));
     }
-    if (x->dtype != w->dtype || !pl_dtype_is_float(x->dtype)) {
+    if ((x->dtype != w->dtype && !wide) || !pl_dtype_is_float(x->dtype)) {
         return pl_fail(PL_ERUNTIME,
                        "[linear] input and weight must have one floating dtype: got %s and %s",
                        pl_dtype_name(x->dtype), pl_dtype_name(w->dtype));
@@ -121,7 +135,7 @@ static pl_status linear_forward(pl_op_call *c) {
     pl_tensor *rows = NULL, *wc = NULL, *flat = NULL, *pre = NULL;
     int64_t shape[PL_MAX_DIMS];
     pl_activation act = (pl_activation)c->attrs.i[0];
-    PL_TRY(linear_check(x, w, bias));
+    PL_TRY(linear_check(x, w, bias, c->attrs.i[1] != 0));
     memcpy(shape, x->shape, sizeof shape);
     shape[x->ndim - 1] = w->shape[0];
     pl_status st = as_rows(x, &rows);

@@ -91,7 +91,7 @@ typedef struct pl_op {
     X(sum) X(mean) X(prod) X(amax) X(amin)                                                        \
     X(cumsum) /* i[0] dim */                                                                      \
     X(matmul) /* (.., M, K) (.., K, N), equal batch dims */                                       \
-    X(linear) /* x, w, bias; i[0] pl_activation */                                                \
+    X(linear) /* x, w, bias; i[0] pl_activation, i[1] w is wide */                                \
     X(layer_norm)  /* x, w, b; i[0] number of trailing dims; f[0] eps */                          \
     X(softmax) X(log_softmax) /* over the last dimension */                                       \
     X(cross_entropy) /* logits (M, C), target (M), weight; i[0] ignore_index, i[1] reduction      \
@@ -112,6 +112,10 @@ extern const pl_op pl_op_to_device;
 
 extern const pl_op *const pl_op_table[];
 extern const int pl_op_count;
+
+// Under autocast to `low`: whether a call of op takes input i as it is, since its kernel rounds it as
+// it reads; then attrs tells the call so.
+bool pl_op_rounds(const pl_op *op, int i, pl_tensor *const *in, pl_dtype low, pl_attrs *attrs);
 
 // Results that are cheap to compute again from what the call saved (remake.c).
 bool pl_op_can_remake(const pl_op *op, const pl_attrs *attrs);

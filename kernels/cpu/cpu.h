@@ -41,6 +41,7 @@ pl_status pl_cpu_unscale(pl_dtype dt, int64_t n, void *g, double factor, int *no
 pl_status pl_cpu_matmul(const pl_tensor *a, const pl_tensor *b, bool accumulate, pl_tensor *out);
 pl_status pl_cpu_linear(const pl_tensor *x, const pl_tensor *w, const pl_tensor *bias,
                         pl_activation act, pl_tensor *preact, pl_tensor *out);
+bool pl_cpu_linear_rounds(const pl_tensor *x, const pl_tensor *w);
 pl_status pl_cpu_linear_grad(const pl_tensor *g, const pl_tensor *x, pl_tensor *dw,
                              bool accumulate_w, pl_tensor *db, bool accumulate_b);
 pl_status pl_cpu_layer_norm(const pl_tensor *x, const pl_tensor *w, const pl_tensor *b, double eps,

@@ -2,8 +2,10 @@
 // linear: x w^T + bias with its activation. The bias rides on the product; the activation is one
 // more pass, since its gradient wants the sum before it kept (GELU), and since oneDNN's ReLU turns
 // NaN into 0. The bias' gradient is gathered while the weight's reads the same numbers, where the
-// product does that (Note [tall products], tall.h). Knows no library.
+// product does that (Note [products by panels], panels.h). Knows no library.
 #include "cpu.h"
+#include "dnnl.h"
+#include "panels.h"
 #include "product.h"
 
 static pl_unary activation_op(pl_activation act) {
@@ -34,6 +36,22 @@ pl_status pl_cpu_linear(const pl_tensor *x, const pl_tensor *w, const pl_tensor 
     PL_TRY(st);
     if (act != PL_ACT_NONE) return pl_cpu_unary(activation_op(act), sum, out);
     return sum != out ? pl_cpu_copy(sum, out) : PL_OK;
+}
+
+bool pl_cpu_linear_rounds(const pl_tensor *x, const pl_tensor *w) {
+    // With fewer rows packing is not paid for, as the copy is not with more. Zen 5, bf16, against
+    // the copy and oneDNN, forward and both gradients: 64 rows 4 % behind, 512 rows 4 % ahead, 2048
+    // rows 1 % behind.
+    enum { FEWEST = 256, MOST = 1024 };
+    int64_t n = w->shape[0], k = w->shape[1], m = k ? x->numel / k : 0;
+    if (m < FEWEST || m > MOST || !pl__dnnl_built()) return false;
+    pl_product p = {.ab = PL_BF16, .out = PL_BF16, .m = m, .n = n, .k = k, .b_wide = true};
+    p.a_row = p.b_col = k;
+    p.a_col = p.b_row = p.out_row = 1;
+    bool forward = pl__product_by_panels(&p);
+    p.n = k;
+    p.k = n;
+    return forward && pl__product_by_panels(&p);  // and the gradient of x
 }
 
 // t (N) as (1, N), for this call only.

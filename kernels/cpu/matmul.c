@@ -7,7 +7,7 @@
 #include "cpu.h"
 #include "dnnl.h"
 #include "product.h"
-#include "tall.h"
+#include "panels.h"
 
 // ---------------------------------------------------------------------------------------------
 // From tensors to a product.
@@ -92,6 +92,7 @@ static void make_product(const pl_tensor *a, const pl_tensor *b, const pl_tensor
     int nd = out->ndim;
     memset(p, 0, sizeof *p);
     p->ab = a->dtype;
+    p->b_wide = b->dtype != a->dtype;
     p->out = out->dtype;
     p->m = out->shape[nd - 2];
     p->n = out->shape[nd - 1];
@@ -109,19 +110,30 @@ static void make_product(const pl_tensor *a, const pl_tensor *b, const pl_tensor
     fold_batch(p);
 }
 
+static pl_status rounded(pl_dtype dt, const pl_tensor *t, pl_tensor **out) {
+    PL_TRY(pl_tensor_empty(dt, t->ndim, t->shape, out));
+    return pl_cpu_copy(t, *out);
+}
+
 pl_status pl__product_tensors(const pl_tensor *a, const pl_tensor *b, const pl_epilogue *e,
                               pl_tensor *out) {
     if (out->numel == 0) return PL_OK;
-    pl_tensor *own_a = NULL, *own_b = NULL;
+    pl_tensor *own_a = NULL, *own_b = NULL, *low_b = NULL;
     const pl_tensor *use_a = NULL, *use_b = NULL;
     pl_product p;
     pl_status st;
     PL_TRY_GOTO(st, make_readable(a, &own_a, &use_a), done);
     PL_TRY_GOTO(st, make_readable(b, &own_b, &use_b), done);
     make_product(use_a, use_b, out, &p);
+    if (p.b_wide && !pl__product_by_panels(&p)) {
+        PL_TRY_GOTO(st, rounded(a->dtype, use_b, &low_b), done);
+        make_product(use_a, low_b, out, &p);
+        use_b = low_b;
+    }
     st = p.k == 0 ? pl__product_blocked(&p, e, use_a->data, use_b->data, out->data)
                   : pl__product_run(&p, e, use_a->data, use_b->data, out->data);
 done:
+    pl_tensor_release(low_b);
     pl_tensor_release(own_b);
     pl_tensor_release(own_a);
     return st;
@@ -374,9 +386,7 @@ pl_status pl__product_run(const pl_product *p, const pl_epilogue *e, const void 
     if (p->ab == PL_F64 || !pl__dnnl_built()) return pl__product_blocked(p, e, a, b, out);
     pl_product q = *p;
     if (PL_UNLIKELY(unroll_first(&q))) return run_each(&q, e, a, b, out);
-    if (pl__product_is_tall(&q) && !e->bias) {
-        return pl__product_tall(&q, e, a, b, out);
-    }
+    if (pl__product_by_panels(&q)) return pl__product_panels(&q, e, a, b, out);
     if (may_split_sum(&q)) return run_chunks(&q, e, a, b, out);
     pl_dnnl_product key;
     dnnl_key(&q, e, &key);

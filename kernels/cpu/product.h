@@ -17,6 +17,7 @@ typedef struct pl_product {
     int64_t m, n, k;
     int64_t a_row, a_col, b_row, b_col, out_row;
     pl_dtype ab, out;
+    bool b_wide;  // b is fp32 where ab is bf16: rounded as it is read
 } pl_product;
 
 // What is done with a sum before it is rounded and stored.

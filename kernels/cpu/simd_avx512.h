@@ -118,9 +118,11 @@ PL_INLINE void vf_transpose(vf r[16]) {
         r[i + 3] = (vf)_mm512_unpackhi_pd((vd)t[i + 1], (vd)t[i + 3]);
     }
     PL_UNROLL
-    for (int i = 0; i < 16; i += i % 8 == 3 ? 5 : 1) {  // i = 0..3, 8..11
+    for (int i = 0; i < 4; i++) {
         t[i] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88);
         t[i + 4] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
     }
     PL_UNROLL
     for (int i = 0; i < 8; i++) {
@@ -137,9 +139,11 @@ PL_INLINE void vd_transpose(vd r[8]) {
         t[i + 1] = _mm512_unpackhi_pd(r[i], r[i + 1]);
     }
     PL_UNROLL
-    for (int i = 0; i < 8; i += i % 4 == 1 ? 3 : 1) {  // i = 0, 1, 4, 5
+    for (int i = 0; i < 2; i++) {
         r[i] = _mm512_shuffle_f64x2(t[i], t[i + 2], 0x88);
         r[i + 2] = _mm512_shuffle_f64x2(t[i], t[i + 2], 0xdd);
+        r[i + 4] = _mm512_shuffle_f64x2(t[i + 4], t[i + 6], 0x88);
+        r[i + 6] = _mm512_shuffle_f64x2(t[i + 4], t[i + 6], 0xdd);
     }
     PL_UNROLL
     for (int i = 0; i < 4; i++) {

@@ -20,6 +20,7 @@ const pl_kernels *pl_kernels_cpu(void) {
         .sum_squares = pl_cpu_sum_squares,
         .matmul = pl_cpu_matmul,
         .linear = pl_cpu_linear,
+        .linear_rounds = pl_cpu_linear_rounds,
         .linear_grad = pl_cpu_linear_grad,
         .layer_norm = pl_cpu_layer_norm,
         .layer_norm_grad = pl_cpu_layer_norm_grad,

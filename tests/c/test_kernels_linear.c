@@ -68,6 +68,50 @@ TEST(relu_keeps_nan) {
     }
 }
 
+static pl_tensor *rounded(const pl_tensor *t) {
+    pl_tensor *low;
+    CHECK_OK(pl_tensor_empty(PL_BF16, t->ndim, t->shape, &low));
+    CHECK_OK(pl_kernels_cpu()->copy(t, low));
+    return low;
+}
+
+// A weight in fp32 with the rest in bf16: as if it had been rounded before, whatever loops take it
+// (panels.h, or a copy where there is little to do), in linear and in the gradient of its input.
+static void check_wide_weight(const int64_t mkn[3]) {
+    int64_t m = mkn[0], k = mkn[1], n = mkn[2];
+    pl_tensor *x = check_tensor(PL_BF16, 2, (int64_t[]){m, k}, 1.0);
+    pl_tensor *g = check_tensor(PL_BF16, 2, (int64_t[]){m, n}, 1.0);
+    pl_tensor *w = check_tensor(PL_F32, 2, (int64_t[]){n, k}, 1.0), *low = rounded(w);
+    pl_tensor *bias = check_tensor(PL_BF16, 1, &n, 1.0), *y, *dx, *want_y, *want_dx, *again;
+    CHECK_OK(pl_tensor_empty(PL_BF16, 2, (int64_t[]){m, n}, &y));
+    CHECK_OK(pl_tensor_empty(PL_BF16, 2, (int64_t[]){m, n}, &again));
+    CHECK_OK(pl_tensor_empty(PL_F64, 2, (int64_t[]){m, n}, &want_y));
+    CHECK_OK(pl_tensor_empty(PL_F64, 2, (int64_t[]){m, k}, &want_dx));
+    dx = check_tensor(PL_BF16, 2, (int64_t[]){m, k}, 1.0);
+    for (int64_t i = 0; i < dx->numel; i++) check_set(want_dx, i, check_get(dx, i));
+    CHECK_OK(pl_kernels_ref()->linear(x, low, bias, PL_ACT_NONE, NULL, want_y));
+    CHECK_OK(pl_kernels_ref()->matmul(g, low, true, want_dx));
+    CHECK_OK(pl_set_num_threads(1));
+    CHECK_OK(pl_kernels_cpu()->linear(x, w, bias, PL_ACT_NONE, NULL, y));
+    CHECK_OK(pl_kernels_cpu()->matmul(g, w, true, dx));
+    CHECK_OK(pl_set_num_threads(3));
+    CHECK_OK(pl_kernels_cpu()->linear(x, w, bias, PL_ACT_NONE, NULL, again));
+    check_same_bits("linear", y, again);
+    double tol = check_sum_eps(PL_BF16) * 2.0;
+    check_close("linear", y, want_y, check_eps(PL_BF16), tol * pow((double)k + 1.0, 1.5));
+    check_close("dx", dx, want_dx, check_eps(PL_BF16), tol * pow((double)n + 1.0, 1.5));
+    pl_tensor *all[] = {x, g, w, low, bias, y, dx, want_y, want_dx, again};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) pl_tensor_release(all[i]);
+}
+
+TEST(a_weight_in_fp32_is_rounded_as_it_is_read) {
+    check_use_dnnl();
+    static const int64_t sizes[][3] = {{5, 9, 7},      {64, 64, 64},  {65, 131, 101},
+                                       {97, 801, 66},  {530, 66, 70}, {70, 68, 800},
+                                       {600, 403, 67}, {1090, 410, 64}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) check_wide_weight(sizes[i]);
+}
+
 static void fill_as(pl_tensor *from, pl_tensor *to) {
     for (int64_t i = 0; i < from->numel; i++) check_set(to, i, check_get(from, i));
 }

@@ -143,11 +143,13 @@ TEST(the_thread_count_changes_no_bit) {
     }
 }
 
-// Tall products have loops of their own: every edge of their tiles and blocks, odd depths.
+// Tall products have loops of their own (panels.h): every edge of their tiles and blocks, odd
+// depths, rows of A or columns of B that stay packed, runs of k.
 TEST(tall_products_agree_with_the_oracle) {
     check_use_dnnl();
     static const int64_t sizes[][3] = {{64, 256, 64},  {65, 513, 67},   {97, 600, 49},
-                                       {72, 777, 145}, {200, 1025, 96}, {70, 512, 800}};
+                                       {72, 777, 145}, {200, 1025, 96}, {70, 512, 800},
+                                       {600, 512, 70}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         const shape s = {2, {0}, sizes[i][0], sizes[i][1], sizes[i][2]};
         for (int add = 0; add < 2; add++) {
@@ -162,7 +164,8 @@ TEST(tall_products_agree_with_the_oracle) {
 // Both ways of cutting the work, into fewer and more pieces than there are panels.
 TEST(the_thread_count_changes_no_bit_of_a_tall_product) {
     check_use_dnnl();
-    static const int64_t sizes[][3] = {{65, 600, 130}, {210, 513, 70}, {64, 512, 64}};
+    static const int64_t sizes[][3] = {
+        {65, 600, 130}, {210, 513, 70}, {64, 512, 64}, {600, 520, 64}};
     for (int bf16 = 0; bf16 < 2; bf16++) {
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
             int64_t m = sizes[i][0], k = sizes[i][1], n = sizes[i][2];

@@ -189,6 +189,31 @@ def test_autocast_casts_a_weight_once_per_change() -> None:
     assert np.allclose(new.numpy(), 2 * old.numpy())  # a change is seen at once
 
 
+def test_autocast_with_rows_enough_rounds_a_weight_as_it_is_read() -> None:
+    w, x = paceline.randn(96, 80).requires_grad_(), paceline.randn(300, 80).requires_grad_()
+    g = paceline.randn(300, 96)
+    with paceline.autocast("cpu", paceline.bfloat16):
+        y = F.linear(x, w)
+    y.backward(g.bfloat16())
+    low_w = w.detach().bfloat16().requires_grad_()
+    low_x = x.detach().bfloat16().requires_grad_()
+    want = F.linear(low_x, low_w)
+    want.backward(g.bfloat16())
+    assert w.grad is not None
+    assert x.grad is not None
+    for got, other in ((y, want), (x.grad, low_x.grad), (w.grad, low_w.grad)):
+        assert other is not None
+        # The same sums in another order, rounded once: neighbours in bf16 at most.
+        assert np.allclose(got.detach().float().numpy(), other.detach().float().numpy(),
+                           rtol=2**-7, atol=1e-4)  # fmt: skip
+
+
+def test_dtypes_that_differ_are_refused_without_autocast() -> None:
+    x, w = paceline.randn(300, 80).bfloat16(), paceline.randn(96, 80)
+    with pytest.raises(RuntimeError, match="must have one floating dtype"):
+        F.linear(x, w)
+
+
 def test_autocast_warns_once_where_it_will_not_be_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     old = {"name": "an older processor", "avx512_bf16": False, "amx_bf16": False}
     monkeypatch.setattr(_C, "cpu_info", lambda: old)
