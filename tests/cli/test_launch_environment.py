@@ -46,6 +46,7 @@ def test_two_processes_get_torchruns_and_accelerates_environment(tmp_path: Path)
         assert 0 < int(env["MASTER_PORT"]) < 65536
         assert env["ACCELERATE_MIXED_PRECISION"] == "bf16"
         assert env["ACCELERATE_USE_CPU"] == "true"
+        assert env["NCCL_SOCKET_IFNAME"] == "lo"  # nothing listens beyond this machine
         assert "ACCELERATE_GRADIENT_ACCUMULATION_STEPS" not in env
         assert row["unbuffered"]
         assert row["session"]

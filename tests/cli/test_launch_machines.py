@@ -57,6 +57,7 @@ def test_what_the_ranks_of_each_machine_are_told(tmp_path: Path, flags: tuple[st
             assert (row["GROUP_RANK"], row["GROUP_WORLD_SIZE"]) == (str(machine), "2")
             assert (row["MASTER_ADDR"], row["MASTER_PORT"]) == ("10.0.0.1", "29600")
             assert row["PACELINE_SECRET_FILE"] == str(tmp_path / "paceline.secret")
+            assert "NCCL_SOCKET_IFNAME" not in row
             assert "s" * 32 not in " ".join(v for k, v in row.items() if k != "PWD")
         names.append({row["PACELINE_RUN_ID"] for row in rows})
         assert {row["PACELINE_LAUNCH_ID"] for row in rows} != names[-1]

@@ -120,6 +120,9 @@ def rank_environment(
         "PACELINE_RUN_ID": machines.run_id or launch_id,
         "ACCELERATE_MIXED_PRECISION": settings.mixed_precision,
     }
+    if machines.count == 1:
+        # NCCL's ranks find each other over a socket: nothing outside this machine is to reach it.
+        env.setdefault("NCCL_SOCKET_IFNAME", "lo")
     if machines.secret_file:
         env["PACELINE_SECRET_FILE"] = machines.secret_file
     if settings.cpu:
