@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // reduce: any dimensions of any layout, and sums of squares. The kept dimensions are walked by
 // `kept`, the reduced ones by `inner`. Where neighbouring results lie side by side in memory a
-// block takes 32 of them and eight lines at a time, else a thread, warp or block takes one result,
-// as its length asks. A long
-// reduction is cut into parts, whose number depends on the shape only, and a second kernel joins
-// them: every sum has one order. Floats are added in float for at most 64 elements, the rest in
-// double. One element per access; not measured on a GPU yet.
+// block takes 32 of them (or 32 packs) and eight lines at a time, else a thread, warp or block
+// takes one result, as its length asks. A long reduction is cut into parts, whose number depends on
+// the shape only, and a second kernel joins them: every sum has one order. Floats are added in
+// float for at most 64 elements, the rest in double. Not measured on a GPU yet.
+//
+// Note [packs]: 16 bytes per access where strides and address allow it. That changes no order: of
+// adjacent elements a thread takes whole packs in any case, and neighbouring results are added up
+// one by one.
 #include "cuda/math.cuh"
 #include "cuda/walk.cuh"
 
@@ -95,11 +98,18 @@ template <typename T>
 struct reduce_args {
     int op;
     const T *x;
-    void *out;          // T, bool (ANY, ALL), double (SQUARES), float (ROWS, if as_float)
+    void *out;  // T, bool (ANY, ALL), double (SQUARES), float (ROWS, if as_float)
     bool add, as_float;
     wide_of<T> *parts;  // (count, outputs); NULL: one part
     int64_t outputs, length, part_length, count;
     pl_walk kept, inner;
+    bool adjacent, packed;  // the elements of one result; accesses may be packs
+};
+
+// Elements of a pack: 16 bytes, at most eight of them.
+template <typename T>
+struct pack_of {
+    enum { N = sizeof(T) == 1 ? 8 : 16 / sizeof(T) };
 };
 
 template <typename T>
@@ -150,6 +160,53 @@ PL_DEVICE wide_of<T> fold_run(const reduce_args<T> &args, int64_t base, int64_t 
     return all;
 }
 
+template <int P, typename T>
+PL_DEVICE void load_some(T *out, const T *from, int64_t count, bool packed) {
+    if (packed && count >= P) {
+        pl_pack<T, P> pack = pl_load<P>(from);
+        PL_UNROLL
+        for (int k = 0; k < P; k++) out[k] = pack.v[k];
+        return;
+    }
+    PL_UNROLL
+    for (int k = 0; k < P; k++) {
+        if (k < count) out[k] = from[k];
+    }
+}
+
+// Note [packs]. Adjacent elements of [begin, end), those of one of `lanes` threads.
+template <typename T>
+PL_DEVICE wide_of<T> fold_packs(const reduce_args<T> &args, const T *x, int64_t begin, int64_t end,
+                                int lane, int lanes) {
+    typedef pl_acc<T> A;
+    typedef wide_of<T> W;
+    enum { P = pack_of<T>::N };
+    join op = {args.op};
+    bool one_by_one = args.op == PL_REDUCE_PROD || args.op == SQUARES;  // in double
+    W all = neutral<W>(args.op);
+    A run = neutral<A>(args.op);
+    int inside = 0;
+    for (int64_t first = begin + (int64_t)lane * P; first < end; first += (int64_t)lanes * P) {
+        T v[P];
+        load_some<P>(v, x + first, end - first, args.packed);
+        PL_UNROLL
+        for (int k = 0; k < P; k++) {
+            if (first + k >= end) continue;
+            if (one_by_one) {
+                all = op(all, prepare<W>(args.op, pl_get(v[k])));
+            } else {
+                run = op(run, prepare<A>(args.op, pl_get(v[k])));
+            }
+        }
+        inside += P;
+        if (inside < RUN) continue;
+        all = op(all, (W)run);
+        run = neutral<A>(args.op);
+        inside = 0;
+    }
+    return op(all, (W)run);
+}
+
 template <typename T>
 PL_DEVICE void give(const reduce_args<T> &args, int64_t part, int64_t o, wide_of<T> v) {
     if (args.parts != nullptr) {
@@ -169,7 +226,8 @@ __global__ void row_kernel(reduce_args<T> args) {
     if (end > args.length) end = args.length;
     for (; o < args.outputs; o += step) {
         int64_t base = offset_in(args.kept, o);
-        W v = fold_run(args, base, begin + lane, end, GROUP * PL_LANES);
+        W v = args.adjacent ? fold_packs(args, args.x + base, begin, end, lane, GROUP * PL_LANES)
+                            : fold_run(args, base, begin + lane, end, GROUP * PL_LANES);
         v = pl_block_fold<GROUP>(v, neutral<W>(args.op), join{args.op});
         if (lane == 0) give(args, part, o, v);
     }
@@ -194,6 +252,57 @@ __global__ void column_kernel(reduce_args<T> args) {
         if (line == 0 && o < args.outputs) {
             for (int l = 1; l < LINES; l++) v = join{args.op}(v, sums[l * PL_LANES + column]);
             give(args, part, o, v);
+        }
+        __syncthreads();
+    }
+}
+
+// The same for results that lie side by side, P of them per thread: Note [packs].
+template <typename T>
+__global__ void column_packs_kernel(reduce_args<T> args) {
+    typedef pl_acc<T> A;
+    typedef wide_of<T> W;
+    enum { P = pack_of<T>::N, WIDTH = PL_LANES * P };
+    int lane = (int)(threadIdx.x % PL_LANES), line = (int)(threadIdx.x / PL_LANES);
+    int64_t part = blockIdx.y, begin = part * args.part_length, end = begin + args.part_length;
+    if (end > args.length) end = args.length;
+    join op = {args.op};
+    bool one_by_one = args.op == PL_REDUCE_PROD || args.op == SQUARES;
+    PL_SHARED(W, sums, LINES * WIDTH);
+    for (int64_t first = (int64_t)blockIdx.x * WIDTH; first < args.outputs;
+         first += (int64_t)gridDim.x * WIDTH) {
+        int64_t o = first + lane * P;
+        W all[P];
+        A run[P];
+        PL_UNROLL
+        for (int k = 0; k < P; k++) {
+            all[k] = neutral<W>(args.op);
+            run[k] = neutral<A>(args.op);
+        }
+        int inside = 0;
+        for (int64_t j = begin + line; j < end && o < args.outputs; j += LINES) {
+            pl_pack<T, P> v = pl_load<P>(args.x + offset_in(args.inner, j) + o);
+            bool full = ++inside == RUN;
+            if (full) inside = 0;
+            PL_UNROLL
+            for (int k = 0; k < P; k++) {
+                if (one_by_one) {
+                    all[k] = op(all[k], prepare<W>(args.op, pl_get(v.v[k])));
+                    continue;
+                }
+                run[k] = op(run[k], prepare<A>(args.op, pl_get(v.v[k])));
+                if (!full) continue;
+                all[k] = op(all[k], (W)run[k]);
+                run[k] = neutral<A>(args.op);
+            }
+        }
+        PL_UNROLL
+        for (int k = 0; k < P; k++) sums[line * WIDTH + lane * P + k] = op(all[k], (W)run[k]);
+        __syncthreads();
+        for (int c = (int)threadIdx.x; c < WIDTH && first + c < args.outputs; c += BLOCK) {
+            W v = sums[c];
+            for (int l = 1; l < LINES; l++) v = op(v, sums[l * WIDTH + c]);
+            give(args, part, first + c, v);
         }
         __syncthreads();
     }
@@ -240,32 +349,63 @@ pl_walk walk_of(const pl_tensor *x, uint32_t dims) {
 int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
 
+bool multiples(const pl_walk &walk, int64_t of) {
+    for (int d = 0; d < walk.ndim; d++) {
+        if (walk.strides[0][d] % of != 0) return false;
+    }
+    return true;
+}
+
+// How the work is cut: results per column of blocks, parts of a result.
+template <typename T>
+int64_t cut(reduce_args<T> *args, bool columns) {
+    enum { P = pack_of<T>::N };
+    int64_t wide = columns ? (args->packed ? PL_LANES * P : PL_LANES) : 1;
+    int64_t blocks = (args->outputs + wide - 1) / wide;
+    int64_t worth = args->length / (columns ? RUN : RUN * PL_LANES);
+    // The same with and without packs, or the order would hang on an address.
+    int64_t most = columns ? (args->outputs + PL_LANES * P - 1) / (PL_LANES * P) : blocks;
+    int64_t count = at_least(1, at_most(worth, 1024 / at_least(1, most)));
+    args->part_length = (args->length + count - 1) / count;
+    if (args->adjacent) args->part_length = (args->part_length + P - 1) / P * P;
+    args->count =
+        at_least(1, (args->length + args->part_length - 1) / at_least(1, args->part_length));
+    return blocks;
+}
+
 template <typename T>
 pl_status launch(reduce_args<T> args, pl_cuda_queue *q) {
-    bool columns = args.outputs >= PL_LANES && args.inner.strides[0][args.inner.ndim - 1] != 1 &&
-                   args.kept.strides[0][args.kept.ndim - 1] == 1;
-    int64_t blocks = columns ? (args.outputs + PL_LANES - 1) / PL_LANES : args.outputs;
-    int64_t worth = columns ? args.length / RUN : args.length / (RUN * PL_LANES);
-    args.count = at_least(1, at_most(worth, 1024 / at_least(1, blocks)));
-    args.part_length = (args.length + args.count - 1) / args.count;
+    enum { P = pack_of<T>::N };
+    const pl_walk &kept = args.kept, &inner = args.inner;
+    bool columns = args.outputs >= PL_LANES && inner.strides[0][inner.ndim - 1] != 1 &&
+                   kept.strides[0][kept.ndim - 1] == 1;
+    args.adjacent = !columns && inner.ndim == 1 && inner.strides[0][0] == 1;
+    args.packed = pl_is_aligned(args.x, sizeof(T) * P);
+    if (columns) {
+        args.packed = args.packed && kept.ndim == 1 && args.outputs % P == 0 && multiples(inner, P);
+    } else {
+        args.packed = args.packed && multiples(kept, P);
+    }
+    int64_t blocks = cut(&args, columns);
     if (args.count > 1) {
         void *scratch;
         size_t nbytes = (size_t)(args.count * args.outputs) * sizeof(wide_of<T>);
         PL_TRY(q->scratch(q->owner, nbytes, &scratch));
         args.parts = (wide_of<T> *)scratch;
     }
+    unsigned y = (unsigned)args.count;
+    dim3 grid(pl_blocks(blocks, 1), y);
     if (args.length <= PL_LANES) {
         PL_LAUNCH(short_kernel<T>, pl_blocks(args.outputs, BLOCK), BLOCK, 0, q, args);
-        return pl_launched("reduce");
-    }
-    unsigned y = (unsigned)args.count;
-    if (columns) {
-        PL_LAUNCH(column_kernel<T>, dim3(pl_blocks(blocks, 1), y), BLOCK, 0, q, args);
+    } else if (columns && args.packed) {
+        PL_LAUNCH(column_packs_kernel<T>, grid, BLOCK, 0, q, args);
+    } else if (columns) {
+        PL_LAUNCH(column_kernel<T>, grid, BLOCK, 0, q, args);
     } else if (args.part_length <= WARP_LENGTH) {
-        dim3 grid(pl_blocks(args.outputs, WARPS), y);
+        grid.x = pl_blocks(args.outputs, WARPS);
         PL_LAUNCH((row_kernel<T, 1>), grid, BLOCK, 0, q, args);
     } else {
-        PL_LAUNCH((row_kernel<T, WARPS>), dim3(pl_blocks(blocks, 1), y), BLOCK, 0, q, args);
+        PL_LAUNCH((row_kernel<T, WARPS>), grid, BLOCK, 0, q, args);
     }
     PL_TRY(pl_launched("reduce"));
     if (args.count == 1) return PL_OK;
@@ -316,10 +456,10 @@ pl_status pl_cuda_sum_squares(const pl_tensor *x, double *out, pl_cuda_queue *q)
 
 pl_status pl_cuda_sum_rows(const pl_tensor *g, bool accumulate, pl_tensor *out, pl_cuda_queue *q) {
     if (out->numel == 0) return PL_OK;
-#define CALL(T)                                                     \
-    reduce_args<T> args = of<T>(ROWS);                              \
-    args.add = accumulate;                                          \
-    args.as_float = out->dtype == PL_F32;                           \
+#define CALL(T)                           \
+    reduce_args<T> args = of<T>(ROWS);    \
+    args.add = accumulate;                \
+    args.as_float = out->dtype == PL_F32; \
     return reduce<T>(args, g, 1, out->data, out->numel, q)
     PL_CUDA_FLOATS(g->dtype, CALL);
 #undef CALL
