@@ -111,7 +111,8 @@ typedef struct pl_kernels {
     pl_status (*cumsum)(const pl_tensor *x, int dim, pl_tensor *out);  // out contiguous
     // Stable sort along the last dimension; x rows, values and indices (i64) contiguous.
     pl_status (*sort)(const pl_tensor *x, bool descending, pl_tensor *values, pl_tensor *indices);
-    // Sum of squares in fp64 of a contiguous buffer: fixed order, whatever the thread count. *out
+    // Sum of squares in fp64 of a contiguous buffer: fixed order, whatever the thread count. On the
+    // CPU the sum of each block of PL_SQUARES_BLOCK elements, added up by pl_sum_pairwise. *out
     // lies where x does: see Note [numbers of kernels].
     pl_status (*sum_squares)(const pl_tensor *x, double *out);
 
@@ -212,6 +213,11 @@ typedef struct pl_kernels {
     // infinite before, else it is left alone. A factor of 1 writes nothing.
     pl_status (*unscale)(pl_dtype dt, int64_t n, void *g, double factor, int *nonfinite);
 } pl_kernels;
+
+#define PL_SQUARES_BLOCK 16384
+static inline double pl_sum_pairwise(const double *v, int64_t n) {
+    return n == 1 ? v[0] : pl_sum_pairwise(v, n / 2) + pl_sum_pairwise(v + n / 2, n - n / 2);
+}
 
 const pl_kernels *pl_kernels_cpu(void);
 const pl_kernels *pl_kernels_ref(void);

@@ -34,18 +34,53 @@ static pl_status move_staged(pl_group *g, pl__call *call) {
     return PL_OK;
 }
 
-void pl__bucket_fold(pl_group *g, pl__call *call) {
-    size_t size = pl_dtype_size(call->dtype);
-    int64_t line = PL__LINE / (int64_t)size, lines = (call->count + line - 1) / line;
-    int64_t b = lines * g->rank / g->world * line, e = lines * (g->rank + 1) / g->world * line;
-    if (e > call->count) e = call->count;
-    if (e > b) {
-        void *parts[PL_MAX_RANKS];
-        for (int r = 0; r < g->world; r++) {
-            parts[r] = (char *)call->seg->parts[r] + call->offset + (size_t)b * size;
+// The first element that `rank` owns: of a line, or of a block where there are blocks.
+static int64_t slice_begin(const pl_group *g, const pl__call *call, int rank) {
+    int64_t line = PL__LINE / (int64_t)pl_dtype_size(call->dtype);
+    int64_t lines = (call->count + line - 1) / line, at = lines * rank / g->world * line;
+    if (at > call->count) at = call->count;
+    if (rank == 0 || rank == g->world || call->n_blocks == 0) return at;
+    int64_t low = 0, high = call->n_blocks;  // the first block that begins at or behind it
+    while (low < high) {
+        int64_t middle = (low + high) / 2;
+        if (call->blocks[middle] < at) {
+            low = middle + 1;
+        } else {
+            high = middle;
         }
-        pl__reduce((const void *const *)parts, g->world, parts, g->world, e - b, call->dtype,
-                   call->redop);
+    }
+    return call->blocks[low];
+}
+
+static void fold_range(pl_group *g, pl__call *call, int64_t b, int64_t e) {
+    void *parts[PL_MAX_RANKS];
+    size_t skip = call->offset + (size_t)b * pl_dtype_size(call->dtype);
+    for (int r = 0; r < g->world; r++) parts[r] = (char *)call->seg->parts[r] + skip;
+    pl__reduce((const void *const *)parts, g->world, parts, g->world, e - b, call->dtype,
+               call->redop);
+}
+
+// Block by block, each measured while it is in the cache.
+static void fold_blocks(pl_group *g, pl__call *call, int64_t b, int64_t e) {
+    size_t size = pl_dtype_size(call->dtype);
+    const char *mine = (const char *)call->seg->parts[g->rank] + call->offset;
+    for (int64_t i = 0; i < call->n_blocks && call->blocks[i] < e; i++) {
+        int64_t at = call->blocks[i], n = call->blocks[i + 1] - at;
+        if (at < b) continue;
+        fold_range(g, call, at, at + n);
+        double found = call->measure(mine + (size_t)at * size, n, call->dtype);
+        for (int r = 0; r < g->world; r++) {
+            memcpy((char *)call->seg->parts[r] + call->measures + 8 * (size_t)i, &found, 8);
+        }
+    }
+}
+
+void pl__bucket_fold(pl_group *g, pl__call *call) {
+    int64_t b = slice_begin(g, call, g->rank), e = slice_begin(g, call, g->rank + 1);
+    if (e > b && call->measure) {
+        fold_blocks(g, call, b, e);
+    } else if (e > b) {
+        fold_range(g, call, b, e);
     }
     pl__unite_used(g, call);
 }
@@ -66,6 +101,13 @@ static pl_status check_segment(const pl_group *g, const pl_bucket_call *c) {
                        "expected a multiple of %d bytes and all of it inside %zu bytes",
                        c->bucket, (long long)c->count, size, c->offset_bytes, PL__LINE,
                        c->seg->filled);
+    }
+    if (c->n_blocks < 0 || c->measures % 8 ||
+        c->measures + 8 * (size_t)c->n_blocks > c->seg->filled) {
+        return pl_fail(PL_EINVAL,
+                       "[reduce_bucket] bucket %d: got measures of %lld blocks at byte %zu, "
+                       "expected a multiple of 8 bytes and all of them inside %zu bytes",
+                       c->bucket, (long long)c->n_blocks, c->measures, c->seg->filled);
     }
     if (c->seg->world != g->world || c->seg->rank != g->rank) {
         return pl_fail(PL_EINVAL, "[reduce_bucket] the segment belongs to another group");
@@ -105,6 +147,10 @@ pl_status pl_group_reduce_bucket(pl_group *g, const pl_bucket_call *c, pl_site s
         .offset = c->offset_bytes,
         .used = c->used,
         .n_params = c->n_params,
+        .n_blocks = c->n_blocks,
+        .blocks = c->blocks,
+        .measures = c->measures,
+        .measure = c->measure,
     };
     if (c->sync) return pl__run_sync(g, &call);
     if (c->polled && c->seg && !g->net) return pl__poll_later(g, &call, out);

@@ -179,6 +179,14 @@ typedef struct pl_bucket_call {
     // Not by the communication thread but by this one, in pl_group_poll, pl_work_wait and before
     // the next call: for ranks that take all processors. Elsewhere it is queued as ever.
     bool polled;
+    // Blocks of the bucket, in elements: block i is [blocks[i], blocks[i + 1]), the first at 0, the
+    // same on all ranks; each is reduced by one rank, whole. 0: no blocks. In a segment, on one
+    // machine, the owner puts measure(block) into every rank's part, at byte measures + 8 i, where
+    // it has one; it runs on the thread that reduces. `blocks` must live until the work is done.
+    int64_t n_blocks;
+    const int64_t *blocks;
+    size_t measures;
+    double (*measure)(const void *data, int64_t n, pl_dtype dt);
     void *data;  // where there is no segment
     pl_device device;
 } pl_bucket_call;

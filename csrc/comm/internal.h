@@ -52,10 +52,14 @@ typedef struct pl__call {
     pl_site site;
     const void *in;
     void *out;
-    pl_segment *seg;         // bucket
-    size_t offset;           // bucket, bytes
-    uint64_t *used;          // bucket, in and out
-    int n_params;            // bucket
+    pl_segment *seg;   // bucket
+    size_t offset;     // bucket, bytes
+    uint64_t *used;    // bucket, in and out
+    int n_params;      // bucket
+    int64_t n_blocks;  // bucket, these four as in pl_bucket_call
+    const int64_t *blocks;
+    size_t measures;
+    double (*measure)(const void *data, int64_t n, pl_dtype dt);
     const int64_t *splits;   // all_to_all: rows to each rank, then rows from each
     pl_device device;        // where in and out are
     struct pl__device *on;   // of a device: the group's part there, which outlives the group

@@ -47,6 +47,7 @@ static pl_status launch(pl_reducer *r, int k) {
                            .polled = r->polled,
                            .sync = is_last(r) && !r->polled};
     pl__memory_place(r, b, &call);
+    pl__norm_ask(r, b, &call);
     return pl_group_reduce_bucket(r->group, &call, r->site, &b->work);
 }
 
@@ -127,6 +128,7 @@ static void settle_grads(pl_reducer *r) {
             pl_autograd_mark_grad(r->params[r->members[b->first + i]], used);
         }
     }
+    pl__norm_keep(r);
     pl__reducer_forget(r);
 }
 
@@ -234,6 +236,7 @@ static pl_status prepare(pl_reducer *r, const pl_reducer_options *opt) {
     r->n = opt->n;
     if (r->n) r->device = pl_tensor_device(r->params[0]);
     PL_TRY(pl__layout_build(r, opt));
+    PL_TRY(pl__norm_layout(r));
     PL_TRY(pl_calloc((size_t)(r->n + 1) * sizeof *r->ready, (void **)&r->ready));
     PL_TRY(pl_calloc((size_t)(r->n_buckets + 1) * sizeof(int), (void **)&r->order));
     PL_TRY(pl_calloc((size_t)(r->n_buckets + 1) * sizeof(int), (void **)&r->finished));
@@ -298,6 +301,7 @@ void pl_reducer_free(pl_reducer *r) {
     pl_free(r->params);
     pl_free(r->members);
     pl_free(r->slots);
+    if (!busy) pl_free(r->blocks);
     pl_free(r->ready);
     pl_free(r->buckets);
     pl_free(r->order);

@@ -166,8 +166,6 @@ pl_status pl_cpu_cumsum(const pl_tensor *x, int dim, pl_tensor *out) {
 
 // ---- sum of squares
 
-#define BLOCK 16384
-
 typedef struct squares_job {
     const pl_tensor *x;
     double *partial;  // one per block
@@ -191,13 +189,10 @@ static double block_squares(const pl_tensor *x, int64_t first, int64_t n) {
 static void squares_range(int64_t begin, int64_t end, void *ctx) {
     const squares_job *j = ctx;
     for (int64_t b = begin; b < end; b++) {
-        int64_t left = j->x->numel - b * BLOCK;
-        j->partial[b] = block_squares(j->x, b * BLOCK, left < BLOCK ? left : BLOCK);
+        int64_t left = j->x->numel - b * PL_SQUARES_BLOCK;
+        j->partial[b] = block_squares(j->x, b * PL_SQUARES_BLOCK,
+                                      left < PL_SQUARES_BLOCK ? left : PL_SQUARES_BLOCK);
     }
-}
-
-static double pairwise(const double *v, int64_t n) {
-    return n == 1 ? v[0] : pairwise(v, n / 2) + pairwise(v + n / 2, n - n / 2);
 }
 
 pl_status pl_cpu_sum_squares(const pl_tensor *x, double *out) {
@@ -207,12 +202,12 @@ pl_status pl_cpu_sum_squares(const pl_tensor *x, double *out) {
         return pl_fail(PL_ETYPE, "[sum_squares] dtype: got %s, expected a floating one",
                        pl_dtype_name(x->dtype));
     }
-    int64_t blocks = (x->numel + BLOCK - 1) / BLOCK;
+    int64_t blocks = (x->numel + PL_SQUARES_BLOCK - 1) / PL_SQUARES_BLOCK;
     void *partial;
     PL_TRY(pl_alloc((size_t)blocks * sizeof(double), &partial));
     squares_job j = {x, partial};
     pl_parallel_for(blocks, 2, squares_range, &j);
-    *out = pairwise(partial, blocks);
+    *out = pl_sum_pairwise(partial, blocks);
     pl_free(partial);
     return PL_OK;
 }

@@ -79,6 +79,66 @@ TEST(buckets_on_the_caller_later) {
     for (int w = 2; w <= 5; w++) run_spread(w, reduce_all, (void *)MIXED);
 }
 
+static double sum_of(const void *data, int64_t n, pl_dtype dt) {
+    double sum = 0;
+    CHECK_EQ(dt, PL_F32);
+    for (int64_t i = 0; i < n; i++) sum += (double)((const float *)data)[i];
+    return sum;
+}
+
+// Blocks of many sizes: each is reduced by one rank, which tells all what it measured; a rank
+// without a measure says nothing.
+static void measured(pl_group *g, void *ctx) {
+    enum { N = 5 };
+    static const int64_t blocks[N + 1] = {0, 16, 48, 2048, 2064, 2065};
+    const size_t at = 16384;
+    int how = (int)(intptr_t)ctx, rank = pl_group_rank(g), world = pl_group_world(g);
+    pl_segment *seg;
+    CHECK_OK(pl_segment_new(g, 32768, SITE("e:1"), &seg));
+    float *x = pl_segment_data(seg);
+    double *told = (double *)(void *)((char *)pl_segment_data(seg) + at);
+    for (int silent = 0; silent < 2; silent++) {
+        uint64_t used = 1;
+        pl_work *w = NULL;
+        for (int i = 0; i < 2065; i++) x[i] = (float)(i % 7);
+        for (int i = 0; i < N; i++) told[i] = -1;
+        pl_bucket_call c = {.seg = seg,
+                            .count = 2065,
+                            .dtype = PL_F32,
+                            .op = PL_RED_SUM,
+                            .n_params = 1,
+                            .used = &used,
+                            .sync = how == SYNC,
+                            .polled = is_polled(how, rank),
+                            .n_blocks = N,
+                            .blocks = blocks,
+                            .measures = at,
+                            .measure = silent && rank == 0 ? NULL : sum_of};
+        CHECK_OK(pl_group_reduce_bucket(g, &c, SITE("e:2"), &w));
+        if (w) CHECK_OK(pl_work_wait(w));
+        pl_work_free(w);
+        for (int i = 0; i < 2065; i++) CHECK(x[i] == (float)(world * (i % 7)));
+        int absent = 0;
+        for (int i = 0; i < N; i++) {
+            double want = 0;
+            for (int64_t k = blocks[i]; k < blocks[i + 1]; k++) want += (double)(world * (k % 7));
+            CHECK(told[i] == want || told[i] == -1);
+            absent += told[i] == -1;
+        }
+        CHECK(silent ? absent > 0 : absent == 0);
+        CHECK_OK(pl_group_barrier(g, SITE("e:3")));  // before a neighbour fills in again
+        c.measures = 32768;
+        CHECK_FAILS(pl_group_reduce_bucket(g, &c, SITE("e:4"), &w), PL_EINVAL, "5 blocks");
+    }
+    pl_segment_release(seg);
+}
+
+TEST(blocks_are_measured_by_their_owners) {
+    for (int how = QUEUED; how <= MIXED; how++) {
+        for (int w = 1; w <= 4; w++) run_threads(w, measured, (void *)(intptr_t)how);
+    }
+}
+
 // Polled buckets among calls of other kinds, on all ranks or on some, waited for in any order.
 static void polled_order(pl_group *g, void *ctx) {
     enum { N = 24 };

@@ -69,3 +69,49 @@ for again in (False, True):
 def test_waiting_in_buckets_changes_no_bit(n: int) -> None:
     ranks = run_ranks(n, BODY, timeout=60)
     assert all(rank.outs == ranks[0].outs for rank in ranks)
+
+
+GATHERED = """
+import paceline as torch
+from paceline import Accelerator
+from rankside import RANK, out
+
+def train(looks, uneven):
+    accelerator = Accelerator()
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(300, 400), torch.nn.ReLU(), torch.nn.Linear(400, 3)
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    params, norms = list(model.parameters()), []
+    for step in range(5):
+        torch.manual_seed(100 * step + RANK)
+        x = torch.randn(16, 300)
+        if step == 3:
+            with accelerator.no_sync(model):
+                accelerator.backward((model(x) ** 2).sum())
+        accelerator.backward((model(x) ** 2).sum())
+        if looks:
+            assert all(p.grad is not None for p in params)
+        if step == 4 and uneven:  # the norm is of what it is changed to
+            params[1].grad.mul_(2.0)
+        if not uneven or RANK == 0 or step % 2:  # some ranks do not ask for it every time
+            norms.append(accelerator.clip_grad_norm_(params, 0.5).item().hex())
+            true = sum(float((p.grad.numpy().astype("f8") ** 2).sum()) for p in params) ** 0.5
+            assert abs(true - 0.5) < 1e-4, true
+        optimizer.step()
+        optimizer.zero_grad()
+    accelerator.free_memory()
+    return norms, [p.detach().numpy().tobytes() for p in params]
+
+for uneven in (False, True):
+    assert train(False, uneven) == train(True, uneven)
+out(train(False, False)[0])
+"""
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_norm_gathered_in_the_reduction_changes_no_bit(n: int) -> None:
+    ranks = run_ranks(n, GATHERED, timeout=60)
+    assert all(rank.outs == ranks[0].outs for rank in ranks)
