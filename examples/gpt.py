@@ -100,7 +100,8 @@ class GPT(nn.Module):
             raise ValueError(
                 f"got {t} bytes, expected at most the context of {self.config.context}"
             )
-        x = self.drop(self.tokens(bytes_in) + self.positions(torch.arange(t)))
+        places = torch.arange(t, device=bytes_in.device)
+        x = self.drop(self.tokens(bytes_in) + self.positions(places))
         for block in self.blocks:
             x = block(x)
         return F.linear(self.norm(x), self.tokens.weight)
@@ -118,7 +119,7 @@ class GPT(nn.Module):
         """Give ``prompt`` (bytes) and ``length`` bytes more, drawn one by one."""
         text = list(prompt)
         for _ in range(length):
-            window = torch.tensor([text[-self.config.context :]])
+            window = torch.tensor([text[-self.config.context :]], device=self.tokens.weight.device)
             logits = self(window)[0, -1].float() / temperature
             text.append(int(torch.multinomial(F.softmax(logits, dim=-1), 1).item()))
         return bytes(text)

@@ -32,7 +32,10 @@ class NativeState:
 
     def set_gradients(self, model: Any, named: Mapping[str, Any]) -> None:
         for name, parameter in model.named_parameters():
-            parameter.grad = named.get(name)
+            grad = named.get(name)
+            if grad is not None:
+                grad = _C.to_device(grad, parameter._device_index, False)
+            parameter.grad = grad
 
     def to_core(self, tensor: Any) -> Any:
         return tensor

@@ -38,7 +38,7 @@ MADE = {
 
 def test_asking_opens_nothing() -> None:
     assert torch.cuda.is_available()
-    assert torch.cuda.device_count() == 1
+    assert torch.cuda.device_count() >= 1
     assert not torch.cuda.is_initialized() or torch.cuda.current_device() == 0
 
 
@@ -203,9 +203,9 @@ def test_memory_is_counted() -> None:
 
 def test_questions() -> None:
     assert torch.cuda.current_device() == 0
-    assert torch.cuda.get_device_capability() == (9, 0)
+    assert torch.cuda.get_device_capability() >= (7, 5)
     assert torch.cuda.get_device_name(0) == torch.cuda.get_device_properties("cuda").name
-    assert torch.cuda.is_bf16_supported()
+    assert torch.cuda.is_bf16_supported() is (torch.cuda.get_device_capability() >= (8, 0))
     torch.cuda.set_device(0)
     with pytest.raises(torch.errors.DeviceError, match="one device per process: got cuda:1"):
         torch.cuda.set_device(1)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same training with the device as the only difference: losses are the CPU's within rounding.
 
-The virtual GPU sums products in another order, so losses differ by some units in the last place of
+A GPU sums products in another order, so losses differ by some units in the last place of
 fp32 per step, and by bf16's where products are in bf16; a wrong or missing update differs by far
 more: the losses move by 0.01 and more from step to step.
 """
@@ -18,7 +18,7 @@ import paceline as torch
 import paceline.nn.functional as F
 from paceline import Accelerator, PartialState, nn
 
-FP32, HALF = 1e-5, 2e-3
+FP32, HALF = 5e-5, 2e-3
 
 
 class Net(nn.Module):
@@ -263,3 +263,30 @@ def test_a_run_goes_on_on_the_other_device(tmp_path: Path, first_on_cpu: bool) -
     accelerator.save_state(tmp_path / "c")
     _, rest = run(not first_on_cpu, 3, True)
     assert max(abs(a - b) for a, b in zip(whole, begun + rest, strict=True)) < FP32
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_window_that_is_half_full_is_kept(tmp_path: Path) -> None:
+    def run(load: bool) -> list[float]:
+        PartialState._reset_state()
+        accelerator = Accelerator(gradient_accumulation_steps=2)
+        torch.manual_seed(0)
+        model = nn.Linear(3, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        rows = torch.arange(12.0).reshape(4, 3)
+        loader = torch.utils.data.DataLoader(rows, batch_size=1)
+        model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+        if load:
+            accelerator.load_state(tmp_path / "c")
+            assert model.weight.grad is not None
+            assert model.weight.grad.is_cuda
+        for x in loader:
+            with accelerator.accumulate(model):
+                accelerator.backward(model(x).sum())
+                optimizer.step()
+                optimizer.zero_grad()
+            if not load and model.weight.grad is not None and x[0, 0] == 6:
+                accelerator.save_state(tmp_path / "c")
+        return [float(v) for v in model.weight.cpu().flatten()]
+
+    assert run(False) == run(True)

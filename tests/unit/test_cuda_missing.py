@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is said where something that a GPU needs is missing: one sentence, with what to do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vcuda
+from paceline import _cuda_libraries
+from paceline._cuda_libraries import LIBRARIES
+
+NAMES = ("PACELINE_CUDA_LIBRARY", "PACELINE_CUBLASLT", "PACELINE_NCCL", "CUDA_HOME", "CUDA_PATH")
+
+
+def said(code: str, **variables: str) -> str:
+    """The last line of stderr of code that is expected to raise."""
+    env = {k: v for k, v in os.environ.items() if k not in NAMES} | variables
+    done = subprocess.run(
+        [sys.executable, "-c", "import paceline as torch\n" + code],
+        env=env, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    return done.stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PACELINE_CUDA_LIBRARY", raising=False)
+    monkeypatch.setattr(_cuda_libraries, "_built", lambda: None)
+
+
+@pytest.mark.usefixtures("without_kernels")
+@pytest.mark.parametrize(
+    "ask",
+    ["zeros(1, device='cuda')", "ones(1).cuda()", "nn.Linear(1, 1).to('cuda:0')",
+     "cuda.synchronize()", "cuda.current_device()", "cuda.mem_get_info()",
+     "autocast('cuda')", "tensor(1, device='cuda')", "randn(1, device='cuda')"],
+)  # fmt: skip
+def test_a_build_without_cuda(ask: str) -> None:
+    import paceline
+
+    with pytest.raises(
+        paceline.errors.DeviceError, match="this build has no CUDA: got device 'cuda.*everywhere"
+    ):
+        eval("paceline." + ask, {"paceline": paceline})
+
+
+@pytest.mark.usefixtures("without_kernels")
+def test_questions_without_cuda() -> None:
+    from paceline import cuda
+
+    assert not cuda.is_available()
+    assert cuda.device_count() == 0
+    assert not cuda.is_bf16_supported()
+    assert cuda.memory_allocated() == cuda.max_memory_allocated() == cuda.memory_reserved() == 0
+    cuda.empty_cache()
+    cuda.manual_seed_all(0)
+    with pytest.raises(RuntimeError, match="no CUDA"):
+        cuda.get_device_name()
+
+
+def test_a_library_that_is_not_there() -> None:
+    line = said("torch.zeros(1, device='cuda')", PACELINE_CUDA_LIBRARY="/nowhere/_cuda.so")
+    assert line.startswith("paceline.errors.DeviceError: [cuda] paceline's CUDA kernels cannot be")
+    assert "got PACELINE_CUDA_LIBRARY=/nowhere/_cuda.so" in line
+    assert said(
+        "assert torch.cuda.is_available()", PACELINE_CUDA_LIBRARY="/nowhere/_cuda.so"
+    ).startswith("AssertionError")
+
+
+def test_a_gpu_without_cublaslt() -> None:
+    kernels = vcuda.variables()["PACELINE_CUDA_LIBRARY"]
+    code = (
+        "x = torch.ones(2, 2, device='cuda')\nassert (x + x).sum().item() == 8\n"
+        "(x @ x).sum().item()"
+    )
+    line = said(code, PACELINE_CUDA_LIBRARY=kernels, PACELINE_CUBLASLT="/nowhere/lt.so")
+    assert "[cuda] cuBLASLt cannot be opened: got PACELINE_CUBLASLT=/nowhere/lt.so" in line
+    if next(each for each in LIBRARIES if each.name == "CUBLASLT").where()[0] is None:
+        line = said(code, PACELINE_CUDA_LIBRARY=kernels)
+        assert "pip install 'paceline[cuda13]' brings it" in line
+
+
+def test_an_index_that_is_not_there() -> None:
+    line = said("torch.zeros(1, device='cuda:3')", **vcuda.variables(devices=2))
+    assert "DeviceError" in line
+    assert "cuda:3" in line or "got 3" in line
+
+
+def test_libraries_are_found_among_the_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(_cuda_libraries, "_packages", lambda: [str(tmp_path / "nvidia")])
+    for library in LIBRARIES:
+        assert library.find() is None
+        file = tmp_path / "nvidia" / library.folder / library.file
+        file.parent.mkdir(parents=True)
+        file.touch()
+        assert library.find() == str(file)
+        assert library.where()[0] == str(file)
+        assert library.where()[1].startswith(library.package)
+    monkeypatch.setattr(_cuda_libraries, "_packages", lambda: [])
+    toolkit = tmp_path / "cuda"
+    (toolkit / "lib64").mkdir(parents=True)
+    (toolkit / "lib64" / "libnccl.so.2").touch()
+    monkeypatch.setenv("CUDA_HOME", str(toolkit))
+    nccl = LIBRARIES[1]
+    assert nccl.where() == (str(toolkit / "lib64" / "libnccl.so.2"), "CUDA_HOME")
+    monkeypatch.setenv("PACELINE_NCCL", "libmine.so")
+    assert nccl.where() == ("libmine.so", "PACELINE_NCCL")
+
+
+def test_importing_and_asking_touch_no_driver() -> None:
+    # Neither the driver nor a library of CUDA's is in the process afterwards.
+    code = (
+        "torch.cuda.is_available(); torch.cuda.device_count(); torch.cuda.manual_seed(0)\n"
+        "maps = open('/proc/self/maps').read()\n"
+        "loaded = [n for n in ('libcuda.so', 'libcublas', 'libnccl', '_cuda.so') if n in maps]\n"
+        "assert not loaded, loaded\n"
+        "raise SystemExit(1)"
+    )
+    env = {k: v for k, v in os.environ.items() if k not in NAMES}
+    done = subprocess.run(
+        [sys.executable, "-c", "import paceline as torch\n" + code],
+        env=env, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "")
