@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pytest
 
+import vcuda
 from harness import run_ranks
 
 BOUND_S = 5 * 0.2
@@ -22,7 +23,11 @@ from rankside import ARGS, RANK, WORLD, failing, mark, out
 warnings.simplefilter("error")
 
 def ones(shape, dtype="float32"):
-    return np.full(shape, RANK + 1, dtype)
+    made = np.full(shape, RANK + 1, dtype)
+    if not ARGS.get("gpu"):
+        return made
+    import paceline as pl
+    return pl.tensor(made).to(f"cuda:{RANK}")
 """
 
 # What differs, the call of rank 0, the call of the others, the word that comes first.
@@ -45,13 +50,20 @@ DIFFERENCES = [
     ("exchange splits", "exchange((2, 3), [1, 1])", "exchange((2, 3), [0, 2])", "splits"),
     ("background", "dist.broadcast(x(5), 0, async_op=True).wait()", "to(0)", "op"),
 ]
+# Those that are made with tensors on a GPU too, the virtual one.
+ON_GPU = ("dtype", "shape", "root", "queued", "gather shape", "scatter dtype", "exchange splits")
 HELPED = ("gather", "queued", "to", "dealt", "exchange")  # called by a helper of the script
 
 
 @pytest.mark.parametrize(
     ("name", "first", "others", "field"), DIFFERENCES, ids=[d[0] for d in DIFFERENCES]
 )
-def test_a_difference_raises_on_all_ranks(name: str, first: str, others: str, field: str) -> None:
+@pytest.mark.parametrize("gpu", [False, True], ids=["cpu", "gpu"])
+def test_a_difference_raises_on_all_ranks(
+    gpu: bool, name: str, first: str, others: str, field: str
+) -> None:
+    if gpu and name not in ON_GPU:
+        pytest.skip("made on the CPU only")
     world = 3 if name in ("dtype", "root") else 2
     body = (
         HEAD
@@ -82,10 +94,16 @@ try:
     exec(compile(call, f"line{min(RANK, 1)}.py", "exec"))
 except Exception as error:
     report(error)
-assert all((a == RANK + 1).all() for a in used), "memory was touched"
+host = [a.cpu().numpy() for a in used] if ARGS["gpu"] else used
+assert all((a == RANK + 1).all() for a in host), "memory was touched"
 """
     )
-    results = run_ranks(world, body, args={"first": first, "others": others})
+    results = run_ranks(
+        world,
+        body,
+        args={"first": first, "others": others, "gpu": gpu},
+        env=vcuda.variables(worker=True, devices=world) if gpu else None,
+    )
     start = max(result.marks["going"] for result in results)
     for result in results:
         error = result.exception

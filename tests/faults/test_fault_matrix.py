@@ -14,6 +14,7 @@ import signal
 
 import pytest
 
+import vcuda
 from harness import Break, Result, run_ranks
 
 BOUND_S = 5 * 0.2
@@ -25,10 +26,20 @@ import paceline.distributed as dist
 from rankside import ARGS, RANK, WORLD, failing, mark
 
 fault, phase, victim = ARGS["fault"], ARGS["phase"], ARGS["victim"]
-big = np.ones(4 << 20, dtype="float32")  # 16 MiB
+on_gpu = phase.startswith("gpu ")
+phase = phase.removeprefix("gpu ")
+big = np.ones((1 if on_gpu else 4) << 20, dtype="float32")  # 16 MiB
 tiny = np.ones(4, dtype="float32")
+if on_gpu:
+    import paceline as pl
+    big, tiny = (pl.tensor(array).to(f"cuda:{RANK}") for array in (big, tiny))
 
 def step():
+    communicate()
+    if on_gpu and phase != "barrier":
+        tiny.sum().item()  # waits for the device, which may wait for the victim
+
+def communicate():
     if phase == "big":
         dist.all_reduce(big, dist.ReduceOp.AVG)
     elif phase == "tiny":
@@ -50,7 +61,8 @@ if phase == "backward":
     # A bucket per layer, eight in all: each is reduced while the pass goes on.
     accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(bucket_cap_mb=1)])
     model = accelerator.prepare(nn.Sequential(*[nn.Linear(512, 512) for _ in range(8)]))
-    batch = pl.ones((4, 512))
+    batch = pl.ones((4, 512), device=accelerator.device)
+    assert ("cuda" in str(batch.device)) is on_gpu
 else:
     dist.init_process_group()
 if RANK == victim:
@@ -95,6 +107,21 @@ SAMPLE = [
     if _drawn.random() < 0.5
 ]
 REST = [case for case in GRID if case not in SAMPLE]
+# The same with tensors on a GPU, the virtual one, whose NCCL never notices a death by itself. It
+# catches SIGSEGV.
+GPU_PHASES = ("gpu big", "gpu tiny", "gpu async", "gpu backward")
+GPU_SAMPLE = [
+    ("SIGKILL", "gpu backward", 4, "first"),
+    ("SIGKILL", "gpu big", 2, "last"),
+    ("raise", "gpu tiny", 4, "last"),
+    ("exit 0", "gpu async", 2, "first"),
+    ("exit 3", "gpu backward", 2, "last"),
+]
+REST += [
+    case
+    for case in itertools.product(FAULTS, GPU_PHASES, [2, 4], ["first", "last"])
+    if case not in GPU_SAMPLE and case[0] != "SIGSEGV"
+]
 
 
 def check(fault: str, phase: str, world: int, which: str) -> None:
@@ -106,6 +133,7 @@ def check(fault: str, phase: str, world: int, which: str) -> None:
         world,
         BODY,
         args={"fault": fault, "phase": phase, "victim": victim},
+        env=vcuda.variables(worker=True, devices=world) if phase in GPU_PHASES else None,
         breaks=breaks,
         expect={victim: FAULTS[fault]},
     )
@@ -134,13 +162,14 @@ def check_survivor(result: Result, fault: str, phase: str, victim: int) -> float
         if fault == "exit 0":
             assert f"rank {victim} finished normally" in error["text"]
     assert f"rank {victim}" in error["text"]
+    phase = phase.removeprefix("gpu ")
     assert error["op"] in PHASES[phase]
     assert error["seq"] > 0
     assert ("backward" if phase == "backward" else "script.py:") in error["call_site"]
     return float(error["at"])
 
 
-@pytest.mark.parametrize(("fault", "phase", "world", "which"), SAMPLE)
+@pytest.mark.parametrize(("fault", "phase", "world", "which"), [*SAMPLE, *GPU_SAMPLE])
 def test_fault(fault: str, phase: str, world: int, which: str) -> None:
     check(fault, phase, world, which)
 
