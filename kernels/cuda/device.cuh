@@ -246,6 +246,20 @@ static inline T *pl_data(const pl_tensor *t) {
         }                             \
     } while (0)
 
+// For what only moves elements: CALL(an unsigned type of that size).
+#define PL_CUDA_SIZES(size, CALL) \
+    do {                          \
+        if ((size) == 1) {        \
+            CALL(uint8_t);        \
+        } else if ((size) == 2) { \
+            CALL(uint16_t);       \
+        } else if ((size) == 4) { \
+            CALL(uint32_t);       \
+        } else {                  \
+            CALL(uint64_t);       \
+        }                         \
+    } while (0)
+
 // ---- Sums over lanes and threads ----------------------------------------------------------------
 
 struct pl_plus {

@@ -299,19 +299,7 @@ pl_status pl_cuda_where(const pl_tensor *cond, const pl_tensor *a, const pl_tens
 #define CALL(T)                                                                                    \
     PL_LAUNCH(where_walk<T>, blocks, PL_BLOCK, 0, q, (const bool *)cond->data, (const T *)a->data, \
               (const T *)b->data, (T *)out->data, walk)
-    switch (pl_dtype_size(out->dtype)) {
-        case 1:
-            CALL(uint8_t);
-            break;
-        case 2:
-            CALL(uint16_t);
-            break;
-        case 4:
-            CALL(uint32_t);
-            break;
-        default:
-            CALL(uint64_t);
-    }
+    PL_CUDA_SIZES(pl_dtype_size(out->dtype), CALL);
 #undef CALL
     return pl_launched("where");
 }

@@ -166,14 +166,10 @@ pl_status pl_cuda_take(const pl_tensor *x, const pl_tensor *index, pl_tensor *ou
     if (x->shape[1] * size % 16 == 0 && x->strides[0] * size % 16 == 0 && x->strides[1] == 1 &&
         pl_is_aligned(x->data, 16) && pl_is_aligned(out->data, 16)) {
         take_launch<pl_pack<uint32_t, 4>>(x, index, out, q);
-    } else if (size == 1) {
-        take_launch<uint8_t>(x, index, out, q);
-    } else if (size == 2) {
-        take_launch<uint16_t>(x, index, out, q);
-    } else if (size == 4) {
-        take_launch<uint32_t>(x, index, out, q);
     } else {
-        take_launch<uint64_t>(x, index, out, q);
+#define CALL(U) take_launch<U>(x, index, out, q)
+        PL_CUDA_SIZES(size, CALL);
+#undef CALL
     }
     return pl_launched("take");
 }
@@ -189,19 +185,7 @@ pl_status pl_cuda_gather(const pl_tensor *x, int dim, const pl_tensor *index, pl
 #define CALL(U)                                                             \
     PL_LAUNCH(gather_kernel<U>, blocks, PL_BLOCK, 0, q, (const U *)x->data, \
               (const int64_t *)index->data, (U *)out->data, walk, size, stride, q->fault)
-    switch (pl_dtype_size(x->dtype)) {
-        case 1:
-            CALL(uint8_t);
-            break;
-        case 2:
-            CALL(uint16_t);
-            break;
-        case 4:
-            CALL(uint32_t);
-            break;
-        default:
-            CALL(uint64_t);
-    }
+    PL_CUDA_SIZES(pl_dtype_size(x->dtype), CALL);
 #undef CALL
     return pl_launched("gather");
 }

@@ -95,19 +95,17 @@ __global__ void randint_kernel(T *out, int64_t n, int64_t lo, uint64_t width, ui
     }
 }
 
-template <typename T>
-unsigned blocks_for(int64_t n) {
-    return pl_blocks((n + per_block<T>::N - 1) / per_block<T>::N, PL_BLOCK);
-}
+// A thread per Philox block of `out`.
+#define LAUNCH(kernel, T, out, q, ...)                                                            \
+    PL_LAUNCH(kernel<T>, pl_blocks(((out)->numel - 1) / per_block<T>::N + 1, PL_BLOCK), PL_BLOCK, \
+              0, q, (T *)(out)->data, (out)->numel, __VA_ARGS__)
 
 }  // namespace
 
 pl_status pl_cuda_uniform(pl_tensor *out, double lo, double hi, uint64_t seed, uint64_t offset,
                           pl_cuda_queue *q) {
     if (out->numel == 0) return PL_OK;
-#define CALL(T)                                                                             \
-    PL_LAUNCH(uniform_kernel<T>, blocks_for<T>(out->numel), PL_BLOCK, 0, q, (T *)out->data, \
-              out->numel, lo, hi, seed, offset)
+#define CALL(T) LAUNCH(uniform_kernel, T, out, q, lo, hi, seed, offset)
     PL_CUDA_FLOATS(out->dtype, CALL);
 #undef CALL
     return pl_launched("uniform");
@@ -116,9 +114,7 @@ pl_status pl_cuda_uniform(pl_tensor *out, double lo, double hi, uint64_t seed, u
 pl_status pl_cuda_normal(pl_tensor *out, double mean, double std, uint64_t seed, uint64_t offset,
                          pl_cuda_queue *q) {
     if (out->numel == 0) return PL_OK;
-#define CALL(T)                                                                            \
-    PL_LAUNCH(normal_kernel<T>, blocks_for<T>(out->numel), PL_BLOCK, 0, q, (T *)out->data, \
-              out->numel, mean, std, seed, offset)
+#define CALL(T) LAUNCH(normal_kernel, T, out, q, mean, std, seed, offset)
     PL_CUDA_FLOATS(out->dtype, CALL);
 #undef CALL
     return pl_launched("normal");
@@ -128,9 +124,7 @@ pl_status pl_cuda_randint(pl_tensor *out, int64_t lo, int64_t hi, uint64_t seed,
                           pl_cuda_queue *q) {
     if (out->numel == 0) return PL_OK;
     uint64_t width = (uint64_t)hi - (uint64_t)lo;
-#define CALL(T)                                                                             \
-    PL_LAUNCH(randint_kernel<T>, blocks_for<T>(out->numel), PL_BLOCK, 0, q, (T *)out->data, \
-              out->numel, lo, width, seed, offset)
+#define CALL(T) LAUNCH(randint_kernel, T, out, q, lo, width, seed, offset)
     PL_CUDA_TYPES(out->dtype, CALL);
 #undef CALL
     return pl_launched("randint");
