@@ -154,8 +154,8 @@ pl_status pl_binary_new(pl_binary op, const char *name, pl_tensor *a, pl_tensor 
                         pl_tensor **out) PL_MUST_USE;
 pl_status pl_reduce_new(pl_reduce op, pl_tensor *x, uint32_t dims, bool keepdim,
                         pl_tensor **out) PL_MUST_USE;
-// dst = src (of one shape, any dtypes and strides), wherever both lie. The host waits where one of
-// them is the host's, unless src is pinned and non_blocking is set.
+// dst = src (of one shape, any dtypes and strides), wherever both lie. Afterwards src may change and
+// dst be read; but with non_blocking a pinned src must not change before the copy is done.
 pl_status pl_copy_across(const pl_tensor *src, pl_tensor *dst, bool non_blocking) PL_MUST_USE;
 // t itself (retained) where it is there.
 pl_status pl_to_device(pl_tensor *t, pl_device to, bool non_blocking, pl_tensor **out) PL_MUST_USE;

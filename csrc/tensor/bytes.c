@@ -31,10 +31,8 @@ pl_status pl_bytes_copy(pl_device to, void *dst, pl_device from, const void *src
     }
     PL_TRY(services_of(to.type == PL_CPU ? from : to, &s));
     if (to.type == PL_CPU) return s->read(dst, src, nbytes);
-    bool upload = from.type == PL_CPU;
-    pl_copy_kind kind = upload ? PL_COPY_TO_DEVICE : PL_COPY_ON_DEVICE;
-    PL_TRY(s->runtime->copy(s->runtime, s->compute, kind, dst, src, nbytes));
-    return upload ? pl_device_wait(s, s->compute) : PL_OK;
+    if (from.type == PL_CPU) return pl_bytes_upload(s, dst, src, nbytes);
+    return s->runtime->copy(s->runtime, s->compute, PL_COPY_ON_DEVICE, dst, src, nbytes);
 }
 
 pl_status pl_numbers_open(pl_device d, size_t nbytes, void *host, pl_numbers *out) {

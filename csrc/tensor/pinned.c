@@ -3,8 +3,14 @@
 // are released; a block serves again once the event behind the last copy that used it is done, so
 // that nobody has to keep a tensor alive until a copy from it has run.
 #include <pthread.h>
+#include <string.h>
 
 #include "tensor/tensor.h"
+
+// Copies from ordinary memory of the host go through blocks of at most this size, as long as no
+// more than that much is locked: a host that runs far ahead of the device waits instead.
+#define STAGE_MOST ((size_t)4 << 20)
+#define LOCKED_MOST ((size_t)128 << 20)
 
 typedef struct pinned {
     struct pinned *next;  // free ones
@@ -13,9 +19,11 @@ typedef struct pinned {
     pl_event *done;  // NULL: never used by a copy
 } pinned;
 
-// Guards free_blocks and `done` of what is in it; nothing is taken inside but the run time's own.
+// Guards locked, free_blocks and `done` of what is in it; nothing is taken inside but the run
+// time's own.
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pinned *free_blocks;
+static size_t locked;  // bytes of all blocks
 
 static size_t rounded(size_t nbytes) {
     size_t size = 4096;
@@ -57,8 +65,29 @@ static pl_status block_new(pl_runtime *r, size_t size, pinned **out) {
         return st;
     }
     p->nbytes = size;
+    pthread_mutex_lock(&lock);
+    locked += size;
+    pthread_mutex_unlock(&lock);
     *out = p;
     return PL_OK;
+}
+
+// A free block, or a new one where `locked` stays within `most`; NULL: neither.
+static pl_status block_of(pl_runtime *r, size_t nbytes, size_t most, pinned **out) {
+    size_t size = rounded(nbytes);
+    pthread_mutex_lock(&lock);
+    pl_status st = take_free(r, size, out);
+    bool room = locked <= most && size <= most - locked;
+    pthread_mutex_unlock(&lock);
+    return st == PL_OK && *out == NULL && room ? block_new(r, size, out) : st;
+}
+
+static pl_status note_use(const pl_device_services *d, pinned *p) {
+    pthread_mutex_lock(&lock);
+    pl_status st = p->done == NULL ? d->runtime->event_new(d->runtime, &p->done) : PL_OK;
+    if (st == PL_OK) st = d->runtime->record(d->runtime, p->done, d->compute);
+    pthread_mutex_unlock(&lock);
+    return st;
 }
 
 pl_status pl_storage_new_pinned(size_t nbytes, pl_storage **out) {
@@ -69,26 +98,28 @@ pl_status pl_storage_new_pinned(size_t nbytes, pl_storage **out) {
                        "[pin_memory] no GPU is open in this process: got a request for memory that "
                        "its copies reach, expected a tensor on cuda or paceline.cuda first");
     }
-    size_t size = rounded(nbytes);
-    pthread_mutex_lock(&lock);
-    pl_status st = take_free(s->runtime, size, &p);
-    pthread_mutex_unlock(&lock);
-    if (st == PL_OK && p == NULL) st = block_new(s->runtime, size, &p);
-    PL_TRY(st);
-    st = pl_storage_wrap(p->data, nbytes, give_back, p, out);
+    PL_TRY(block_of(s->runtime, nbytes, SIZE_MAX, &p));
+    pl_status st = pl_storage_wrap(p->data, nbytes, give_back, p, out);
     if (st != PL_OK) give_back(p, NULL);
     return st;
 }
 
 bool pl_storage_is_pinned(const pl_storage *s) { return s->release == give_back; }
 
-pl_status pl_storage_pinned_used(pl_storage *s) {
-    const pl_device_services *d = pl_device_open_one();
-    pinned *p = s->owner;
-    pthread_mutex_lock(&lock);
-    pl_status st = p->done == NULL ? d->runtime->event_new(d->runtime, &p->done) : PL_OK;
-    if (st == PL_OK) st = d->runtime->record(d->runtime, p->done, d->compute);
-    pthread_mutex_unlock(&lock);
+pl_status pl_storage_pinned_used(pl_storage *s) { return note_use(pl_device_open_one(), s->owner); }
+
+pl_status pl_bytes_upload(const pl_device_services *s, void *dst, const void *src, size_t nbytes) {
+    pl_runtime *r = s->runtime;
+    pinned *p = NULL;
+    if (nbytes <= STAGE_MOST) PL_TRY(block_of(r, nbytes, LOCKED_MOST, &p));
+    if (p == NULL) {
+        PL_TRY(r->copy(r, s->compute, PL_COPY_TO_DEVICE, dst, src, nbytes));
+        return pl_device_wait(s, s->compute);
+    }
+    memcpy(p->data, src, nbytes);
+    pl_status st = r->copy(r, s->compute, PL_COPY_TO_DEVICE, dst, p->data, nbytes);
+    if (st == PL_OK) st = note_use(s, p);
+    give_back(p, NULL);
     return st;
 }
 
@@ -103,6 +134,7 @@ pl_status pl_storage_pinned_trim(void) {
         if (st == PL_OK) st = s->runtime->host_free(s->runtime, p->data);
         if (st != PL_OK) break;
         free_blocks = p->next;
+        locked -= p->nbytes;
         pl_free(p);
     }
     pthread_mutex_unlock(&lock);

@@ -110,9 +110,13 @@ const char *pl_shape_text(int ndim, const int64_t *shape, char *buf, size_t cap)
 
 // Bytes, wherever they lie.
 pl_status pl_bytes_zero(pl_device d, void *p, size_t nbytes) PL_MUST_USE;
-// Waits where one side is the host's, so that src may change and dst may be read afterwards.
+// Afterwards src may change, and dst be read: a copy to the host waits.
 pl_status pl_bytes_copy(pl_device to, void *dst, pl_device from, const void *src,
                         size_t nbytes) PL_MUST_USE;
+
+// From the host's memory, by way of page-locked memory while there is some: then nobody waits.
+pl_status pl_bytes_upload(const pl_device_services *s, void *dst, const void *src,
+                          size_t nbytes) PL_MUST_USE;
 
 // Numbers that kernels write beside tensors of a device (Note [numbers of kernels], kernels.h):
 // zeroed memory at `at`, which is `host` itself on the CPU, and else read into it at once.

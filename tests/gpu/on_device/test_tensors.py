@@ -177,6 +177,18 @@ def test_pinned_memory() -> None:
     assert p[3]._is_pinned  # a view
 
 
+@pytest.mark.parametrize("n", [5, 1 << 18, 1 << 21])
+def test_a_source_may_change_after_an_upload(n: int) -> None:
+    x = paceline.arange(n).to(paceline.float32)
+    moved = []
+    for k in range(4):
+        x.fill_(float(k))
+        moved.append(_C.to_device(x, 0, k % 2 == 1))
+    x.fill_(99.0)
+    for k, t in enumerate(moved):
+        assert (float(t.min()), float(t.max())) == (k, k)
+
+
 def test_an_index_out_of_range_is_told_when_somebody_waits() -> None:
     table = on_gpu(sample(4, 3))
     rows = _C.embedding(table, on_gpu(paceline.tensor([1, 9])), -1)
