@@ -73,7 +73,7 @@ def mlp_batch(step: int) -> tuple[Any, Any]:
 
 
 def train(
-    make: Callable[[], nn.Module], batch: Callable[[int], tuple[Any, Any]], device: str, low: bool
+    make: Callable[[], nn.Module], batch: Callable[[int], tuple[Any, Any]], device: str, low: Any
 ) -> tuple[list[float], list[Any]]:
     paceline.manual_seed(1)
     model = make().to(device)
@@ -83,7 +83,7 @@ def train(
     losses = []
     for step in range(STEPS):
         x, y = (t.to(device) for t in batch(step))
-        with amp.autocast("cpu" if device == "cpu" else "cuda", paceline.bfloat16, enabled=low):
+        with amp.autocast(device, low or paceline.bfloat16, enabled=low is not None):
             loss = model(x, y)
         optimizer.zero_grad()
         loss.backward()
@@ -93,9 +93,9 @@ def train(
     return losses, [on_host(p).double().numpy() for p in model.parameters()]
 
 
-@pytest.mark.parametrize("low", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("low", [None, paceline.bfloat16, paceline.float16], ids=str)
 @pytest.mark.parametrize(("make", "batch"), [(GPT, gpt_batch), (MLP, mlp_batch)])
-def test_as_on_the_cpu(make: Any, batch: Any, low: bool) -> None:
+def test_as_on_the_cpu(make: Any, batch: Any, low: Any) -> None:
     losses, weights = train(make, batch, "cpu", low)
     there, moved = train(make, batch, "cuda", low)
     # Six steps of a rate of 3e-3: an element whose gradient is near zero may step the other way.
@@ -108,7 +108,7 @@ def test_as_on_the_cpu(make: Any, batch: Any, low: bool) -> None:
 
 
 def test_the_same_bits_twice() -> None:
-    first, second = (train(GPT, gpt_batch, "cuda", True) for _ in range(2))
+    first, second = (train(GPT, gpt_batch, "cuda", paceline.bfloat16) for _ in range(2))
     assert first[0] == second[0]
     assert all(np.array_equal(a, b) for a, b in zip(first[1], second[1], strict=True))
 
