@@ -16,9 +16,10 @@ FOLDER = Path(__file__).parent / "on_device"
 FILES = sorted(path.name for path in FOLDER.glob("test_*.py"))
 
 
-# Two orders of streams and threads; more by hand: PACELINE_VCUDA_SEED of `make vcuda`.
+# An order of streams and threads, and another in `make test-all`; more by hand:
+# PACELINE_VCUDA_SEED after `make vcuda`.
 @pytest.mark.timeout(900)  # the first one builds
-@pytest.mark.parametrize("seed", [1, 5])
+@pytest.mark.parametrize("seed", [1, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", FILES)
 def test_on_the_virtual_gpu(name: str, seed: int) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider"]
