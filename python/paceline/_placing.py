@@ -64,7 +64,7 @@ def pinned(t: Any) -> Tensor:
         return t  # type: ignore[no-any-return]
     from paceline import cuda
 
-    if not cuda.is_available():
+    if not cuda.is_initialized() and not cuda.is_available():
         return t  # type: ignore[no-any-return]
     _device.open_gpu("pin_memory", _device.current())
     return _C.pin_memory(t)

@@ -74,7 +74,7 @@ class autocast:  # noqa: N801 (PyTorch's name)
         cache_enabled: bool | None = None,
     ) -> None:
         on_cpu = _device.device(device_type).type == "cpu"
-        if not on_cpu and not cuda.is_available():
+        if not on_cpu and not (cuda.is_initialized() or cuda.is_available()):
             raise _device.no_gpu("autocast", device_type)
         chosen = dtypes.bfloat16 if dtype is None else dtype
         if enabled and chosen not in (dtypes.bfloat16, dtypes.float16):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DeviceProperties",
+    "OutOfMemoryError",
     "current_device",
     "device_count",
     "empty_cache",
@@ -41,6 +42,9 @@ __all__ = [
 ]
 
 _OLDEST_DRIVER = 580  # the first of CUDA 13
+
+#: What a tensor that does not fit raises, on either device.
+OutOfMemoryError = MemoryError
 
 
 class DeviceProperties:

@@ -92,6 +92,28 @@ def test_an_index_that_is_not_there() -> None:
     assert "cuda:3" in line or "got 3" in line
 
 
+def test_what_does_not_fit_is_a_memory_error_and_a_smaller_batch_is_found() -> None:
+    code = """
+import paceline as torch
+keep = torch.zeros(4 << 20, device="cuda")
+try:
+    torch.zeros(64 << 20, device="cuda")
+except torch.cuda.OutOfMemoryError as error:
+    print(error)
+
+@torch.find_executable_batch_size(starting_batch_size=64)
+def train(batch_size):
+    torch.zeros(batch_size << 20, device="cuda")
+    return batch_size
+
+print(0 < train() <= 21)
+"""
+    said, found = vcuda.run(code, env=vcuda.environment(memory=100 << 20)).splitlines()
+    assert "out of device memory: got a request of 256 MiB" in said
+    assert "16 MiB are in use" in said
+    assert found == "True"
+
+
 def test_libraries_are_found_among_the_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
