@@ -281,6 +281,23 @@ static void one_copy(pl_dtype from, pl_dtype to, shape s, layout in, layout out,
     release_all(3, (pl_tensor *[]){x, got, want});
 }
 
+// Heads of attention put side by side, and back: rows that follow one another in no order of
+// memory.
+TEST(copy_rows_between_permuted_dimensions) {
+    for (int back = 0; back < 2; back++) {
+        for (int dt = 0; dt < PL_DTYPE_COUNT; dt++) {
+            shape s = {4, {2, 5, 3, 70}};
+            pl_tensor *x = make_case((pl_dtype)dt, s, DENSE, MODERATE), *got, *turned;
+            pl_tensor *dst = make_raw((pl_dtype)dt, (shape){4, {2, 3, 5, 70}}, DENSE);
+            CHECK_OK(pl_tensor_transpose(back ? x : dst, 1, 2, &turned));
+            CHECK_OK(pl_kernels_cpu()->copy(back ? turned : x, back ? dst : turned));
+            CHECK_OK(pl_tensor_transpose(dst, 1, 2, &got));
+            check_close("copy", got, x, 0.0, 0.0);
+            release_all(4, (pl_tensor *[]){got, turned, dst, x});
+        }
+    }
+}
+
 TEST(copy_any_to_any) {
     for (int from = 0; from < PL_DTYPE_COUNT; from++) {
         for (int to = 0; to < PL_DTYPE_COUNT; to++) {
