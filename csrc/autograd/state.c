@@ -129,6 +129,7 @@ pl_status pl_autograd_low(pl_tensor *t, pl_dtype dt, pl_tensor **out) {
     if (!fresh) {
         // The old copy's memory serves again if no graph holds it.
         if (!(m->low && m->low->dtype == dt && pl_tensor_is_only(m->low) &&
+              pl_device_equal(pl_tensor_device(m->low), pl_tensor_device(t)) &&
               pl_tensor_is_contiguous(t))) {
             pl_tensor_release(m->low);
             m->low = NULL;

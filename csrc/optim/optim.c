@@ -166,65 +166,58 @@ pl_status pl_optim_sgd(const pl_sgd_args *args, int n, pl_tensor *const *params,
     return st;
 }
 
-static pl_status read_scalar(pl_tensor *t, double *out) {
-    pl_tensor *d = NULL;
-    PL_TRY(pl_cast(t, PL_F64, &d));
-    pl_status st =
-        pl_bytes_copy((pl_device){PL_CPU, 0}, out, pl_tensor_device(d), d->data, sizeof *out);
-    pl_tensor_release(d);
+// One number of t, written to *at where t lies.
+typedef pl_status (*number_fn)(pl_tensor *t, double *at);
+
+static pl_status squares(pl_tensor *t, double *at) {
+    pl_tensor *c = NULL;
+    PL_TRY(pl_contiguous(t, &c));
+    pl_status st = pl_k(c)->sum_squares(c, at);
+    pl_tensor_release(c);
     return st;
 }
 
 // Largest magnitude; NaN wins, as in every reduction.
-static pl_status max_abs(pl_tensor *t, double *out) {
+static pl_status max_abs(pl_tensor *t, double *at) {
     pl_tensor *a = NULL, *m = NULL;
-    *out = 0;
-    if (t->numel == 0) return PL_OK;
+    if (t->numel == 0) return PL_OK;  // 0 is there already
     PL_TRY(pl_unary_new(PL_UNARY_ABS, t, &a));
     pl_status st = pl_reduce_new(PL_REDUCE_MAX, a, (1u << t->ndim) - 1u, false, &m);
-    if (st == PL_OK) st = read_scalar(m, out);
+    pl_tensor place = {.refs = 1, .dtype = PL_F64, .numel = 1, .data = at, .storage = t->storage};
+    if (st == PL_OK) st = pl_k(m)->copy(m, &place);
     pl_tensor_release(a);
     pl_tensor_release(m);
     return st;
 }
 
-static pl_status squares_at(int n, pl_tensor *const *t, double *at) {
-    for (int i = 0; i < n; i++) {
-        pl_tensor *c = NULL;
-        PL_TRY(pl_contiguous(t[i], &c));
-        pl_status st = pl_k(c)->sum_squares(c, &at[i]);
-        pl_tensor_release(c);
-        PL_TRY(st);
-    }
+static pl_status each(number_fn of, int n, pl_tensor *const *t, double *at) {
+    for (int i = 0; i < n; i++) PL_TRY(of(t[i], &at[i]));
     return PL_OK;
 }
 
-pl_status pl__optim_squares(int n, pl_tensor *const *t, double *out) {
+// One number of each, read with one synchronisation.
+static pl_status numbers_of(number_fn of, int n, pl_tensor *const *t, double *out) {
     pl_numbers numbers;
     if (n == 0) return PL_OK;
     PL_TRY(check_device("norm", t[0], n, t));
     PL_TRY(pl_numbers_open(pl_tensor_device(t[0]), (size_t)n * sizeof *out, out, &numbers));
-    return pl_numbers_close(&numbers, squares_at(n, t, numbers.at));
+    return pl_numbers_close(&numbers, each(of, n, t, numbers.at));
 }
 
-static pl_status max_norm(int n, pl_tensor *const *grads, double *out) {
-    *out = 0;
-    for (int i = 0; i < n && !isnan(*out); i++) {
-        double x = 0;
-        PL_TRY(max_abs(grads[i], &x));
-        if (x > *out || isnan(x)) *out = x;
-    }
-    return PL_OK;
+pl_status pl__optim_squares(int n, pl_tensor *const *t, double *out) {
+    return numbers_of(squares, n, t, out);
 }
 
 pl_status pl_optim_norm(int n, pl_tensor *const *grads, bool inf, double *out) {
-    double total = 0, *squares = NULL;
-    if (inf) return max_norm(n, grads, out);
-    PL_TRY(pl_alloc((size_t)(n + 1) * sizeof *squares, (void **)&squares));
-    pl_status st = pl__optim_squares(n, grads, squares);
-    for (int i = 0; st == PL_OK && i < n; i++) total += squares[i];
-    pl_free(squares);
-    if (st == PL_OK) *out = sqrt(total);
+    double total = 0, *one = NULL;
+    PL_TRY(pl_alloc((size_t)(n + 1) * sizeof *one, (void **)&one));
+    pl_status st = numbers_of(inf ? max_abs : squares, n, grads, one);
+    for (int i = 0; st == PL_OK && i < n; i++) {
+        if (!inf) total += one[i];
+        if (inf && (one[i] > total || isnan(one[i])) && !isnan(total)) total = one[i];
+    }
+    pl_free(one);
+    if (st == PL_OK) *out = inf ? total : sqrt(total);
     return st;
 }
 

@@ -94,6 +94,13 @@ def test_norms(kind: float) -> None:
     assert all(float(p.grad.abs().max()) <= 0.0100001 for p in ps if p.grad is not None)
 
 
+def test_a_norm_of_nan_is_nan() -> None:
+    for kind in (2.0, math.inf):
+        gs = [p.grad for p in grads(True, [[1.0], [math.nan, 2.0], [3.0]]) if p.grad is not None]
+        assert math.isnan(_C.grad_norm(gs, kind))
+    assert _C.grad_norm([on_gpu(paceline.zeros(0)), on_gpu(paceline.ones(1))], math.inf) == 1.0
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_what_is_not_finite_is_seen(bad: float) -> None:
     ps = grads(True, [[1.0, 2.0], [bad]])

@@ -125,6 +125,17 @@ def test_an_autocast_copy_follows_its_weight() -> None:
     assert (before[0, 0].item(), after[0, 0].item()) == (8.0, 16.0)
 
 
+def test_an_autocast_copy_does_not_outlive_a_move() -> None:
+    layer = paceline.nn.Linear(8, 8, bias=False)
+    with paceline.no_grad():
+        layer.weight.fill_(1.0)
+    with amp.autocast("cpu", paceline.bfloat16):
+        layer(paceline.ones(2, 8))  # no backward pass, which would drop the copy
+    layer.to("cuda")
+    with amp.autocast("cuda", paceline.bfloat16):
+        assert layer(on_gpu(paceline.ones(2, 8)))[0, 0].item() == 8.0
+
+
 def test_what_is_made_again_in_the_backward_pass() -> None:
     """Note [made again]: a GELU's result of more than 128 KiB is not kept but computed twice."""
     rng = np.random.default_rng(4)
