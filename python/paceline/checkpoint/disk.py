@@ -35,6 +35,7 @@ __all__ = [
     "read_at",
     "remove_tree",
     "rename",
+    "start_writing",
     "sync_folder",
     "write_error",
 ]
@@ -46,6 +47,8 @@ CHUNK = 8 << 20
 READ_CHUNK = 256 << 10
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_SYNC_FILE_RANGE_WRITE = 2
+_AHEAD = 32 << 20  # bytes of a file that are written before the disk is told to begin
 
 
 def hasher() -> Any:
@@ -91,6 +94,7 @@ class Writer:
         self.path = path
         self.size = 0
         self._needed = needed
+        self._begun = 0  # bytes that the disk has been told of
         self._fd = -1
         self._fd = self._do(
             lambda: os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -111,6 +115,9 @@ class Writer:
             taken = self._do(lambda part=part: os.write(self._fd, part))  # type: ignore[misc]
             at += taken
             self.size += taken
+            if self.size - self._begun >= _AHEAD:
+                start_writing(self._fd, self._begun, self.size - self._begun)
+                self._begun = self.size
         return len(view)
 
     def close(self) -> None:
@@ -127,6 +134,17 @@ class Writer:
             self.close()
         elif self._fd >= 0:
             os.close(self._fd)
+
+
+def start_writing(fd: int, at: int, size: int) -> None:
+    """Let the disk begin with a stretch of a file, so that it works while the rest is copied.
+
+    A hint: nothing is waited for, and what fails is told by the flush at the end.
+    """
+    with contextlib.suppress(AttributeError):  # a C library that has none
+        call = ctypes.CDLL(None).sync_file_range
+        call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+        call(fd, at, size, _SYNC_FILE_RANGE_WRITE)
 
 
 def read_at(fd: int, memory: memoryview, at: int) -> int:
