@@ -198,7 +198,7 @@ class Engine(Protocol):
         """
 
     def unscale_gradients(self, parameters: Sequence[Any], factor: float) -> bool:
-        """As ``unscale_`` for the gradients of parameters, which all have one.
+        """As ``unscale_`` for the gradients of those parameters that have one.
 
         The engine may leave the factor to the optimizer's step, if nobody can tell.
         """

@@ -247,9 +247,9 @@ class GradScaler:
         by_engine: dict[str, tuple[Engine, list[Any]]] = {}
         for group in optimizer.param_groups:
             for p in group["params"]:
-                if p.grad is None:
-                    continue
-                if str(p.grad.dtype).endswith("float16") and "bfloat16" not in str(p.grad.dtype):
+                # A gradient has its parameter's dtype; to look at it would have it read once more.
+                half = str(p.dtype).endswith("float16") and "bfloat16" not in str(p.dtype)
+                if half and p.grad is not None:
                     raise ValueError(
                         "[GradScaler.unscale_] Attempting to unscale FP16 gradients: keep the "
                         "parameters in fp32, autocast casts them where it pays"

@@ -90,7 +90,7 @@ class TorchModels(AlikeModels):
         return all([bool(torch.stack(each).all()) for each in found.values()]) and finite
 
     def unscale_gradients(self, parameters: Sequence[Any], factor: float) -> bool:
-        return self.unscale_([p.grad for p in parameters], factor)
+        return self.unscale_([p.grad for p in parameters if p.grad is not None], factor)
 
     def step_was_finite(self, optimizer: Any) -> bool | None:
         return None
