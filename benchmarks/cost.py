@@ -17,6 +17,8 @@ PIECE = 256 << 10  # bytes that go through the staging area at once
 FAR_PIECE = 192 << 10  # between two machines
 FIRST_BUCKET = 1 << 20
 BUCKET = 25 << 20
+NEAR_BUCKET = 2 << 20  # where all ranks are on one machine
+NEAR_BUCKETS = 512
 ONE_BUCKET = 4 << 20
 
 
@@ -85,12 +87,15 @@ def interpolated(points: dict[int, float], nbytes: float) -> float:
     return points[sizes[0]]
 
 
-def buckets(sizes: list[int]) -> list[int]:
+def buckets(sizes: list[int], near: bool) -> list[int]:
     """Bytes of each bucket, from the gradients' bytes in order of registration (ddp/layout.c)."""
     total, filled = sum(sizes), [0]
+    most = BUCKET
+    if near and total > ONE_BUCKET:
+        most = min(BUCKET, max(NEAR_BUCKET, total // NEAR_BUCKETS))
     for nbytes in reversed(sizes):
         first = len(filled) == 1 and total > ONE_BUCKET
-        if filled[-1] and filled[-1] + nbytes > (FIRST_BUCKET if first else BUCKET):
+        if filled[-1] and filled[-1] + nbytes > (FIRST_BUCKET if first else most):
             filled.append(0)
         filled[-1] += nbytes
     return filled

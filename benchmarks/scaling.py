@@ -140,7 +140,7 @@ class Model:
         self.links = links
         self.cores = os.cpu_count() or 1
         pair = seen[SHARED, 2]
-        self.buckets = cost.buckets(pair.sizes)
+        self.sizes = pair.sizes
         self.shared = {n: statistics.median(t) for n, t in pair.bucket.items()}
         # Two ranks compute alike on every wire: all of their samples count.
         alone = [parts for (_, ranks), found in seen.items() if ranks == 2 for parts in found.alone]
@@ -168,10 +168,11 @@ class Model:
         """Seconds of a step whose gradients meet."""
         crowd = self.crowd(ranks)
         slower = [part * crowd for part in self.parts]
+        buckets = cost.buckets(self.sizes, near=wire == SHARED)
         if wire == SHARED:
-            taken = [cost.shared_bucket(ranks, self.cores, n, self.shared) for n in self.buckets]
+            taken = [cost.shared_bucket(ranks, self.cores, n, self.shared) for n in buckets]
             used = taken
         else:
-            taken = [self.all_reduce(wire, ranks, n) for n in self.buckets]
-            used = [crowd * self.busy(wire, ranks, n) for n in self.buckets]
-        return cost.step_seconds(cost.Step(*slower), self.buckets, taken, used)
+            taken = [self.all_reduce(wire, ranks, n) for n in buckets]
+            used = [crowd * self.busy(wire, ranks, n) for n in buckets]
+        return cost.step_seconds(cost.Step(*slower), buckets, taken, used)

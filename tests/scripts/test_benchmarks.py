@@ -244,7 +244,7 @@ def test_the_buckets_are_those_of_the_core(name: str) -> None:
         bounds = cost.FIRST_BUCKET, cost.BUCKET, dist.ReduceOp.SUM
         reducer = _C.Reducer(dist.default_group().native, params, labels, *bounds)
         grads = [4 * p.numel() for p in params]
-        assert cost.buckets(grads) == [sum(grads[p] for p in b) for b in reducer.buckets]
+        assert cost.buckets(grads, near=True) == [sum(grads[p] for p in b) for b in reducer.buckets]
     finally:
         dist.destroy_process_group()
 
