@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The disk is told to begin while a large file is still being written; what it holds is the same."""
+"""The disk is told to begin while a large file is being written; the file is the same."""
 
 from __future__ import annotations
 
