@@ -43,6 +43,9 @@ int pl_buffer_from(PyObject *obj, bool writable, pl_buffer *out);
 int pl_buffer_anywhere(PyObject *obj, bool writable, pl_buffer *out);
 void pl_buffer_release(pl_buffer *b);
 
+// 0, or -1 with an exception that says where t lies: for calls that read its memory.
+int pl_arg_on_host(const pl_tensor *t, const char *op);
+
 // Argument helpers: 0, or -1 with an exception that names the function.
 int pl_arg_count(const char *fn, Py_ssize_t n, Py_ssize_t expected);
 int pl_arg_int64(PyObject *obj, const char *what, int64_t *out);

@@ -9,7 +9,7 @@ static int arg_order(PyObject *obj, const char *op, int64_t n, const int64_t **o
     *out = NULL;
     if (obj == Py_None) return 0;
     pl_tensor *t = pl_tensor_of(obj, op);
-    if (t == NULL) return -1;
+    if (t == NULL || pl_arg_on_host(t, op)) return -1;
     if (t->dtype != PL_I64 || t->numel != n || !pl_tensor_is_contiguous(t)) {
         PyErr_Format(PyExc_ValueError,
                      "[%s] order: got %lld elements of %s, expected %lld contiguous ones of int64",

@@ -89,6 +89,7 @@ static PyObject *row_gather(PyObject *module, PyObject *columns) {
 
 static pl_tensor *arg_index(PyObject *obj) {
     pl_tensor *t = pl_tensor_of(obj, "RowGather");
+    if (t && pl_arg_on_host(t, "RowGather")) return NULL;
     if (!t || (t->dtype == PL_I64 && t->ndim == 1 && pl_tensor_is_contiguous(t))) return t;
     PyErr_Format(PyExc_TypeError,
                  "[DataLoader] indices of a batch: got %d dimensions of %s, expected 1 of int64",

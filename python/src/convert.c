@@ -195,15 +195,17 @@ static int format_dtype(const char *f, Py_ssize_t itemsize, pl_dtype *out) {
     }
 }
 
+int pl_arg_on_host(const pl_tensor *t, const char *op) {
+    if (pl_tensor_is_cpu(t)) return 0;
+    PyErr_Format(PyExc_NotImplementedError,
+                 "[%s] the tensor lies on cuda:%d, and the host reads it here: pass x.cpu()", op,
+                 pl_tensor_device(t).index);
+    return -1;
+}
+
 static int buffer_from_tensor(PyObject *obj, bool anywhere, pl_buffer *out) {
     pl_tensor *t = ((pl_py_tensor *)obj)->t;
-    if (!anywhere && !pl_tensor_is_cpu(t)) {
-        PyErr_Format(PyExc_NotImplementedError,
-                     "[buffer] the tensor lies on cuda:%d, which this call cannot take yet: pass "
-                     "x.cpu()",
-                     pl_tensor_device(t).index);
-        return -1;
-    }
+    if (!anywhere && pl_arg_on_host(t, "buffer")) return -1;
     if (!pl_tensor_is_contiguous(t)) {
         PyErr_SetString(PyExc_ValueError,
                         "[buffer] the tensor is not contiguous: pass x.contiguous()");

@@ -161,6 +161,14 @@ def test_what_the_host_cannot_look_at_says_what_to_do() -> None:
         _C.to_dlpack(x, True)
     with pytest.raises(RuntimeError, match="only memory of the host"):
         _C.pin_memory(x)
+    order = on_gpu(paceline.arange(4))
+    for call in (
+        lambda: _C.distributed_indices(4, 2, 0, False, order),
+        lambda: _C.row_gather([(paceline.ones(4, 2), (4, 2))]).gather(order),
+        lambda: _C.row_gather([(x, (3,))]),
+    ):
+        with pytest.raises(NotImplementedError, match=r"lies on cuda:0.*pass x.cpu"):
+            call()
 
 
 def test_pinned_memory() -> None:
