@@ -136,11 +136,11 @@ def index_of(op: str, where: str | int | device | None) -> int:
 
 def no_gpu(op: str, wanted: object) -> DeviceError:
     """The error where this process cannot use a GPU, with what is missing."""
-    from paceline import _cuda_libraries
+    from paceline import _cuda_libraries, cuda
 
     missing = "this build has no CUDA"
     if _cuda_libraries.has_kernels():
-        missing = "there is no GPU that CUDA shows, or no NVIDIA driver from 580 on"
+        missing = cuda.why_unused() or "there is no GPU that CUDA shows"
     return DeviceError(
         f"[{op}] {missing}: got device {str(wanted)!r}, expected 'cpu' "
         "(device = 'cuda' if paceline.cuda.is_available() else 'cpu' works everywhere; "

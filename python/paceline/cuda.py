@@ -39,6 +39,7 @@ __all__ = [
     "reset_peak_memory_stats",
     "set_device",
     "synchronize",
+    "why_unused",
 ]
 
 _OLDEST_DRIVER = 580  # the first of CUDA 13
@@ -97,6 +98,23 @@ def device_count() -> int:
 def is_available() -> bool:
     """Whether tensors can be placed on a GPU."""
     return device_count() > 0
+
+
+def why_unused() -> str | None:
+    """Say why the GPUs of this machine cannot be used; None where there are none, or they can.
+
+    Hidden by ``CUDA_VISIBLE_DEVICES`` is not a reason: that was somebody's wish.
+    """
+    from paceline import _cuda_libraries, _gpus
+
+    if not _gpus.installed():
+        return None
+    if not _cuda_libraries.has_kernels():
+        return "this build of paceline has no CUDA (docs/build.md)"
+    version = _gpus.driver_version()
+    if version is None or int(version.partition(".")[0]) >= _OLDEST_DRIVER:
+        return None
+    return f"the NVIDIA driver is too old: got {version}, expected {_OLDEST_DRIVER} or later"
 
 
 def is_initialized() -> bool:

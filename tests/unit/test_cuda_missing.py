@@ -139,6 +139,42 @@ def test_libraries_are_found_among_the_packages(
     assert nccl.where() == ("libmine.so", "PACELINE_NCCL")
 
 
+@pytest.mark.parametrize(
+    ("driver", "built", "said"),
+    [
+        ("550.54", True, "the NVIDIA driver is too old: got 550.54, expected 580 or later"),
+        ("580.159", False, "this build of paceline has no CUDA (docs/build.md)"),
+        ("580.159", True, None),
+    ],
+)
+def test_gpus_that_cannot_be_used_are_said_once(
+    driver: str,
+    built: bool,
+    said: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from paceline import _gpus, cuda
+    from paceline.engines import native
+
+    monkeypatch.delenv("PACELINE_CUDA_LIBRARY", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(_gpus, "installed", lambda: [_gpus.Gpu("NVIDIA H200", "GPU-1", "0")])
+    monkeypatch.setattr(_gpus, "driver_version", lambda: driver)
+    monkeypatch.setattr(_cuda_libraries, "_built", lambda: "/x/_cuda.so" if built else None)
+    assert cuda.why_unused() == said
+    assert not cuda.is_available()
+    native._device_of.cache_clear()
+    try:
+        assert str(native.ENGINE.device(0, False)) == "cpu"
+        assert str(native.ENGINE.device(0, False)) == "cpu"
+    finally:
+        native._device_of.cache_clear()
+    lines = capsys.readouterr().err.splitlines()
+    expected = f"paceline: the GPUs of this machine are not used: {said}"
+    assert lines == ([] if said is None else [expected])
+
+
 def test_importing_and_asking_touch_no_driver() -> None:
     # Neither the driver nor a library of CUDA's is in the process afterwards.
     code = (

@@ -20,6 +20,7 @@ from paceline._device import CPU, current, device, named, place
 from paceline._placing import pinned
 
 from .._call_site import frames_of_ours
+from ..announce import say
 from .alike import AlikeModels
 from .native_data import NativeData
 from .native_state import NativeState
@@ -304,6 +305,9 @@ def _at(tensor: Any) -> int:
 def _device_of(local_rank: int, cpu: bool) -> Any:
     """The device of a process: the same at every question, whatever the environment becomes."""
     if cpu or not cuda.is_available():
+        reason = None if cpu else cuda.why_unused()
+        if reason is not None and local_rank == 0:
+            say(f"the GPUs of this machine are not used: {reason}")
         return CPU
     from ..environment import read_environment
 

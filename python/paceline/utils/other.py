@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from functools import reduce
 from typing import Any
 
+from paceline import cuda
+
 from ..environment import truth
 from ..state import PartialState
 
@@ -78,7 +80,7 @@ def load(f: Any, map_location: Any = None, **kwargs: Any) -> Any:
 
 
 def release_memory(*objects: Any) -> list[None]:
-    """Give a None for each object, to assign it to, and collect garbage.
+    """Give a None for each object, to assign it to, collect garbage, and empty the GPU's cache.
 
     Examples
     --------
@@ -88,6 +90,7 @@ def release_memory(*objects: Any) -> list[None]:
     count = len(objects)
     del objects
     gc.collect()
+    cuda.empty_cache()
     return [None] * count
 
 

@@ -201,6 +201,16 @@ def test_memory_is_counted() -> None:
     torch.cuda.synchronize("cuda:0")
 
 
+def test_released_memory_goes_back_to_the_gpu() -> None:
+    from paceline.utils import release_memory
+
+    x = torch.zeros(8 << 20, device="cuda")
+    del x
+    before = torch.cuda.memory_reserved()
+    release_memory()
+    assert torch.cuda.memory_reserved() <= before - (32 << 20)
+
+
 def test_questions() -> None:
     assert torch.cuda.current_device() == 0
     assert torch.cuda.get_device_capability() >= (7, 5)
