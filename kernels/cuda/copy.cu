@@ -134,19 +134,9 @@ void fill_launch(pl_tensor *dst, element value, pl_cuda_queue *q) {
 
 pl_status fill_bits(pl_tensor *dst, element value, pl_cuda_queue *q) {
     if (dst->numel == 0) return PL_OK;
-    switch (pl_dtype_size(dst->dtype)) {
-        case 1:
-            fill_launch<uint8_t>(dst, value, q);
-            break;
-        case 2:
-            fill_launch<uint16_t>(dst, value, q);
-            break;
-        case 4:
-            fill_launch<uint32_t>(dst, value, q);
-            break;
-        default:
-            fill_launch<uint64_t>(dst, value, q);
-    }
+#define CALL(U) fill_launch<U>(dst, value, q)
+    PL_CUDA_SIZES(pl_dtype_size(dst->dtype), CALL);
+#undef CALL
     return pl_launched("fill");
 }
 

@@ -9,8 +9,9 @@
 // erf, since the library's is by tanh; fp64. GELU's gradient is a call of its own in ops/.
 #include "cuda/cublaslt_internal.h"
 
-// The dimension of the kept sum (the auxiliary matrix) must be a multiple of this.
-enum { AUX_STEP = 8 };
+// The kept sum (the auxiliary matrix): its rows are a multiple of so many elements long, its
+// address of so many bytes.
+enum { AUX_STEP = 8, AUX_ALIGN = 16 };
 
 // Compares routes once; `context` has all that they need, and that they may write.
 typedef struct routes {
@@ -81,7 +82,9 @@ static pl_status fuse_linear(linear_job *j, bool *out) {
     const pl_tensor *bias = j->bias;
     int64_t n = j->out->shape[1], e = 0;
     bool fits = !bias || (bias->dtype == j->out->dtype && (bias->strides[0] == 1 || n == 1));
-    bool gelu = j->act == PL_ACT_GELU_TANH && (!j->preact || n % AUX_STEP == 0);
+    bool kept_fits =
+        !j->preact || (n % AUX_STEP == 0 && (uintptr_t)j->preact->data % AUX_ALIGN == 0);
+    bool gelu = j->act == PL_ACT_GELU_TANH && kept_fits;
     if (bias) e |= PL_LT_EPILOGUE_BIAS;
     if (gelu) e |= PL_LT_EPILOGUE_GELU | (j->preact ? PL_LT_EPILOGUE_AUX : 0);
     *out = fits && e != 0 && j->out->dtype != PL_F64;
