@@ -101,6 +101,7 @@ pl_status pl__blas_product(const pl_tensor *a, const pl_tensor *b, bool accumula
     int nd = out->ndim;
     PL_ASSERT(matrix_of(a, &ma) && matrix_of(b, &mb) && matrix_of(out, &md));
     PL_ASSERT(md.plain);
+    PL_ASSERT(a->dtype == b->dtype);
     dim dims[PL_MAX_DIMS];
     int n = batch_dims(a, b, out, dims);
     int64_t m = out->shape[nd - 2];
