@@ -37,7 +37,7 @@ def run(session: Session) -> Iterator[Table]:
     import paceline
 
     if not paceline.cuda.is_available():
-        yield Table("gpu", "One GPU", "tokens/s", lower_is_better=False, note=NO_GPU)
+        yield Table("gpu", "One GPU", "thousand tokens/s", lower_is_better=False, note=NO_GPU)
         return
     name = paceline.cuda.get_device_name(0)
     yield from training(session, name)
@@ -55,13 +55,14 @@ def training(session: Session, name: str) -> Iterator[Table]:
         row = _ranks(session, "benchmarks.gpu_worker", [library, way, size, str(batch)])
         with session.running({shown: row}, f"gpu, GPT-2, {shown}") as contest:
             steps = 1 if session.quick else max(1, min(50, round(5 / _ready(row, "step", 5.0))))
-            answers = contest.turns(lambda _, r, n=steps: tokens / r.ask(f"go {n}")[0])[shown]
+            answers = contest.turns(lambda _, r, n=steps: tokens / 1e3 / r.ask(f"go {n}")[0])[shown]
             took[shown] = memory[shown] = answers
             if not isinstance(answers, str):
                 memory[shown] = [_ready(row, "peak", 0.0)]
                 losses.append(f"{shown} {_ready(row, 'loss', 0.0):.4f}")
     title = "tiny GPT" if session.quick else f"GPT-2 124 M, {batch} sequences of {CONTEXT} tokens"
-    table = Table("gpu", f"{name}: {title}, AdamW, bf16", "tokens/s", lower_is_better=False)
+    table = Table("gpu", f"{name}: {title}, AdamW, bf16", "thousand tokens/s",
+                  lower_is_better=False)  # fmt: skip
     table.rows.append(_row("training step", took))
     table.note = f"First losses: {', '.join(losses)}."
     if not session.quick:
@@ -100,7 +101,7 @@ def _row(case: str, found: dict[str, Any]) -> Row:
 def shares(took: dict[str, list[float] | str]) -> str:
     """Say the share of the peak that every row reaches."""
     said = [
-        f"{name} {100 * statistics.median(values) * PER_TOKEN / PEAK:.1f} %"
+        f"{name} {100 * statistics.median(values) * 1e3 * PER_TOKEN / PEAK:.1f} %"
         for name, values in took.items()
         if values and not isinstance(values, str)
     ]

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.gpu import WAYS
 from benchmarks.plot import read
 from benchmarks.table import Row, Table, figure, markdown, summary
 
@@ -132,12 +133,24 @@ def _bridge() -> Iterator[Measure]:
                   "with PyTorch's model", ("accelerate launch",))  # fmt: skip
 
 
+def _gpu() -> Iterator[Measure]:
+    step = "^gpu: (?!Virtual).*GPT-2 124 M.*AdamW, bf16"
+    yield Measure("GPT-2 124 M, bf16, one H200, thousand tokens/s", 600,
+                  step.replace("(?!Virtual).*", ".*H200: "), "training step")  # fmt: skip
+    yield Measure("GPT-2 124 M, bf16, one GPU, against the best PyTorch", 1.1, step,
+                  "training step", tuple(name for name in WAYS if name != "paceline"))  # fmt: skip
+    for kernel in ("add", "layer_norm", "gelu (tanh)", "cross_entropy", "AdamW, fp32"):
+        yield Measure(f"{kernel} on a GPU, of a copy's rate", 0.9, "^gpu: (?!Virtual).*kernels",
+                      re.escape(kernel), ("a copy",))  # fmt: skip
+
+
 MEASURES = [
     *_training(),
     *_computing(),
     *_communication(),
     *_bridge(),
     *_memory_and_files(),
+    *_gpu(),
 ]
 
 

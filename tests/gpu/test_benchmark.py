@@ -28,7 +28,7 @@ def test_the_gpu_part_runs(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     tables = json.loads(out.read_text())["tables"]
-    assert [table["unit"] for table in tables] == ["tokens/s", "MiB", "GB/s", "TFLOP/s"]
+    assert [table["unit"] for table in tables] == ["thousand tokens/s", "MiB", "GB/s", "TFLOP/s"]
     for table in tables:
         assert table["title"].startswith("Virtual GPU: ")
         for row in table["rows"]:
@@ -43,5 +43,5 @@ def test_the_gpu_part_runs(tmp_path: Path) -> None:
 def test_the_share_of_the_peak_is_that_of_llm_c() -> None:
     # llm.c's own figure for an H100: 471.5 thousand tokens per second are 38.3 % of 989 TFLOP/s.
     assert round(PER_TOKEN / 1e6, 1) == 803.5
-    assert "paceline 38.3 %" in shares({"paceline": [471.5e3], "PyTorch eager": "failed"})
+    assert "paceline 38.3 %" in shares({"paceline": [471.5], "PyTorch eager": "failed"})
     assert "PyTorch" not in shares({"paceline": [1.0], "PyTorch eager": "failed"})
