@@ -25,10 +25,11 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pinned *free_blocks;
 static size_t locked;  // bytes of all blocks
 
+// To an eighth of its power of two, so that sizes which differ a little share blocks.
 static size_t rounded(size_t nbytes) {
-    size_t size = 4096;
-    while (size < nbytes) size *= 2;
-    return size;
+    size_t step = 4096;
+    while (step * 16 <= nbytes) step *= 2;
+    return nbytes ? (nbytes + step - 1) / step * step : step;
 }
 
 static void give_back(void *owner, void *data) {

@@ -112,14 +112,18 @@ KERNEL(unscale, pl_dtype dt, int64_t n, void *g, double factor, int *nonfinite) 
     RUN(b->unscale(dt, n, g, factor, nonfinite, q));
 }
 
+// clang-format off
 const pl_kernels pl__cuda_kernels = {
     .name = "cuda",
-#define MEMBER(name) .name = name,
-    MEMBER(unary) MEMBER(binary) MEMBER(where) MEMBER(copy) MEMBER(fill) MEMBER(fill_int)
-        MEMBER(arange) MEMBER(reduce) MEMBER(argreduce) MEMBER(cumsum) MEMBER(sort)
-            MEMBER(sum_squares) MEMBER(matmul) MEMBER(linear) MEMBER(linear_grad) MEMBER(layer_norm)
-                MEMBER(layer_norm_grad) MEMBER(softmax) MEMBER(softmax_grad) MEMBER(cross_entropy)
-                    MEMBER(cross_entropy_grad) MEMBER(take) MEMBER(take_grad) MEMBER(gather)
-                        MEMBER(scatter_add) MEMBER(count_nonzero) MEMBER(nonzero) MEMBER(uniform)
-                            MEMBER(normal) MEMBER(randint) MEMBER(dropout) MEMBER(attention)
-                                MEMBER(attention_grad) MEMBER(adam) MEMBER(sgd) MEMBER(unscale)};
+    .unary = unary, .binary = binary, .where = where, .copy = copy, .fill = fill,
+    .fill_int = fill_int, .arange = arange, .reduce = reduce, .argreduce = argreduce,
+    .cumsum = cumsum, .sort = sort, .sum_squares = sum_squares, .matmul = matmul,
+    .linear = linear, .linear_grad = linear_grad, .layer_norm = layer_norm,
+    .layer_norm_grad = layer_norm_grad, .softmax = softmax, .softmax_grad = softmax_grad,
+    .cross_entropy = cross_entropy, .cross_entropy_grad = cross_entropy_grad, .take = take,
+    .take_grad = take_grad, .gather = gather, .scatter_add = scatter_add,
+    .count_nonzero = count_nonzero, .nonzero = nonzero, .uniform = uniform, .normal = normal,
+    .randint = randint, .dropout = dropout, .attention = attention,
+    .attention_grad = attention_grad, .adam = adam, .sgd = sgd, .unscale = unscale,
+};
+// clang-format on
