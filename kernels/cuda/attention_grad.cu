@@ -5,6 +5,7 @@
 // With p the probability and keep the dropout's factor: ds = p * (keep * g.v - delta) * scale,
 // dq = ds k, dk = ds^T q, dv = (p * keep)^T g; ds and p are rounded to the inputs' dtype for the
 // products.
+// In fp16 a ds past 65,504 is infinite, which a scaler of gradients sees and answers.
 // Not measured on a GPU yet: seven products where an atomic dq would need five.
 #include "cuda/attention_tile.cuh"
 
