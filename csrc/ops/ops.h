@@ -113,8 +113,8 @@ extern const pl_op pl_op_to_device;
 extern const pl_op *const pl_op_table[];
 extern const int pl_op_count;
 
-// Under autocast to `low`: whether a call of op takes input i as it is, since its kernel rounds it as
-// it reads; then attrs tells the call so.
+// Under autocast to `low`: whether a call of op takes input i as it is, since its kernel rounds it
+// as it reads; then attrs tells the call so.
 bool pl_op_rounds(const pl_op *op, int i, pl_tensor *const *in, pl_dtype low, pl_attrs *attrs);
 
 // Results that are cheap to compute again from what the call saved (remake.c).
@@ -154,8 +154,8 @@ pl_status pl_binary_new(pl_binary op, const char *name, pl_tensor *a, pl_tensor 
                         pl_tensor **out) PL_MUST_USE;
 pl_status pl_reduce_new(pl_reduce op, pl_tensor *x, uint32_t dims, bool keepdim,
                         pl_tensor **out) PL_MUST_USE;
-// dst = src (of one shape, any dtypes and strides), wherever both lie. Afterwards src may change and
-// dst be read; but with non_blocking a pinned src must not change before the copy is done.
+// dst = src (of one shape, any dtypes and strides), wherever both lie. Afterwards src may change
+// and dst be read; but with non_blocking a pinned src must not change before the copy is done.
 pl_status pl_copy_across(const pl_tensor *src, pl_tensor *dst, bool non_blocking) PL_MUST_USE;
 // t itself (retained) where it is there.
 pl_status pl_to_device(pl_tensor *t, pl_device to, bool non_blocking, pl_tensor **out) PL_MUST_USE;
