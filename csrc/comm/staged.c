@@ -17,7 +17,8 @@
 // one would alone.
 //
 // With two ranks each folds the whole piece for itself instead: one step less, and the same bits,
-// since both fold rank 0 and rank 1 in that order with the same loops.
+// since both fold rank 0 and rank 1 in that order with the same loops. On one machine each reads
+// its own part where the user has it, which the cache has too.
 //
 // Between two machines a step takes as long as the link, so one piece is always under way: a rank
 // writes and sends piece p, then waits for piece p - 1 and folds it. The areas are four smaller
@@ -75,6 +76,15 @@ static bool wants_result(const pl_group *g, const pl__call *call) {
     return call->op != PL__OP_REDUCE || call->root == g->rank;
 }
 
+// Of two ranks near each other: the own part is where it was copied from.
+static void fold_with_peer(const pl_group *g, const pl__call *call, int which, int64_t m,
+                           char *user) {
+    const void *src[2] = {user, user};
+    void *dst[1] = {user};
+    src[!g->rank] = pl__area(g, !g->rank, which);
+    pl__reduce(src, 2, dst, 1, m, call->dtype, call->redop);
+}
+
 static pl_status reduce_of_two_near(pl_group *g, pl__call *call) {
     size_t size = pl_dtype_size(call->dtype);
     int64_t piece = (int64_t)(AREA_BYTES / size);
@@ -83,7 +93,7 @@ static pl_status reduce_of_two_near(pl_group *g, pl__call *call) {
         char *user = (char *)call->out + (size_t)i * size;
         memcpy(pl__area(g, g->rank, (int)(p & 1)), user, (size_t)m * size);
         PL_TRY(pl__show(g, call, (int)(p & 1), 0, (size_t)m * size));
-        if (wants_result(g, call)) fold(g, call, (int)(p & 1), 0, m, user);
+        if (wants_result(g, call)) fold_with_peer(g, call, (int)(p & 1), m, user);
     }
     return PL_OK;
 }
