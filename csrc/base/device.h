@@ -92,6 +92,12 @@ typedef struct pl_device_services {
     // its use when there is none left (PL_ENOMEM). release waits for nothing. Any thread.
     pl_status (*alloc)(size_t nbytes, const char *tag, void **out);
     void (*release)(void *p);
+    // Note [uploads]: what comes from page-locked memory does not wait for what is computed
+    // meanwhile. alloc_ahead gives memory that only uploads have used since it was last computed
+    // with; upload copies into it on a stream of its own, and what is enqueued on `compute` from
+    // then on waits for that. release serves both kinds.
+    pl_status (*alloc_ahead)(size_t nbytes, const char *tag, void **out);
+    pl_status (*upload)(void *dst, const void *src, size_t nbytes);
     pl_status (*used)(void *p, pl_stream *s);  // work that touches p was put on another stream
     pl_status (*trim)(void);                   // gives free blocks back to the device
     pl_device_memory (*statistics)(bool reset_peak);

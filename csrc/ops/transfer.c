@@ -35,11 +35,33 @@ pl_status pl_copy_across(const pl_tensor *src, pl_tensor *dst, bool non_blocking
     return st;
 }
 
+// Note [uploads], base/device.h: such as the next batch while this one is computed with.
+static pl_status upload(const pl_tensor *t, pl_device to, pl_tensor **out) {
+    pl_storage *s = NULL;
+    pl_tensor *r = NULL;
+    size_t nbytes = pl_tensor_nbytes(t);
+    PL_TRY(pl_storage_new_ahead(to, nbytes, &s));
+    pl_status st = pl_tensor_from_storage(s, t->dtype, t->ndim, t->shape, t->strides, 0, &r);
+    pl_storage_release(s);
+    if (st == PL_OK) st = pl_device_find(to)->upload(r->data, t->data, nbytes);
+    if (st == PL_OK) st = pl_storage_pinned_used(t->storage);
+    if (st != PL_OK) {
+        pl_tensor_release(r);
+        return st;
+    }
+    *out = r;
+    return PL_OK;
+}
+
 pl_status pl_to_device(pl_tensor *t, pl_device to, bool non_blocking, pl_tensor **out) {
     pl_tensor *r = NULL;
     if (pl_device_equal(pl_tensor_device(t), to)) {
         *out = pl_tensor_retain(t);
         return PL_OK;
+    }
+    if (non_blocking && pl_tensor_is_cpu(t) && t->numel > 0 && pl_tensor_is_contiguous(t) &&
+        pl_storage_is_pinned(t->storage)) {
+        return upload(t, to, out);
     }
     PL_TRY(pl_tensor_empty_on(to, t->dtype, t->ndim, t->shape, &r));
     pl_status st = pl_copy_across(t, r, non_blocking);

@@ -31,8 +31,7 @@ static void release_on(void *owner, void *data) {
     ((const pl_device_services *)owner)->release(data);
 }
 
-pl_status pl_storage_new_on(pl_device d, size_t nbytes, pl_storage **out) {
-    if (PL_LIKELY(d.type == PL_CPU)) return pl_storage_new(nbytes, out);
+static pl_status new_on_gpu(pl_device d, bool ahead, size_t nbytes, pl_storage **out) {
     const pl_device_services *s = pl_device_find(d);
     if (s == NULL) {
         return pl_fail(PL_EDEVICE,
@@ -41,7 +40,7 @@ pl_status pl_storage_new_on(pl_device d, size_t nbytes, pl_storage **out) {
                        d.index);
     }
     void *data = NULL;
-    PL_TRY(s->alloc(nbytes, "tensors", &data));
+    PL_TRY((ahead ? s->alloc_ahead : s->alloc)(nbytes, "tensors", &data));
     // A table is never freed, so the storage may name it for as long as it lives.
     pl_status st = pl_storage_wrap(data, nbytes, release_on, (void *)(uintptr_t)s, out);
     if (st == PL_OK) {
@@ -50,6 +49,15 @@ pl_status pl_storage_new_on(pl_device d, size_t nbytes, pl_storage **out) {
         s->release(data);
     }
     return st;
+}
+
+pl_status pl_storage_new_on(pl_device d, size_t nbytes, pl_storage **out) {
+    if (PL_LIKELY(d.type == PL_CPU)) return pl_storage_new(nbytes, out);
+    return new_on_gpu(d, false, nbytes, out);
+}
+
+pl_status pl_storage_new_ahead(pl_device d, size_t nbytes, pl_storage **out) {
+    return new_on_gpu(d, true, nbytes, out);
 }
 
 void pl_storage_retain(pl_storage *s) {

@@ -49,6 +49,8 @@ bool pl_storage_is_pinned(const pl_storage *s);
 // A copy that touches s was put on the device's stream `compute`.
 pl_status pl_storage_pinned_used(pl_storage *s) PL_MUST_USE;
 pl_status pl_storage_pinned_trim(void) PL_MUST_USE;  // what nobody holds goes back to the system
+// On a GPU, for an upload (Note [uploads], base/device.h).
+pl_status pl_storage_new_ahead(pl_device d, size_t nbytes, pl_storage **out) PL_MUST_USE;
 pl_status pl_storage_wrap(void *data, size_t nbytes, void (*release)(void *owner, void *data),
                           void *owner, pl_storage **out) PL_MUST_USE;
 void pl_storage_retain(pl_storage *s);

@@ -32,6 +32,28 @@ static pl_status alloc(size_t nbytes, const char *tag, void **out) {
     return st;
 }
 
+static pl_status alloc_ahead(size_t nbytes, const char *tag, void **out) {
+    *out = NULL;
+    if (nbytes == 0) return PL_OK;
+    pthread_mutex_lock(&pl__cuda.memory_lock);
+    pl_status st = pl_cuda_cache_alloc(pl__cuda.cache, nbytes, pl__cuda.uploads, tag, out);
+    // When it is released its next upload waits for all that compute does with it until then.
+    if (st == PL_OK) st = pl_cuda_cache_used(pl__cuda.cache, *out, pl__cuda.compute);
+    pthread_mutex_unlock(&pl__cuda.memory_lock);
+    return st;
+}
+
+static pl_status upload(void *dst, const void *src, size_t nbytes) {
+    pl_runtime *r = pl__cuda.runtime;
+    // One event serves all: a wait is for its latest record, and nobody records between the two.
+    pthread_mutex_lock(&pl__cuda.memory_lock);
+    pl_status st = r->copy(r, pl__cuda.uploads, PL_COPY_TO_DEVICE, dst, src, nbytes);
+    if (st == PL_OK) st = r->record(r, pl__cuda.uploaded, pl__cuda.uploads);
+    if (st == PL_OK) st = r->wait(r, pl__cuda.compute, pl__cuda.uploaded);
+    pthread_mutex_unlock(&pl__cuda.memory_lock);
+    return st;
+}
+
 static void release(void *p) {
     if (p == NULL) return;
     pthread_mutex_lock(&pl__cuda.memory_lock);
@@ -132,6 +154,8 @@ static pl_status start_memory(void) {
     pl_runtime *r = pl__cuda.runtime;
     void *room = NULL;
     PL_TRY(r->stream_new(r, false, &pl__cuda.compute));
+    PL_TRY(r->stream_new(r, false, &pl__cuda.uploads));
+    PL_TRY(r->event_new(r, &pl__cuda.uploaded));
     PL_TRY(pl_cuda_cache_new(r, &pl__cuda.cache));
     PL_TRY(r->host_malloc(r, sizeof *stage, &room));
     stage = room;
@@ -167,6 +191,8 @@ pl_status pl__cuda_start(const pl_cuda_backend *backend, int index) {
                                     .compute = pl__cuda.compute,
                                     .alloc = alloc,
                                     .release = release,
+                                    .alloc_ahead = alloc_ahead,
+                                    .upload = upload,
                                     .used = used,
                                     .trim = trim,
                                     .statistics = statistics,

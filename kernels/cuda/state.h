@@ -16,7 +16,8 @@ typedef struct pl_cuda_state {
     const pl_cuda_backend *backend;
     pl_runtime *runtime;
     pl_cuda_properties properties;
-    pl_stream *compute;
+    pl_stream *compute, *uploads;  // Note [uploads], base/device.h
+    pl_event *uploaded;
     pthread_mutex_t queue_lock;
     pl_cuda_queue queue;
     pl_cuda_blas *blas;

@@ -87,6 +87,20 @@ def test_without_placement_batches_stay() -> None:
     assert not any(batch["x"].is_cuda for batch in loader)
 
 
+def test_uploads_while_the_device_computes() -> None:
+    # Each batch's memory serves again while what was computed with the one before is under way.
+    weight = torch.randn(64, 64, device="cuda")
+    total = torch.zeros(64, device="cuda")
+    expected = torch.zeros(64)
+    for at in range(24):
+        host = torch.full((8, 64), float(at))
+        batch = host.pin_memory().to("cuda", non_blocking=True)
+        total += (batch @ weight).sum(0) * 0 + batch.sum(0)
+        expected += host.sum(0)
+        del batch
+    assert torch.equal(total.cpu(), expected)
+
+
 def test_a_data_set_on_the_device() -> None:
     rows = TensorDataset(torch.arange(8, device="cuda"), torch.ones(8, 2, device="cuda"))
     batches = list(DataLoader(rows, batch_size=4))
