@@ -17,6 +17,7 @@ BOUND_S = 5 * 0.2
 HEAD = """
 import time, warnings
 import numpy as np
+import paceline as pl
 import paceline.distributed as dist
 from paceline.distributed import ReduceOp
 from rankside import ARGS, RANK, WORLD, failing, mark, out
@@ -26,7 +27,6 @@ def ones(shape, dtype="float32"):
     made = np.full(shape, RANK + 1, dtype)
     if not ARGS.get("gpu"):
         return made
-    import paceline as pl
     return pl.tensor(made).to(f"cuda:{RANK}")
 """
 
@@ -87,6 +87,8 @@ dist.init_process_group()
 warm = ones(8)
 for _ in range(500):
     dist.all_reduce(warm, ReduceOp.AVG)
+if ARGS["gpu"]:  # what a GPU has not finished when the group fails is worthless: docs/cuda.md
+    pl.cuda.synchronize()
 call = ARGS["first"] if RANK == 0 else ARGS["others"]
 mark("going")
 from rankside import report

@@ -104,7 +104,10 @@ def test_cuda_without_nvcc_is_one_sentence(tmp_path: Path) -> None:
     assert "PACELINE_CUDA=1: nvcc is missing; expected a CUDA 13" in " ".join(done.stderr.split())
 
 
-def test_without_nvcc_a_plain_build_is_for_the_cpu(tmp_path: Path) -> None:
+def test_without_nvcc_a_plain_build_is_for_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PACELINE_CUDA", raising=False)
     done = configure(tmp_path, CUDACXX="/nowhere/nvcc")
     assert done.returncode == 0, done.stderr
     assert "CUDA       off (PACELINE_CUDA=auto): nvcc is missing; expected a CUDA 13" in done.stdout
