@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -101,6 +102,20 @@ def test_in_place_change_of_something_needed() -> None:
         y.add_(1)
     with pytest.raises(RuntimeError, match="changed in place"):
         z.backward()
+
+
+@pytest.mark.skipif(
+    not _C.cpu_info()["avx512_bf16"] or _C.cpu_info()["amx_bf16"],
+    reason="this processor copies weights for autocast, and the gradient uses the copy",
+)
+def test_weight_changed_before_the_gradient_under_autocast() -> None:
+    layer, x = paceline.nn.Linear(64, 64), paceline.ones(256, 64, requires_grad=True)
+    with paceline.autocast("cpu", dtype=paceline.bfloat16):
+        y = layer(x).sum()
+    with paceline.no_grad():
+        layer.weight.add_(1)
+    with pytest.raises(RuntimeError, match="'linear' was changed in place: shape"):
+        y.backward()
 
 
 def test_in_place_change_of_a_leaf() -> None:
@@ -220,7 +235,9 @@ def test_autocast_warns_once_where_it_will_not_be_faster(monkeypatch: pytest.Mon
     amp._warn_if_not_faster.cache_clear()
     with pytest.warns(UserWarning, match="older processor.*will not be faster"):
         paceline.autocast("cpu", paceline.bfloat16)
-    paceline.autocast("cpu", paceline.bfloat16)  # a second warning would be an error here
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        paceline.autocast("cpu", paceline.bfloat16)  # a second time it says nothing
 
 
 def test_ctrl_c_in_a_long_backward_pass() -> None:
