@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 SLOW_S = 1.0  # a step that takes longer is warmed once
+SETTLE_S = 0.15
 
 
 def serve(answers: dict[str, Callable[..., Any]], ready: Any = True) -> None:
@@ -76,3 +77,16 @@ def peak_mib() -> list[float]:
     with open("/proc/self/status") as file:
         fields = dict(line.split(":", 1) for line in file)
     return [int(fields[name].split()[0]) / 1024 for name in ("VmHWM", "RssShmem")]
+
+
+def settle(call: Callable[[], Any], latest: Callable[[float], float]) -> None:
+    """Make calls on all ranks alike until they have their places on the processors.
+
+    With more ranks than cores it takes the system up to a tenth of a second to spread them evenly;
+    a round of a few milliseconds would measure that. `latest` gives the largest number of any rank.
+    """
+    start = time.monotonic()
+    call()
+    while latest(time.monotonic() - start) < SETTLE_S:
+        for _ in range(5):
+            call()

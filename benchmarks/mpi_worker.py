@@ -51,8 +51,10 @@ def all_reduce(comm: Any, mpi: Any, nbytes: int, repeats: int) -> float:
     import numpy as np
 
     buffer = np.ones(max(nbytes // 4, 1), dtype=np.float32)
-    for _ in range(2):
-        comm.Allreduce(mpi.IN_PLACE, buffer)
+    answer.settle(
+        lambda: comm.Allreduce(mpi.IN_PLACE, buffer),
+        lambda seconds: comm.allreduce(seconds, op=mpi.MAX),
+    )
     comm.Barrier()
     start = time.perf_counter()
     for _ in range(repeats):

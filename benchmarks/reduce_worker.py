@@ -33,6 +33,22 @@ def paceline_calls(count: int) -> dict[str, Callable[[], object]]:
     return {"ordinary": lambda: dist.all_reduce(buffer), "bucket": bucket}
 
 
+def paceline_latest(seconds: float) -> float:
+    import paceline.distributed as dist
+
+    buffer = np.array([seconds])
+    dist.all_reduce(buffer, dist.ReduceOp.MAX)
+    return float(buffer[0])
+
+
+def torch_latest(seconds: float) -> float:
+    import torch
+
+    buffer = torch.tensor([seconds])
+    torch.distributed.all_reduce(buffer, torch.distributed.ReduceOp.MAX)
+    return float(buffer[0])
+
+
 def torch_calls(count: int) -> dict[str, Callable[[], object]]:
     import torch
 
@@ -46,21 +62,20 @@ def main() -> None:
         import paceline.distributed as dist
 
         dist.init_process_group()
-        make, barrier = paceline_calls, dist.barrier
+        make, barrier, latest = paceline_calls, dist.barrier, paceline_latest
     else:
         import torch
 
         torch.set_num_threads(1)
         torch.distributed.init_process_group("gloo")
-        make, barrier = torch_calls, torch.distributed.barrier
+        make, barrier, latest = torch_calls, torch.distributed.barrier, torch_latest
 
     def go(nbytes: str, repeats: str) -> dict[str, float]:
         seconds = {}
         for name, call in make(max(int(nbytes) // 4, 1)).items():
             if only and name not in only:
                 continue
-            for _ in range(2):
-                call()
+            answer.settle(call, latest)
             barrier()
             start = time.perf_counter()
             for _ in range(int(repeats)):
