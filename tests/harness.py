@@ -320,6 +320,21 @@ def _paths() -> list[str]:
     return [str(package.parent), str(Path(__file__).parent)]
 
 
+def run_program(
+    *command: str, cwd: Path, timeout: float = 110, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run this interpreter as a user would: not as a rank of the tests, paceline importable.
+
+    Fails the test, with all that was printed, unless it ends with 0.
+    """
+    env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")} | variables
+    env["PYTHONPATH"] = os.pathsep.join([*_paths(), env.get("PYTHONPATH", "")])
+    argv = [sys.executable, *command]
+    done = subprocess.run(argv, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
 def tagged(tag: str) -> list[int]:
     """Processes whose environment carries the tag, wherever they were reparented to."""
     needle = f"{TAG}={tag}".encode()

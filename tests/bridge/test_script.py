@@ -4,10 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
-import subprocess
-import sys
 from importlib.metadata import metadata
 from pathlib import Path
 
@@ -22,14 +19,7 @@ LAUNCH = ("-m", "paceline.commands.launch", "--num_processes")
 
 
 def run(*command: str, cwd: Path, **further: str) -> str:
-    env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")} | further
-    env["PYTHONPATH"] = os.pathsep.join([*harness._paths(), env.get("PYTHONPATH", "")])
-    env["OMP_NUM_THREADS"] = "1"
-    done = subprocess.run(
-        [sys.executable, *command], cwd=cwd, env=env, capture_output=True, text=True, timeout=110
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return harness.run_program(*command, cwd=cwd, **further, OMP_NUM_THREADS="1").stdout
 
 
 def accuracies(text: str) -> list[float]:

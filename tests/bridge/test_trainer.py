@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -162,14 +159,7 @@ print("trained on", run.accelerator.num_processes, "by", type(run.accelerator)._
 @needs_transformers
 def test_a_script_with_a_trainer_is_launched_unedited(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
-    env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
-    env["PYTHONPATH"] = os.pathsep.join([*harness._paths(), env.get("PYTHONPATH", "")])
-    env["OMP_NUM_THREADS"] = "1"
     command = ("-m", "paceline.commands.launch", "--num_processes", "2", "--as_accelerate")
-    done = subprocess.run(
-        [sys.executable, *command, "script.py"],
-        cwd=tmp_path, env=env, capture_output=True, text=True, timeout=110,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = harness.run_program(*command, "script.py", cwd=tmp_path, OMP_NUM_THREADS="1")
     line = "trained on 2 by paceline.accelerator over 2 steps"
     assert done.stdout.count(line) == 2, done.stdout

@@ -139,6 +139,18 @@ TEST(blocks_are_measured_by_their_owners) {
     }
 }
 
+// Bucket i of one parameter, in the i-th 64 bytes.
+static pl_bucket_call line_of(pl_segment *seg, int i, int64_t count, uint64_t *used) {
+    return (pl_bucket_call){.seg = seg,
+                            .offset_bytes = (size_t)i * 64,
+                            .count = count,
+                            .dtype = PL_F32,
+                            .op = PL_RED_SUM,
+                            .bucket = i,
+                            .n_params = 1,
+                            .used = used};
+}
+
 // Polled buckets among calls of other kinds, on all ranks or on some, waited for in any order.
 static void polled_order(pl_group *g, void *ctx) {
     enum { N = 24 };
@@ -152,15 +164,8 @@ static void polled_order(pl_group *g, void *ctx) {
         for (int i = 0; i < N; i++) {
             at[i * 16] = (float)(i + 1);
             used[i] = 1;
-            pl_bucket_call c = {.seg = seg,
-                                .offset_bytes = (size_t)i * 64,
-                                .count = 1,
-                                .dtype = PL_F32,
-                                .op = PL_RED_SUM,
-                                .bucket = i,
-                                .n_params = 1,
-                                .used = &used[i],
-                                .polled = is_polled((int)(intptr_t)ctx, rank)};
+            pl_bucket_call c = line_of(seg, i, 1, &used[i]);
+            c.polled = is_polled((int)(intptr_t)ctx, rank);
             CHECK_OK(pl_group_reduce_bucket(g, &c, SITE("p:2"), &w[i]));
             if (i % 3 == 0) CHECK_OK(pl_group_poll(g));
             if (i % 7 == 0) CHECK_OK(pl_group_barrier(g, SITE("p:3")));
@@ -201,15 +206,8 @@ static void leave_polled(pl_group *g, void *ctx) {
     CHECK_OK(pl_segment_new(g, 4096, SITE("l:1"), &seg));
     for (int i = 0; i < 2 && pl_group_rank(g) == 0; i++) {
         used[i] = 1;
-        pl_bucket_call c = {.seg = seg,
-                            .offset_bytes = (size_t)i * 64,
-                            .count = 16,
-                            .dtype = PL_F32,
-                            .op = PL_RED_SUM,
-                            .bucket = i,
-                            .n_params = 1,
-                            .used = &used[i],
-                            .polled = true};
+        pl_bucket_call c = line_of(seg, i, 16, &used[i]);
+        c.polled = true;
         CHECK_OK(pl_group_reduce_bucket(g, &c, SITE("l:2"), &w[i]));
         CHECK_OK(pl_group_poll(g));  // the peer never comes
         CHECK(!pl_work_done(w[i]));

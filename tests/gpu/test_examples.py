@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,14 +19,7 @@ TINY = (
 
 
 def run(*command: str, cwd: Path) -> str:
-    env = vcuda.environment(worker=True, devices=2)
-    for name in ("RANK", "WORLD_SIZE"):
-        env.pop(name, None)
-    env["PYTHONPATH"] = os.pathsep.join([*harness._paths(), env.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, *command], cwd=cwd, env=env, capture_output=True, text=True, timeout=110
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = harness.run_program(*command, cwd=cwd, **vcuda.variables(worker=True, devices=2))
     return done.stdout + done.stderr
 
 

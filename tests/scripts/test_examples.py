@@ -5,10 +5,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,13 +20,7 @@ TINY = (
 
 
 def _run(*command: str, cwd: Path) -> str:
-    env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
-    env["PYTHONPATH"] = os.pathsep.join([*harness._paths(), env.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, *command], cwd=cwd, env=env, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return harness.run_program(*command, cwd=cwd, timeout=120).stdout
 
 
 def _launch(n: int, name: str, *arguments: str, cwd: Path) -> str:
