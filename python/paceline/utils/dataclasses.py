@@ -233,7 +233,8 @@ class DistributedDataParallelKwargs(KwargsHandler):
     bucket_cap_mb : float
         Size of a gradient bucket in MiB, at most. The first bucket holds at most 1 MiB, so that
         the reduction starts early; a model of up to 4 MiB has one bucket. Where all ranks are on
-        one machine 2 MiB are the most: such a bucket is reduced while it is still in the cache.
+        one machine and compute on its processors 2 MiB are the most (1/512 of all gradients if
+        that is more): such a bucket is reduced while it is still in the cache.
     find_unused_parameters, gradient_as_bucket_view, static_graph : bool
         Accepted and without effect: a parameter that was not used never hangs here, gradients
         always live in the buckets, and the graph may change.
