@@ -46,7 +46,7 @@ goldens: build  ## record what this machine's GPU computes: FOLDER=tests/data/h2
 
 test-asan:  ## C units under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(LOCKED) sh -c '$(CONFIGURE) -B build/asan -DPACELINE_CUDA=0 -DPACELINE_PYTHON=0 -DPACELINE_TESTS=1 -DPACELINE_SANITIZE=address,undefined && cmake --build build/asan'
-	ctest --test-dir build/asan --output-on-failure
+	ctest --test-dir build/asan --output-on-failure -j 2
 
 test-tsan:  ## C units under ThreadSanitizer
 	$(LOCKED) sh -c '$(CONFIGURE) -B build/tsan -DPACELINE_CUDA=0 -DPACELINE_PYTHON=0 -DPACELINE_TESTS=1 -DPACELINE_SANITIZE=thread && cmake --build build/tsan'

@@ -76,6 +76,11 @@ void pl__blame_dead(pl_group *g) {
     if (n_dead) (void)pl__propose(g, PL_EPEER, dead, text);
 }
 
+// Relaxed: a date for messages, nothing is read because of it.
+static void beat(pl_group *g) {
+    atomic_store_explicit(&g->me->heartbeat_ns, (uint64_t)pl_now_ns(), memory_order_relaxed);
+}
+
 static void *watch_main(void *arg) {
     pl_group *g = arg;
     struct pollfd fds[PL_MAX_RANKS + 1];
@@ -85,8 +90,7 @@ static void *watch_main(void *arg) {
     }
     fds[g->world] = (struct pollfd){.fd = g->stop_fd, .events = POLLIN};
     for (;;) {
-        // Relaxed: a date for messages, nothing is read because of it.
-        atomic_store_explicit(&g->me->heartbeat_ns, (uint64_t)pl_now_ns(), memory_order_relaxed);
+        beat(g);
         pl__net_beat(g);
         pl__look_out(g, &lookout);
         pl__settle(g, false);
@@ -121,6 +125,7 @@ pl_status pl__thread_start(pthread_t *t, void *(*main)(void *), void *arg) {
 }
 
 pl_status pl__watch_start(pl_group *g) {
+    beat(g);  // a rank that is stopped before its watch thread has run is frozen too
     PL_TRY(pl__thread_start(&g->watch_thread, watch_main, g));
     g->watch_started = true;
     return PL_OK;

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
@@ -153,6 +154,9 @@ __attribute__((unused)) static void run_threads(int world, rank_fn fn, void *ctx
 
 // Rank `rank` in its own process: learns the others' pids through `gate`, then joins and runs.
 static void ranks_fork_main(const ranks *rs, int rank, int gate) {
+    // A test that fails half-way leaves none behind, not even a stopped one: it would hold the
+    // output open, and who reads that would wait for it.
+    CHECK_EQ(prctl(PR_SET_PDEATHSIG, SIGKILL), 0);
     int pids[RANKS_MAX], pidfds[RANKS_MAX];
     CHECK_EQ(read(gate, pids, sizeof pids), (ssize_t)sizeof pids);
     for (int r = 0; r < rs->world; r++) {
