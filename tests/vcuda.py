@@ -63,6 +63,8 @@ def variables(
         "PACELINE_VCUDA_SEED": str(seed),
         "PACELINE_VCUDA_WORKER": str(int(worker)),
         "PACELINE_VCUDA_DEVICES": str(devices),
+        # Odd seeds: every block has guards behind it; even ones: it lies between others.
+        "PACELINE_CUDA_WHOLE_BLOCKS": str(seed % 2),
     }
     return made if memory is None else {**made, "PACELINE_VCUDA_MEMORY": str(memory)}
 

@@ -76,10 +76,13 @@ struct pl_runtime {
     void *(*native)(pl_runtime *r, pl_stream *s);
 };
 
-// Of the allocator: bytes in blocks that tensors hold, the most so far, and all that was asked of
-// the device and not given back (held blocks and free ones).
+// Of the allocator. Bytes: in blocks that tensors hold, the most so far; all that was asked of the
+// device and not given back, the most so far; of that, free. Then: blocks that tensors hold,
+// segments of the device, how often it was asked for one and given one back, how often it was full
+// at first and what is kept free went back, and how often it was full all the same.
 typedef struct pl_device_memory {
-    size_t allocated, peak, reserved;
+    size_t allocated, peak, reserved, reserved_peak, cached;
+    int64_t blocks, segments, mallocs, frees, retries, failures;
 } pl_device_memory;
 
 struct pl_kernels;

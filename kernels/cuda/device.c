@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The services of base/device.h on the open GPU: memory by the caching allocator, the compute
 // stream with its scratch memory and fault record, and reading back.
+#include <stdlib.h>
 #include <string.h>
 
 #include "cuda/state.h"
@@ -81,9 +82,9 @@ static pl_status trim(void) {
 static pl_device_memory statistics(bool reset_peak) {
     pthread_mutex_lock(&pl__cuda.memory_lock);
     if (reset_peak) pl_cuda_cache_reset_peak(pl__cuda.cache);
-    pl_cuda_cache_stats s = pl_cuda_cache_statistics(pl__cuda.cache);
+    pl_device_memory m = pl_cuda_cache_statistics(pl__cuda.cache);
     pthread_mutex_unlock(&pl__cuda.memory_lock);
-    return (pl_device_memory){s.in_use, s.peak, s.in_use + s.cached};
+    return m;
 }
 
 // Kept between calls and grown: the call before may still use it, but on the same stream.
@@ -156,7 +157,8 @@ static pl_status start_memory(void) {
     PL_TRY(r->stream_new(r, false, &pl__cuda.compute));
     PL_TRY(r->stream_new(r, false, &pl__cuda.uploads));
     PL_TRY(r->event_new(r, &pl__cuda.uploaded));
-    PL_TRY(pl_cuda_cache_new(r, &pl__cuda.cache));
+    const char *whole = getenv("PACELINE_CUDA_WHOLE_BLOCKS");
+    PL_TRY(pl_cuda_cache_new(r, whole != NULL && strcmp(whole, "1") == 0, &pl__cuda.cache));
     PL_TRY(r->host_malloc(r, sizeof *stage, &room));
     stage = room;
     PL_TRY(r->malloc(r, sizeof *pl__cuda.queue.fault, &room));

@@ -80,7 +80,9 @@ def cuda_current() -> int: ...  # the open GPU, or -1; touches no driver
 def cuda_device_count(library: str | None, /) -> int: ...  # DeviceError: no driver, or no such library
 def cuda_properties(library: str | None, index: int, /) -> dict[str, Any]: ...  # name, major, minor, processors, memory
 # The following need an open GPU.
-def cuda_memory(reset_peak: bool, /) -> dict[str, int]: ...  # bytes: allocated, peak, reserved, free, total
+# bytes: allocated, peak, reserved, reserved_peak, free, total; numbers: blocks, segments, mallocs,
+# frees, retries, failures
+def cuda_memory(reset_peak: bool, /) -> dict[str, int]: ...
 def cuda_trim() -> None: ...  # free blocks back to the device
 def cuda_synchronize() -> None: ...  # waits for all work, then raises what kernels complained of
 # t itself where it is there; differentiable. non_blocking: from pinned memory to the GPU it does not

@@ -10,6 +10,17 @@ from __future__ import annotations
 import os
 
 from paceline import _C, _device
+from paceline._cuda_memory import (
+    empty_cache,
+    max_memory_allocated,
+    max_memory_reserved,
+    mem_get_info,
+    memory_allocated,
+    memory_reserved,
+    memory_stats,
+    memory_summary,
+    reset_peak_memory_stats,
+)
 from paceline.errors import DeviceError
 
 TYPE_CHECKING = False  # typing itself takes 5 ms to load
@@ -33,9 +44,12 @@ __all__ = [
     "manual_seed",
     "manual_seed_all",
     "max_memory_allocated",
+    "max_memory_reserved",
     "mem_get_info",
     "memory_allocated",
     "memory_reserved",
+    "memory_stats",
+    "memory_summary",
     "reset_peak_memory_stats",
     "set_device",
     "synchronize",
@@ -200,52 +214,6 @@ def synchronize(device: Where = None) -> None:
     """
     _device.open_gpu("cuda.synchronize", _device.index_of("cuda.synchronize", device))
     _C.cuda_synchronize()
-
-
-# -- memory -----------------------------------------------------------------------------------
-
-
-def _memory(name: str, reset_peak: bool = False) -> int:
-    return _C.cuda_memory(reset_peak)[name] if is_initialized() else 0
-
-
-def memory_allocated(device: Where = None) -> int:
-    """Bytes in tensors on the GPU."""
-    return _memory("allocated")
-
-
-def max_memory_allocated(device: Where = None) -> int:
-    """The most that `memory_allocated` was, since `reset_peak_memory_stats`."""
-    return _memory("peak")
-
-
-def reset_peak_memory_stats(device: Where = None) -> None:
-    """Let `max_memory_allocated` begin at what is in use now."""
-    _memory("peak", reset_peak=True)
-
-
-def memory_reserved(device: Where = None) -> int:
-    """Bytes asked of the GPU and not given back: tensors, and what is kept free for the next."""
-    return _memory("reserved")
-
-
-def mem_get_info(device: Where = None) -> tuple[int, int]:
-    """Free and total bytes of the GPU, of all processes.
-
-    Raises
-    ------
-    DeviceError
-        Where there is none.
-    """
-    _device.open_gpu("cuda.mem_get_info", _device.index_of("cuda.mem_get_info", device))
-    told = _C.cuda_memory(False)
-    return told["free"], told["total"]
-
-
-def empty_cache() -> None:
-    """Give free memory back to the GPU; nothing to do where none was opened."""
-    if is_initialized():
-        _C.cuda_trim()
 
 
 # -- random numbers ---------------------------------------------------------------------------

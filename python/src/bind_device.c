@@ -96,9 +96,14 @@ static PyObject *py_cuda_memory(PyObject *module, PyObject *reset) {
     pl_status st = s->runtime->memory(s->runtime, &unused, &total);
     if (st != PL_OK) return pl_raise(module, st);
     pl_device_memory m = s->statistics(on);
-    return Py_BuildValue("{s:n,s:n,s:n,s:n,s:n}", "allocated", (Py_ssize_t)m.allocated, "peak",
-                         (Py_ssize_t)m.peak, "reserved", (Py_ssize_t)m.reserved, "free",
-                         (Py_ssize_t)unused, "total", (Py_ssize_t)total);
+    return Py_BuildValue("{s:K,s:K,s:K,s:K,s:K,s:K,s:L,s:L,s:L,s:L,s:L,s:L}", "allocated",
+                         (unsigned long long)m.allocated, "peak", (unsigned long long)m.peak,
+                         "reserved", (unsigned long long)m.reserved, "reserved_peak",
+                         (unsigned long long)m.reserved_peak, "free", (unsigned long long)unused,
+                         "total", (unsigned long long)total, "blocks", (long long)m.blocks,
+                         "segments", (long long)m.segments, "mallocs", (long long)m.mallocs,
+                         "frees", (long long)m.frees, "retries", (long long)m.retries, "failures",
+                         (long long)m.failures);
 }
 
 static PyObject *py_cuda_trim(PyObject *module, PyObject *unused) {

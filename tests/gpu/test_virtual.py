@@ -17,11 +17,16 @@ FILES = sorted(path.name for path in FOLDER.glob("test_*.py"))
 
 
 # An order of streams and threads, and another in `make test-all`; more by hand:
-# PACELINE_VCUDA_SEED after `make vcuda`.
+# PACELINE_VCUDA_SEED after `make vcuda`. Odd ones have a guard behind every tensor (vcuda.py),
+# which is worth most where each operator is called; with even ones tensors share segments.
+GUARDED = ("test_nccl.py", "test_operators.py", "test_optimizers.py", "test_tensors.py")
+
+
 @pytest.mark.timeout(900)  # the first one builds
-@pytest.mark.parametrize("seed", [1, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("again", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", FILES)
-def test_on_the_virtual_gpu(name: str, seed: int) -> None:
+def test_on_the_virtual_gpu(name: str, again: bool) -> None:
+    seed = 1 + ((name in GUARDED) == again) + 4 * again
     command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [*command, "-m", "gpu", str(FOLDER / name)],

@@ -58,6 +58,8 @@ def test_questions_without_cuda() -> None:
     assert cuda.device_count() == 0
     assert not cuda.is_bf16_supported()
     assert cuda.memory_allocated() == cuda.max_memory_allocated() == cuda.memory_reserved() == 0
+    assert cuda.memory_stats() == {}
+    assert cuda.memory_summary() == "no GPU was opened in this process"
     cuda.empty_cache()
     cuda.manual_seed_all(0)
     with pytest.raises(RuntimeError, match="no CUDA"):

@@ -201,6 +201,44 @@ def test_memory_is_counted() -> None:
     torch.cuda.synchronize("cuda:0")
 
 
+def test_statistics_of_memory() -> None:
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_stats()
+    x = torch.zeros(11 << 18, device="cuda")  # 11 MiB: a segment of its own
+    during = torch.cuda.memory_stats()
+    for name, least in (
+        ("allocated_bytes.all.current", 11 << 20),
+        ("reserved_bytes.all.current", 11 << 20),
+        ("allocation.all.current", 1),
+        ("segment.all.current", 1),
+        ("num_device_alloc", 1),
+    ):
+        assert during[name] >= before[name] + least, name
+    del x
+    torch.cuda.empty_cache()
+    after = torch.cuda.memory_stats()
+    assert after["segment.all.current"] == before["segment.all.current"]
+    assert after["num_device_free"] > before["num_device_free"]
+    assert torch.cuda.max_memory_reserved() >= during["reserved_bytes.all.current"]
+    assert "num_device_alloc" in torch.cuda.memory_summary()
+
+
+def test_training_asks_for_no_more_memory_after_its_second_step() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(64, 300), torch.nn.GELU(), torch.nn.Linear(300, 10))
+    model.to("cuda")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    asked = []
+    for _ in range(6):
+        x = torch.randn(33, 64).pin_memory().to("cuda", non_blocking=True)
+        y = torch.randint(10, (33,)).to("cuda")
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        asked.append(torch.cuda.memory_stats()["num_device_alloc"])
+    assert asked[1:] == asked[1:2] * 5
+
+
 def test_released_memory_goes_back_to_the_gpu() -> None:
     from paceline.utils import release_memory
 
