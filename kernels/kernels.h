@@ -135,6 +135,11 @@ typedef struct pl_kernels {
     // that dtype or f32.
     pl_status (*linear_grad)(const pl_tensor *g, const pl_tensor *x, pl_tensor *dw,
                              bool accumulate_w, pl_tensor *db, bool accumulate_b);
+    // The gradient of linear's input and on through GELU (by tanh), of which that was the result:
+    // dx (M, K) = (g w) * gelu_tanh'(x). g (M, N) rows and w (N, K) of one dtype, x contiguous, dx
+    // like x; x of g's dtype or f32. NULL: no faster than matmul and then binary.
+    pl_status (*linear_grad_gelu)(const pl_tensor *g, const pl_tensor *w, const pl_tensor *x,
+                                  pl_tensor *dx);
 
     // Norm over the last dimension of x (M, N) contiguous. w, b: (N) or NULL, f32 or x's dtype.
     // mean, rstd: (M), f32 (f64 for f64).

@@ -57,6 +57,8 @@ static pl_status push(pass *p, pl_node *node) {
                        node->op->name);
     }
     node->pass = p->id;
+    node->givers = 0;
+    node->came_through = false;
     if (p->n == p->cap) {
         PL_TRY(grow((void **)&p->nodes, p->n, p->cap, sizeof *p->nodes, &p->cap));
     }
@@ -78,7 +80,10 @@ static pl_status collect(pass *p) {
     for (int64_t at = 0; at < p->n; at++) {
         pl_node *node = p->nodes[at];
         for (int i = 0; i < node->n_in; i++) {
-            if (node->edges[i].node) PL_TRY(push(p, node->edges[i].node));
+            if (node->edges[i].node) {
+                PL_TRY(push(p, node->edges[i].node));
+                node->edges[i].node->givers++;
+            }
             if (node->edges[i].leaf) count_leaf(p, node->edges[i].leaf);
         }
     }
@@ -110,7 +115,7 @@ pl_status pl__check_saved(const pl_node *node) {
     return PL_OK;
 }
 
-static capture *find_capture(pass *p, const pl_node *node, const pl_tensor *leaf) {
+static capture *find_capture(const pass *p, const pl_node *node, const pl_tensor *leaf) {
     for (int i = 0; i < p->n_captures; i++) {
         capture *c = &p->captures[i];
         if ((node && c->node == node) || (leaf && c->leaf == leaf)) return c;
@@ -203,6 +208,35 @@ static pl_status offer_destination(const pass *p, const pl_node *node, int i, pl
     return PL_OK;
 }
 
+// Note [through GELU], ops.h: x, where the node that made input 0 gets its gradient from this node
+// alone (it is no root either, which has one already) and nobody else is to see that gradient.
+static pl_status offer_through(const pass *p, const pl_node *node, pl_tensor **x) {
+    const pl_node *from = node->n_in > 0 ? node->edges[0].node : NULL;
+    if (!from || from->givers != 1 || from->grad) return PL_OK;
+    pl_tensor *offer = pl_op_through(node->op, from->op, &from->attrs, from->saved);
+    if (!offer || (p->captures && find_capture(p, from, NULL))) return PL_OK;
+    if (!pl_device_equal(from->out.device, node->out.device)) return PL_OK;
+    PL_TRY(pl__check_saved(from));
+    *x = offer;
+    return PL_OK;
+}
+
+// The gradients of a node's inputs (out, taken over) to where they go, or away after a failure.
+static pl_status hand_on(pass *p, const pl_node *node, const bool *needs, pl_tensor *const *out,
+                         pl_status st) {
+    for (int i = 0; i < node->n_in; i++) {
+        pl_tensor *g = out[i];
+        if (st != PL_OK || !needs[i]) {
+            pl_tensor_release(g);
+        } else if (node->edges[i].leaf) {
+            st = to_leaf(p, node->edges[i].leaf, g);
+        } else {
+            st = to_node(node->edges[i].node, g);
+        }
+    }
+    return st;
+}
+
 #define FEW 8  // inputs whose bookkeeping fits on the stack; cat may have more
 
 static pl_status run_node(pass *p, pl_node *node) {
@@ -222,6 +256,9 @@ static pl_status run_node(pass *p, pl_node *node) {
     }
     pl_status st = pl__check_saved(node);
     if (st == PL_OK && node->again) st = pl__again_make(node);
+    pl_tensor *through = NULL;
+    bool went_through = false;
+    if (st == PL_OK) st = offer_through(p, node, &through);
     for (int i = 0; i < node->n_in; i++) {
         needs[i] = node->edges[i].node || node->edges[i].leaf;
         acc[i] = false;
@@ -238,8 +275,12 @@ static pl_status run_node(pass *p, pl_node *node) {
                     .last = !p->retain,
                     .into = into,
                     .accumulate = acc,
-                    .out = out};
+                    .out = out,
+                    .through = through,
+                    .went_through = &went_through,
+                    .came_through = node->came_through};
     if (st == PL_OK) st = node->op->backward(&b);
+    if (went_through) node->edges[0].node->came_through = true;
     if (node->again) pl__again_unmake(node);
     pl_tensor_release(node->grad);
     node->grad = NULL;
@@ -247,16 +288,7 @@ static pl_status run_node(pass *p, pl_node *node) {
         pl__node_drop_saved(node);
         node->released = true;
     }
-    for (int i = 0; i < node->n_in; i++) {
-        pl_tensor *g = out[i];
-        if (st != PL_OK || !needs[i]) {
-            pl_tensor_release(g);
-        } else if (node->edges[i].leaf) {
-            st = to_leaf(p, node->edges[i].leaf, g);
-        } else {
-            st = to_node(node->edges[i].node, g);
-        }
-    }
+    st = hand_on(p, node, needs, out, st);
     pl_free(block);
     pl_trace_end(since, PL_TRACE_BACKWARD, node->op->name);
     return st;

@@ -32,6 +32,8 @@ struct pl_node {
     pl_again *again;     // what is not in saved but made again (again.c), or NULL
     pl_tensor *remade;   // this call's result, made again in this pass for who saved it
     bool released;       // a backward pass has freed what was saved
+    bool came_through;   // Note [through GELU], ops.h: so the sum under way is to be understood
+    int32_t givers;      // how many edges lead here in that pass
     uint64_t pass;       // the pass that last reached this node
     pl_tensor *grad;     // the sum under way in that pass
     pl_node *next_free;  // links nodes on their way out

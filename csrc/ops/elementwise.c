@@ -118,7 +118,11 @@ static pl_status unary_backward(const pl_op_back *b) {
         case PL_UNARY_GELU:
             return pl_binary_new(PL_BINARY_GELU_GRAD, "gelu", g, s, r);
         case PL_UNARY_GELU_TANH:
-            return pl_binary_new(PL_BINARY_GELU_TANH_GRAD, "gelu_tanh", g, s, r);
+            if (!b->came_through) {
+                return pl_binary_new(PL_BINARY_GELU_TANH_GRAD, "gelu_tanh", g, s, r);
+            }
+            *r = pl_tensor_retain(g);
+            return PL_OK;
         case PL_UNARY_SILU:
             return pl_binary_new(PL_BINARY_SILU_GRAD, "silu", g, s, r);
         case PL_UNARY_ERF:

@@ -169,7 +169,7 @@ static pl_status linear_inner_grad(const pl_op_back *b, pl_tensor **out) {
     pl_status st = as_rows(g, &rows);
     pl_tensor_release(g);
     PL_TRY(st);
-    if (act == PL_ACT_NONE) {
+    if (act == PL_ACT_NONE || b->came_through) {
         *out = rows;
         return PL_OK;
     }
@@ -186,6 +186,28 @@ static pl_status linear_inner_grad(const pl_op_back *b, pl_tensor **out) {
     return st;
 }
 
+pl_tensor *pl_op_through(const pl_op *op, const pl_op *from, const pl_attrs *from_attrs,
+                         pl_tensor *const *from_saved) {
+    if (op != &pl_op_linear) return NULL;
+    bool inside = from == &pl_op_linear && from_attrs->i[0] == PL_ACT_GELU_TANH;
+    if (!inside && from != &pl_op_gelu_tanh) return NULL;
+    pl_tensor *x = from_saved[inside ? 2 : 0];
+    return pl_k(x)->linear_grad_gelu && pl_tensor_is_contiguous(x) ? x : NULL;
+}
+
+// rows = g w, or, where the kernel can, that through the GELU whose result the input was.
+static pl_status input_product(const pl_op_back *b, pl_tensor *g, bool accumulate,
+                               pl_tensor *rows) {
+    pl_tensor *w = b->saved[1], *x = b->through, *flat = NULL;
+    bool through = x && !accumulate && w->dtype == g->dtype && x->dtype == rows->dtype;
+    if (!through) return pl_k(g)->matmul(g, w, accumulate, rows);
+    PL_TRY(pl_tensor_view(x, 2, rows->shape, &flat));
+    pl_status st = pl_k(g)->linear_grad_gelu(g, w, flat, rows);
+    pl_tensor_release(flat);
+    *b->went_through = st == PL_OK;
+    return st;
+}
+
 // dx has the input's shape, the product has rows: computed through a view of the destination.
 static pl_status linear_input_grad(const pl_op_back *b, pl_tensor *g) {
     pl_tensor *dest = NULL, *rows = NULL;
@@ -196,7 +218,7 @@ static pl_status linear_input_grad(const pl_op_back *b, pl_tensor *g) {
     pl_status st = direct ? pl_back_dest(b, 0, &dest, &accumulate)
                           : pl_tensor_empty_beside(g, g->dtype, m->ndim, m->shape, &dest);
     if (st == PL_OK) st = pl_tensor_view(dest, 2, shape, &rows);
-    if (st == PL_OK) st = pl_k(g)->matmul(g, b->saved[1], accumulate, rows);
+    if (st == PL_OK) st = input_product(b, g, accumulate, rows);
     pl_tensor_release(rows);
     if (st != PL_OK) {
         pl_tensor_release(dest);

@@ -60,6 +60,13 @@ typedef struct pl_op_back {
     pl_tensor *const *into;
     const bool *accumulate;
     pl_tensor **out;  // [n_in] results, owned by the caller; the `into` tensor itself where used
+    // Note [through GELU]: in y = linear(h), h = gelu_tanh(x), the product that is h's gradient is
+    // multiplied by gelu_tanh'(x) right after, which a library does inside the product. So where h
+    // gets its gradient from this call alone and nobody asks for it, x is offered here, and out[0]
+    // may be x's gradient; the call says so, and the one that made h hands it on as it came.
+    pl_tensor *through;  // x, or NULL
+    bool *went_through;  // set by this call
+    bool came_through;   // grad is the gradient of what this call's GELU took
 } pl_op_back;
 
 typedef struct pl_op {
@@ -124,6 +131,11 @@ bool pl_op_remake_needs(const pl_op *op, const pl_attrs *attrs, int slot);
 // The same bits as the call's result, contiguous; its shape may be flattened to rows.
 pl_status pl_op_remake(const pl_op *op, const pl_attrs *attrs, pl_tensor *const *saved,
                        pl_tensor **out) PL_MUST_USE;
+
+// Note [through GELU]: x, where a call of `from` gave gelu_tanh(x) and its gradient comes from `op`
+// on a device whose kernels can use that; else NULL.
+pl_tensor *pl_op_through(const pl_op *op, const pl_op *from, const pl_attrs *from_attrs,
+                         pl_tensor *const *from_saved);
 
 // Helpers for operators.
 static inline const pl_kernels *pl_k(const pl_tensor *t) {  // of t's device

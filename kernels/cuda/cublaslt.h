@@ -41,6 +41,8 @@ pl_status pl_cuda_blas_linear(const pl_tensor *x, const pl_tensor *w, const pl_t
 pl_status pl_cuda_blas_linear_grad(const pl_tensor *g, const pl_tensor *x, pl_tensor *dw,
                                    bool accumulate_w, pl_tensor *db, bool accumulate_b,
                                    pl_cuda_blas *blas) PL_MUST_USE;
+pl_status pl_cuda_blas_linear_grad_gelu(const pl_tensor *g, const pl_tensor *w, const pl_tensor *x,
+                                        pl_tensor *dx, pl_cuda_blas *blas) PL_MUST_USE;
 
 // fp32 products by TF32 (19 bits of each factor), faster and less exact. Off at first.
 void pl_cuda_blas_allow_tf32(pl_cuda_blas *blas, bool allow);

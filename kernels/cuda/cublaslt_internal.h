@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // cublaslt_internal: what the files cublaslt*.c share. From the bottom: _library opens cuBLASLt,
 // _memory keeps choices and their file, _plan has the library's descriptors and proposals, _choice
-// measures, _shape turns tensors into calls, cublaslt.c is the three products.
+// measures, _shape turns tensors into calls, _route takes a call's epilogue or own kernels;
+// cublaslt.c, _linear and _linear_grad are the products.
 #ifndef PL_CUDA_CUBLASLT_INTERNAL_H
 #define PL_CUDA_CUBLASLT_INTERNAL_H
 
@@ -30,7 +31,7 @@ typedef struct pl_blas_data {
     const void *a, *b;
     void *d;
     void *bias;  // read; written by BGRADB
-    void *aux;   // written
+    void *aux;   // written; read by DGELU
 } pl_blas_data;
 
 // How a call is done.
@@ -48,8 +49,7 @@ typedef struct pl_blas_choice {
     uint64_t workspace;
 } pl_blas_choice;
 
-// ---- cublaslt_memory.c: choices, in memory and in a file
-// -----------------------------------------
+// ---- cublaslt_memory.c: choices, in memory and in a file ----------------------------------------
 typedef struct pl_blas_memory {
     pl_blas_choice *choices;
     int count, room;
@@ -65,13 +65,11 @@ pl_blas_choice *pl__blas_memory_find(const pl_blas_memory *m, const pl_blas_call
 // Adds or replaces. A measured one goes to the file; that it cannot be written is no failure.
 pl_status pl__blas_memory_keep(pl_blas_memory *m, const pl_blas_choice *choice) PL_MUST_USE;
 
-// ---- cublaslt_library.c
-// --------------------------------------------------------------------------
+// ---- cublaslt_library.c -------------------------------------------------------------------------
 pl_status pl__blas_library(const pl_lt_library **out) PL_MUST_USE;  // opened the first time
 pl_status pl__blas_failed(const char *doing, int status) PL_MUST_USE;
 
-// ---- the state
-// -----------------------------------------------------------------------------------
+// ---- the state ----------------------------------------------------------------------------------
 typedef struct pl_blas_plan {
     pl_blas_choice choice;
     void *desc, *a, *b, *d;  // the library's; desc NULL: an empty place
@@ -89,10 +87,9 @@ struct pl_cuda_blas {
     uint32_t evicted;  // counts
 };
 
-// ---- cublaslt_plan.c
-// ----------------------------------------------------------------------------- The plan of a call,
-// made if need be (its algorithm measured if allowed, writing to data as the call does). Valid
-// until the next one is asked for.
+// ---- cublaslt_plan.c ----------------------------------------------------------------------------
+// The plan of a call, made if need be (its algorithm measured if allowed, writing to data as the
+// call does). Valid until the next one is asked for.
 pl_status pl__blas_plan(pl_cuda_blas *blas, const pl_blas_call *call, const pl_blas_data *data,
                         pl_blas_plan **out) PL_MUST_USE;
 // Enqueues the call. PL_EDEVICE where the library cannot do it.
@@ -103,8 +100,7 @@ pl_status pl__blas_enqueue(pl_cuda_blas *blas, const pl_blas_plan *plan, const p
                            const pl_blas_data *data) PL_MUST_USE;
 void pl__blas_plans_free(pl_cuda_blas *blas);
 
-// ---- cublaslt_choice.c
-// ---------------------------------------------------------------------------
+// ---- cublaslt_choice.c --------------------------------------------------------------------------
 bool pl__blas_may_measure(const pl_cuda_blas *blas);
 // plan->choice.algo: the fastest of the proposals, which are sorted by the library's expectation.
 pl_status pl__blas_fastest(pl_cuda_blas *blas, pl_blas_plan *plan, const pl_blas_data *data,
@@ -113,11 +109,10 @@ pl_status pl__blas_fastest(pl_cuda_blas *blas, pl_blas_plan *plan, const pl_blas
 pl_status pl__blas_time(pl_cuda_blas *blas, pl_status (*run)(void *context), void *context,
                         double *out) PL_MUST_USE;
 
-// ---- cublaslt_shape.c
-// ---------------------------------------------------------------------------- out (M, N) (+)= a
-// (M, K) b (K, N) for every index of the batch, as calls of the library: `call` is what they share,
-// without alignments, and they differ by the offsets of the dimensions `outer`, which the strided
-// batch could not take. None of the sizes is 0.
+// ---- cublaslt_shape.c ---------------------------------------------------------------------------
+// out (M, N) (+)= a (M, K) b (K, N) for every index of the batch, as calls of the library: `call`
+// is what they share, without alignments, and they differ by the offsets of the dimensions `outer`,
+// which the strided batch could not take. None of the sizes is 0.
 typedef struct pl_blas_product {
     pl_blas_call call;
     pl_blas_data data;
@@ -133,9 +128,30 @@ pl_status pl__blas_product_run(pl_cuda_blas *blas, const pl_blas_product *p) PL_
 // Sets the alignments of call from what data points to.
 void pl__blas_align(pl_blas_call *call, const pl_blas_data *data);
 
-// ---- cublaslt.c
-// ---------------------------------------------------------------------------------- Opens the
-// library, and what else the first product needs.
+// ---- cublaslt_route.c ---------------------------------------------------------------------------
+typedef struct pl_blas_routes {
+    pl_status (*fused)(void *context);
+    pl_status (*separate)(void *context);
+    void *context;  // all that they need, and that they may write
+} pl_blas_routes;
+// Does by the faster route what p, a call with an epilogue, is the fused half of. Both routes may
+// run several times before, to be measured.
+pl_status pl__blas_faster(pl_cuda_blas *blas, const pl_blas_product *p,
+                          const pl_blas_routes *r) PL_MUST_USE;
+// Its parts, for who measures in other memory: whether the fused call is to be used, `undecided`
+// where that could be measured now; and the measuring.
+pl_status pl__blas_decide(pl_cuda_blas *blas, const pl_blas_product *p, bool *fused,
+                          bool *undecided) PL_MUST_USE;
+pl_status pl__blas_compare(pl_cuda_blas *blas, const pl_blas_product *p,
+                           const pl_blas_routes *r) PL_MUST_USE;
+// The one call of a product of two matrices.
+pl_status pl__blas_one_call(pl_cuda_blas *blas, const pl_tensor *a, const pl_tensor *b,
+                            bool accumulate, pl_tensor *out, pl_blas_product *p) PL_MUST_USE;
+// Whether t (M, N) contiguous can be what GELU keeps or its gradient takes.
+bool pl__blas_is_auxiliary(const pl_tensor *t);
+
+// ---- cublaslt.c ---------------------------------------------------------------------------------
+// Opens the library, and what else the first product needs.
 pl_status pl__blas_ready(pl_cuda_blas *blas) PL_MUST_USE;
 // A factor as the library can read it: t itself, or a copy that lives until it is released.
 typedef struct pl_blas_factor {

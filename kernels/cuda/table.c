@@ -45,6 +45,9 @@ KERNEL(linear, in *x, in *w, in *bias, pl_activation act, out *preact, out *y) {
 KERNEL(linear_grad, in *g, in *x, out *dw, bool accumulate_w, out *db, bool accumulate_b) {
     RUN(pl_cuda_blas_linear_grad(g, x, dw, accumulate_w, db, accumulate_b, blas));
 }
+KERNEL(linear_grad_gelu, in *g, in *w, in *x, out *dx) {
+    RUN(pl_cuda_blas_linear_grad_gelu(g, w, x, dx, blas));
+}
 
 KERNEL(layer_norm, in *x, in *w, in *bias, double eps, out *y, out *mean, out *rstd) {
     RUN(b->layer_norm(x, w, bias, eps, y, mean, rstd, q));
@@ -118,7 +121,8 @@ const pl_kernels pl__cuda_kernels = {
     .unary = unary, .binary = binary, .where = where, .copy = copy, .fill = fill,
     .fill_int = fill_int, .arange = arange, .reduce = reduce, .argreduce = argreduce,
     .cumsum = cumsum, .sort = sort, .sum_squares = sum_squares, .matmul = matmul,
-    .linear = linear, .linear_grad = linear_grad, .layer_norm = layer_norm,
+    .linear = linear, .linear_grad = linear_grad, .linear_grad_gelu = linear_grad_gelu,
+    .layer_norm = layer_norm,
     .layer_norm_grad = layer_norm_grad, .softmax = softmax, .softmax_grad = softmax_grad,
     .cross_entropy = cross_entropy, .cross_entropy_grad = cross_entropy_grad, .take = take,
     .take_grad = take_grad, .gather = gather, .scatter_add = scatter_add,

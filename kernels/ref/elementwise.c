@@ -24,7 +24,7 @@ static double gelu_tanh(double x) {
     if (x == -INFINITY) return -0.0;
     return 0.5 * x * (1.0 + tanh(SQRT_2_OVER_PI * (x + 0.044715 * x * x * x)));
 }
-static double gelu_tanh_slope(double x) {
+double pl_ref_gelu_tanh_slope(double x) {
     if (fabs(x) > 40.0) return x > 0.0;  // x^2 may overflow
     double t = tanh(SQRT_2_OVER_PI * (x + 0.044715 * x * x * x));
     double dt = (1.0 - t * t) * SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044715 * x * x);
@@ -227,7 +227,7 @@ static double binary_float(pl_binary op, double a, double b) {
         case PL_BINARY_GELU_GRAD:
             return a * gelu_slope(b);
         case PL_BINARY_GELU_TANH_GRAD:
-            return a * gelu_tanh_slope(b);
+            return a * pl_ref_gelu_tanh_slope(b);
         case PL_BINARY_SILU_GRAD:
             return a * silu_slope(b);
         case PL_BINARY_COUNT:

@@ -69,3 +69,14 @@ pl_status pl_ref_linear_grad(const pl_tensor *g, const pl_tensor *x, pl_tensor *
     }
     return PL_OK;
 }
+
+pl_status pl_ref_linear_grad_gelu(const pl_tensor *g, const pl_tensor *w, const pl_tensor *x,
+                                  pl_tensor *dx) {
+    for (int64_t i = 0; i < dx->shape[0]; i++) {
+        for (int64_t j = 0; j < dx->shape[1]; j++) {
+            double slope = pl_ref_gelu_tanh_slope(ref_get(x, i * x->strides[0] + j));
+            ref_set(dx, i * dx->strides[0] + j, dot(g, 0, i, w, 0, j) * slope);
+        }
+    }
+    return PL_OK;
+}

@@ -164,6 +164,8 @@ pl_status pl_ref_linear(const pl_tensor *x, const pl_tensor *w, const pl_tensor 
                         pl_activation act, pl_tensor *preact, pl_tensor *out);
 pl_status pl_ref_linear_grad(const pl_tensor *g, const pl_tensor *x, pl_tensor *dw,
                              bool accumulate_w, pl_tensor *db, bool accumulate_b);
+pl_status pl_ref_linear_grad_gelu(const pl_tensor *g, const pl_tensor *w, const pl_tensor *x,
+                                  pl_tensor *dx);
 pl_status pl_ref_layer_norm(const pl_tensor *x, const pl_tensor *w, const pl_tensor *b, double eps,
                             pl_tensor *out, pl_tensor *mean, pl_tensor *rstd);
 pl_status pl_ref_layer_norm_grad(const pl_tensor *g, const pl_tensor *x, const pl_tensor *w,
@@ -205,6 +207,7 @@ pl_status pl_ref_unscale(pl_dtype dt, int64_t n, void *g, double factor, int *no
 
 // Shared between families.
 double pl_ref_activation(pl_activation act, double x);
+double pl_ref_gelu_tanh_slope(double x);
 bool pl_ref_keep(uint64_t seed, uint64_t offset, uint64_t element, double p);
 
 #endif

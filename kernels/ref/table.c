@@ -21,6 +21,7 @@ const pl_kernels *pl_kernels_ref(void) {
         .matmul = pl_ref_matmul,
         .linear = pl_ref_linear,
         .linear_grad = pl_ref_linear_grad,
+        .linear_grad_gelu = pl_ref_linear_grad_gelu,
         .layer_norm = pl_ref_layer_norm,
         .layer_norm_grad = pl_ref_layer_norm_grad,
         .softmax = pl_ref_softmax,

@@ -102,12 +102,24 @@ static pl_status blas_linear_grad(const pl_tensor *g, const pl_tensor *x, pl_ten
     return blas_end(&r, blas);
 }
 
+static pl_status blas_linear_grad_gelu(const pl_tensor *g, const pl_tensor *w, const pl_tensor *x,
+                                       pl_tensor *dx) {
+    host_run r = {0};
+    host_writes(&r, dx, false, NULL);
+    pl_cuda_blas *blas = blas_new(&r.q);
+    while (host_more(&r)) {
+        host_done(&r, pl_cuda_blas_linear_grad_gelu(g, w, x, dx, blas), "linear_grad_gelu");
+    }
+    return blas_end(&r, blas);
+}
+
 static __attribute__((unused)) const pl_kernels *pl_kernels_blas(void) {
     static pl_kernels table;
     table = *pl_kernels_on_host();
     table.matmul = blas_matmul;
     table.linear = blas_linear;
     table.linear_grad = blas_linear_grad;
+    table.linear_grad_gelu = blas_linear_grad_gelu;
     return &table;
 }
 #undef pl_kernels_cpu

@@ -77,7 +77,7 @@ static void products(pl_cuda_blas *blas, int64_t m, int64_t k, int64_t n) {
     pl_tensor *bias = check_tensor(PL_F32, 1, &n, 1.0), *out, *pre, *want, *want_pre;
     pl_tensor *g = check_tensor(PL_F32, 2, (int64_t[]){m, n}, 1.0);
     pl_tensor *dw = check_tensor(PL_F32, 2, (int64_t[]){n, k}, 1.0), *want_w;
-    pl_tensor *db = check_tensor(PL_F32, 1, &n, 1.0), *want_b;
+    pl_tensor *db = check_tensor(PL_F32, 1, &n, 1.0), *want_b, *dx, *want_x;
     CHECK_OK(pl_tensor_transpose(w, 0, 1, &wt));
     CHECK_OK(pl_tensor_empty_like(g, PL_F32, &out));
     CHECK_OK(pl_tensor_empty_like(g, PL_F32, &pre));
@@ -99,7 +99,13 @@ static void products(pl_cuda_blas *blas, int64_t m, int64_t k, int64_t n) {
     CHECK_OK(ref->linear_grad(g, x, want_w, true, want_b, true));
     check_close("dw", dw, want_w, 1e-5, 1e-5);
     check_close("db", db, want_b, 1e-5, 1e-5);
-    pl_tensor *all[] = {x, w, wt, bias, out, pre, want, g, dw, db, want_pre, want_w, want_b};
+    CHECK_OK(pl_tensor_empty_like(g, PL_F32, &dx));
+    CHECK_OK(pl_tensor_empty_like(g, PL_F64, &want_x));
+    CHECK_OK(pl_cuda_blas_linear_grad_gelu(x, wt, g, dx, blas));
+    CHECK_OK(ref->linear_grad_gelu(x, wt, g, want_x));
+    check_close("dx", dx, want_x, 1e-5, 1e-5);
+    pl_tensor *all[] = {x,  w,  wt,       bias,   out,    pre, want,  g,
+                        dw, db, want_pre, want_w, want_b, dx,  want_x};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) pl_tensor_release(all[i]);
 }
 
@@ -111,7 +117,7 @@ TEST(a_shape_is_measured_once_and_remembered_on_disk) {
     products(blas, 12, 20, 16);
     CHECK(blas_syncs > 0);
     int count = blas->memory.count;
-    CHECK_EQ(count, 4);  // linear and its gradient, fused; a matmul each, the first one shared
+    CHECK_EQ(count, 6);  // linear and its gradients, fused; a matmul each, the first one shared
     for (int i = 0; i < count; i++) CHECK(blas->memory.choices[i].measured);
     int syncs = blas_syncs;
     products(blas, 12, 20, 16);
@@ -152,7 +158,7 @@ TEST(a_damaged_file_counts_as_empty) {
         CHECK(blas_syncs > 0);  // measured again
         stop(blas);
         CHECK(read_all(file_of(folder), bad, sizeof bad) > 100);
-        CHECK(strstr(bad, "\nend 4\n") != NULL);
+        CHECK(strstr(bad, "\nend 6\n") != NULL);
     }
     remove_cache(folder);
 }
@@ -195,7 +201,7 @@ TEST(several_ranks_read_the_file_and_never_measure) {
     setenv("WORLD_SIZE", "2", 1);
     blas = start("auto");
     products(blas, 12, 20, 16);
-    CHECK_EQ(blas->memory.count, 4);
+    CHECK_EQ(blas->memory.count, 6);
     CHECK(blas->memory.choices[0].measured);
     products(blas, 13, 20, 16);  // new here
     CHECK_EQ(blas_syncs, 0);
@@ -390,8 +396,9 @@ static pl_status scarce_alloc(size_t nbytes, const char *tag, void **out) {
 TEST(memory_may_be_missing_anywhere) {
     pl_tensor *x = check_strided(PL_BF16, 2, (int64_t[]){6, 8}, CHECK_STEPPED);
     pl_tensor *w = check_strided(PL_BF16, 2, (int64_t[]){4, 8}, CHECK_STEPPED), *out, *dw, *db;
-    pl_tensor *bias = check_tensor(PL_F32, 1, (int64_t[]){4}, 1.0);
+    pl_tensor *bias = check_tensor(PL_F32, 1, (int64_t[]){4}, 1.0), *dx;
     CHECK_OK(pl_tensor_empty(PL_BF16, 2, (int64_t[]){6, 4}, &out));
+    CHECK_OK(pl_tensor_empty(PL_BF16, 2, (int64_t[]){6, 8}, &dx));
     CHECK_OK(pl_tensor_zeros(PL_F32, 2, (int64_t[]){4, 8}, &dw));
     CHECK_OK(pl_tensor_zeros(PL_F32, 1, (int64_t[]){4}, &db));
     pl_status forward = PL_ENOMEM, backward = PL_ENOMEM;
@@ -406,9 +413,13 @@ TEST(memory_may_be_missing_anywhere) {
         allocations_left = n;
         backward = pl_cuda_blas_linear_grad(out, x, dw, true, db, true, blas);
         if (backward != PL_OK) CHECK_EQ(backward, PL_ENOMEM);
+        allocations_left = n;
+        pl_status through = pl_cuda_blas_linear_grad_gelu(out, w, x, dx, blas);
+        if (through != PL_OK) CHECK_EQ(through, PL_ENOMEM);
+        if (backward == PL_OK) backward = through;
         stop(blas);
     }
     CHECK(n > 3);
-    pl_tensor *all[] = {x, w, out, dw, db, bias};
+    pl_tensor *all[] = {x, w, out, dw, db, bias, dx};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) pl_tensor_release(all[i]);
 }

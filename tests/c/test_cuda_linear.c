@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CPU's tests of linear and its gradients, for kernels/cuda/cublaslt_linear.c on the stand-in
+// The CPU's tests of linear and its gradients, for kernels/cuda/cublaslt_linear*.c on the stand-in
 // for cuBLASLt: fused where it can be, then once more with a library that fuses nothing.
 #include "blas_on_host.h"
 
@@ -14,5 +14,6 @@ TEST(without_epilogues_results_agree_too) {
         }
         check_linear_grad(FLOATS[d], false, (int64_t[]){33, 20, 65}, true, true);
         check_linear_grad(FLOATS[d], FLOATS[d] != PL_F64, (int64_t[]){33, 20, 65}, false, true);
+        check_linear_grad_gelu(FLOATS[d], FLOATS[d] != PL_F64, (int64_t[]){5, 16, 9});
     }
 }

@@ -185,3 +185,34 @@ TEST(the_thread_count_changes_no_bit_of_a_bias_gradient) {
         }
     }
 }
+
+// The gradient of the input through GELU: slopes are below 1.2, and the product may be rounded
+// before it is multiplied by one. wide: fp32 before and after, as where autocast began behind it.
+static void check_linear_grad_gelu(pl_dtype dt, bool wide, const int64_t mkn[3]) {
+    int64_t m = mkn[0], k = mkn[1], n = mkn[2];
+    pl_dtype out = wide ? PL_F32 : dt;
+    pl_tensor *g = check_tensor(dt, 2, (int64_t[]){m, n}, 1.0), *dx, *want;
+    pl_tensor *w = check_tensor(dt, 2, (int64_t[]){n, k}, 1.0);
+    pl_tensor *x = check_tensor(out, 2, (int64_t[]){m, k}, 2.0);
+    CHECK_OK(pl_tensor_empty(out, 2, x->shape, &dx));
+    CHECK_OK(pl_tensor_empty(PL_F64, 2, x->shape, &want));
+    CHECK_OK(pl_kernels_ref()->linear_grad_gelu(g, w, x, want));
+    CHECK_OK(pl_kernels_cpu()->linear_grad_gelu(g, w, x, dx));
+    double tol = check_sum_eps(dt) * (double)(n + 1) * 2.0 * sqrt((double)n + 1.0) + 1e-30;
+    double size = sqrt((double)n) + 2.0;  // of a sum
+    check_close("dx", dx, want, 2 * check_eps(out), 1.2 * tol + 1.2 * check_eps(out) * size);
+    pl_tensor *all[] = {g, w, x, dx, want};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) pl_tensor_release(all[i]);
+}
+
+TEST(the_gradient_through_gelu_agrees_with_the_oracle) {
+    if (!pl_kernels_cpu()->linear_grad_gelu) return;  // two steps are as fast there
+    static const int64_t sizes[][3] = {{1, 1, 1},   {5, 9, 7}, {5, 16, 9},
+                                       {33, 64, 5}, {2, 8, 0}, {0, 8, 3}};
+    for (size_t d = 0; d < sizeof FLOATS / sizeof *FLOATS; d++) {
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            check_linear_grad_gelu(FLOATS[d], false, sizes[i]);
+            if (FLOATS[d] != PL_F64) check_linear_grad_gelu(FLOATS[d], true, sizes[i]);
+        }
+    }
+}

@@ -3,21 +3,20 @@
 // declarations of its own. Strict: what NVIDIA documents as required is checked, the reason goes to
 // stderr and the call gives INVALID_VALUE; what a real library may not support is NOT_SUPPORTED.
 // Products are computed naively on the virtual stream. Every proposal gives the same bits.
-#include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "cublaslt_values.h"
 #include "vcuda.h"
 
 #define EXPORT __attribute__((visibility("default")))
 
 enum { OK = 0, INVALID = 7, UNSUPPORTED = 15 };
-enum { R_32F = 0, R_64F = 1, R_16F = 2, R_16BF = 14 };
 enum { COMPUTE_32F = 68, COMPUTE_64F = 70, COMPUTE_TF32 = 77 };
-enum { BIAS = 4, GELU = 32, AUX = 128, BGRADB = 512 };
+enum { BIAS = 4, GELU = 32, AUX = 128, DGELU = 64 | AUX, BGRADB = 512 };
 enum { LAYOUT = 0x4c41594f, DESC = 0x44455343, PREF = 0x50524546, ALGO = 0x414c474f };
 enum { ALGORITHMS = 3, ALGORITHM_WORKSPACE = 4096 };
 
@@ -56,10 +55,6 @@ typedef struct heuristic {
 static int refuse(const char *why) {
     fprintf(stderr, "fake cuBLASLt: %s\n", why);
     return INVALID;
-}
-
-static size_t size_of(int type) {
-    return type == R_64F ? 8 : type == R_32F ? 4 : type == R_16F || type == R_16BF ? 2 : 0;
 }
 
 // ---- Library and descriptors --------------------------------------------------------------------
@@ -201,8 +196,8 @@ EXPORT int cublasLtMatmulPreferenceSetAttribute(preference *p, int attribute, co
 // ---- What goes together -------------------------------------------------------------------------
 
 static bool known_epilogue(uint32_t e) {
-    static const uint32_t known[] = {1,     BIAS, GELU, GELU | BIAS, GELU | AUX, GELU | AUX | BIAS,
-                                     BGRADB};
+    static const uint32_t known[] = {1,     BIAS,  GELU, GELU | BIAS, GELU | AUX, GELU | AUX | BIAS,
+                                     DGELU, BGRADB};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         if (known[i] == e) return true;
     }
@@ -345,49 +340,6 @@ typedef struct product {
     double beta;
 } product;
 
-static double widen(int type, const char *p, int64_t i) {
-    if (type == R_64F) return ((const double *)p)[i];
-    if (type == R_32F) return (double)((const float *)p)[i];
-    uint16_t bits = ((const uint16_t *)p)[i];
-    if (type == R_16BF) {
-        uint32_t up = (uint32_t)bits << 16;
-        float f;
-        memcpy(&f, &up, sizeof f);
-        return (double)f;
-    }
-    _Float16 h;
-    memcpy(&h, &bits, sizeof h);
-    return (double)h;
-}
-
-static void narrow(int type, char *p, int64_t i, double v) {
-    float f = (float)v;
-    if (type == R_64F) {
-        ((double *)p)[i] = v;
-    } else if (type == R_32F) {
-        ((float *)p)[i] = f;
-    } else if (type == R_16BF) {
-        uint32_t u;
-        memcpy(&u, &f, sizeof u);
-        bool nan = isnan(f);
-        ((uint16_t *)p)[i] =
-            (uint16_t)(nan ? (u >> 16) | 0x40 : (u + 0x7fff + (u >> 16 & 1)) >> 16);
-    } else {
-        _Float16 h = (_Float16)f;
-        memcpy(p + 2 * i, &h, sizeof h);
-    }
-}
-
-// Ten bits of fraction stay; NaN and infinity too.
-static double as_tf32(double v) {
-    float f = (float)v;
-    uint32_t bits;
-    memcpy(&bits, &f, sizeof bits);
-    if (isfinite(f)) bits = (bits + 0x1000) & ~UINT32_C(0x1fff);
-    memcpy(&f, &bits, sizeof f);
-    return (double)f;
-}
-
 // op(X) as doubles, element (r, c) at c * rows + r.
 static double *load(const layout *l, bool transposed, const char *p, int compute) {
     int64_t rows = (int64_t)l->rows, cols = (int64_t)l->cols;
@@ -400,10 +352,6 @@ static double *load(const layout *l, bool transposed, const char *p, int compute
         }
     }
     return out;
-}
-
-static double gelu(double x) {
-    return 0.5 * x * (1.0 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
 }
 
 // Sums as the compute type keeps them: float, or double.
@@ -422,7 +370,12 @@ static void finish_column(const product *p, char *pd, double *sums, int64_t j) {
         double v = sums[i];
         if (p->beta != 0.0) v += p->beta * widen(p->d.type, pd, j * p->d.ld + i);
         if (op->epilogue & BIAS) v += widen(p->d.type, op->bias, i);
-        if (op->epilogue & AUX) narrow(p->d.type, op->aux, j * op->aux_ld + i, v);
+        int64_t at = j * op->aux_ld + i;
+        if (op->epilogue == DGELU) {
+            v *= gelu_slope(widen(p->d.type, op->aux, at));
+        } else if (op->epilogue & AUX) {
+            narrow(p->d.type, op->aux, at, v);
+        }
         if (op->epilogue & GELU) v = gelu(v);
         narrow(p->d.type, pd, j * p->d.ld + i, v);
     }

@@ -148,3 +148,25 @@ def test_what_is_made_again_in_the_backward_pass() -> None:
         found.append([on_host(t.grad).numpy() for t in (a, b) if t.grad is not None])
     for want, got in zip(*found, strict=True):
         assert_close(got, want, 1e-5, "made again")
+
+
+@pytest.mark.parametrize("width", [48, 50])  # 50: no auxiliary matrix of the library's
+@pytest.mark.parametrize("low", [None, paceline.bfloat16], ids=str)
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_gradient_through_gelu(inside: bool, low: paceline.dtype | None, width: int) -> None:
+    """Note [through GELU]: the second layer's product is multiplied by the slope on the way."""
+    rng = np.random.default_rng(5)
+    shapes = [(2, 9, 16), (width, 16), (width,), (24, width)]
+    arrays = [rng.standard_normal(s).astype(np.float32) for s in shapes]
+    found = []
+    for place, move in (("cpu", lambda t: t), ("cuda", on_gpu)):
+        x, w, b, v = leaves = [move(paceline.tensor(a)).requires_grad_() for a in arrays]
+        with amp.autocast(place, low or paceline.bfloat16, enabled=low is not None):
+            if inside:
+                h = F.linear(x, w, b, activation="gelu_tanh")
+            else:
+                h = F.gelu(F.linear(x, w, b), approximate="tanh")
+            F.linear(h, v).float().square().mean().backward()
+        found.append([on_host(t.grad).numpy() for t in leaves if t.grad is not None])
+    for want, got in zip(*found, strict=True):
+        assert_close(got, want, 2e-2 if low else 1e-5, "through GELU")
