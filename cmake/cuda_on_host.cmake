@@ -69,3 +69,8 @@ endif()
 add_library(fake_cublaslt SHARED tests/c/vcuda/cublaslt.c tests/c/fakes_on_host.c)
 target_include_directories(fake_cublaslt PRIVATE tests/c tests/c/vcuda)
 target_link_libraries(fake_cublaslt PRIVATE paceline_flags m)
+
+# NVIDIA's own libraries, where they are installed: built by tests/gpu/test_declarations.py.
+add_executable(real_libraries EXCLUDE_FROM_ALL tests/c/real/real_libraries.c)
+target_include_directories(real_libraries PRIVATE tests/c)
+target_link_libraries(real_libraries PRIVATE ${paceline_whole})

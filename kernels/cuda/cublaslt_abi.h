@@ -62,30 +62,30 @@ typedef struct pl_lt_proposal {  // cublasLtMatmulHeuristicResult_t
 
 // X(member, name in the library, result, parameters)
 #define PL_LT_FUNCTIONS(X)                                                                        \
-    X(version, "cublasLtGetVersion", size_t, (void))                                              \
-    X(create, "cublasLtCreate", int, (void **handle))                                             \
-    X(destroy, "cublasLtDestroy", int, (void *handle))                                            \
-    X(status_name, "cublasLtGetStatusName", const char *, (int status))                           \
-    X(desc_create, "cublasLtMatmulDescCreate", int, (void **desc, int compute, int scale))        \
-    X(desc_destroy, "cublasLtMatmulDescDestroy", int, (void *desc))                               \
-    X(desc_set, "cublasLtMatmulDescSetAttribute", int,                                            \
+    X(version, cublasLtGetVersion, size_t, (void))                                                \
+    X(create, cublasLtCreate, int, (void **handle))                                               \
+    X(destroy, cublasLtDestroy, int, (void *handle))                                              \
+    X(status_name, cublasLtGetStatusName, const char *, (int status))                             \
+    X(desc_create, cublasLtMatmulDescCreate, int, (void **desc, int compute, int scale))          \
+    X(desc_destroy, cublasLtMatmulDescDestroy, int, (void *desc))                                 \
+    X(desc_set, cublasLtMatmulDescSetAttribute, int,                                              \
       (void *desc, int attribute, const void *value, size_t nbytes))                              \
-    X(layout_create, "cublasLtMatrixLayoutCreate", int,                                           \
+    X(layout_create, cublasLtMatrixLayoutCreate, int,                                             \
       (void **layout, int type, uint64_t rows, uint64_t cols, int64_t ld))                        \
-    X(layout_destroy, "cublasLtMatrixLayoutDestroy", int, (void *layout))                         \
-    X(layout_set, "cublasLtMatrixLayoutSetAttribute", int,                                        \
+    X(layout_destroy, cublasLtMatrixLayoutDestroy, int, (void *layout))                           \
+    X(layout_set, cublasLtMatrixLayoutSetAttribute, int,                                          \
       (void *layout, int attribute, const void *value, size_t nbytes))                            \
-    X(pref_create, "cublasLtMatmulPreferenceCreate", int, (void **pref))                          \
-    X(pref_destroy, "cublasLtMatmulPreferenceDestroy", int, (void *pref))                         \
-    X(pref_set, "cublasLtMatmulPreferenceSetAttribute", int,                                      \
+    X(pref_create, cublasLtMatmulPreferenceCreate, int, (void **pref))                            \
+    X(pref_destroy, cublasLtMatmulPreferenceDestroy, int, (void *pref))                           \
+    X(pref_set, cublasLtMatmulPreferenceSetAttribute, int,                                        \
       (void *pref, int attribute, const void *value, size_t nbytes))                              \
-    X(propose, "cublasLtMatmulAlgoGetHeuristic", int,                                             \
+    X(propose, cublasLtMatmulAlgoGetHeuristic, int,                                               \
       (void *handle, void *desc, void *a, void *b, void *c, void *d, void *pref, int wanted,      \
        pl_lt_proposal *out, int *count))                                                          \
-    X(check, "cublasLtMatmulAlgoCheck", int,                                                      \
+    X(check, cublasLtMatmulAlgoCheck, int,                                                        \
       (void *handle, void *desc, void *a, void *b, void *c, void *d, const pl_lt_algo *algo,      \
        pl_lt_proposal *out))                                                                      \
-    X(matmul, "cublasLtMatmul", int,                                                              \
+    X(matmul, cublasLtMatmul, int,                                                                \
       (void *handle, void *desc, const void *alpha, const void *a, void *a_layout, const void *b, \
        void *b_layout, const void *beta, const void *c, void *c_layout, void *d, void *d_layout,  \
        const pl_lt_algo *algo, void *workspace, size_t workspace_nbytes, void *stream))

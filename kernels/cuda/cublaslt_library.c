@@ -29,9 +29,9 @@ static pl_status unfit(const char *reason) {
 static pl_status find_locked(void) {
     void *handle;
     PL_TRY(pl_library_open(PL_LIBRARY_CUBLASLT, &handle));
-#define X(member, name, result, parameters)        \
-    *(void **)(&lib.member) = dlsym(handle, name); \
-    if (!lib.member) return unfit("no " name);
+#define X(member, name, result, parameters)         \
+    *(void **)(&lib.member) = dlsym(handle, #name); \
+    if (!lib.member) return unfit("no " #name);
     PL_LT_FUNCTIONS(X)
 #undef X
     size_t v = lib.version();
