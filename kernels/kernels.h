@@ -196,13 +196,25 @@ typedef struct pl_kernels {
     pl_status (*dropout)(const pl_tensor *x, double p, uint64_t seed, uint64_t offset,
                          pl_tensor *out);
 
-    // Attention: q (B, H, T, D), k, v (B, H, S, D): last stride 1, other strides any (so a view of
-    // a packed qkv needs no copy); out (B, H, T, D) last stride 1; lse (B, H, T) f32 (f64 for
-    // f64), the log of each row's sum of exponentials. Tiled: memory beyond the outputs is
-    // O(threads * tile * (T + D)). A row that sees nothing gives zeros.
+    // x (M, 2N) contiguous: gate, then up; out (M, N) contiguous = silu(gate) * up. The gradient
+    // dx is like x and may be x; g (M, N) contiguous. Of one dtype.
+    pl_status (*swiglu)(const pl_tensor *x, pl_tensor *out);
+    pl_status (*swiglu_grad)(const pl_tensor *g, const pl_tensor *x, pl_tensor *dx);
+    // Rotary embedding: x (B, T, H, D), D even, any strides; out like it, any strides, may be it.
+    // cosine, sine (P, D / 2) contiguous, f32 (f64 for f64), first + T <= P. With c and s of row
+    // first + t, element i < D/2 of a head and its partner j = i + D/2 become x[i] c - x[j] s and
+    // x[j] c + x[i] s; back: by -s (the gradient).
+    pl_status (*rotary)(const pl_tensor *x, const pl_tensor *cosine, const pl_tensor *sine,
+                        int64_t first, bool back, pl_tensor *out);
+
+    // Attention: q (B, H, T, D), k, v (B, H / G, S, D), head h reads their head h / G: last stride
+    // 1, other strides any (so a view of a packed qkv needs no copy); out (B, H, T, D) last stride
+    // 1; lse (B, H, T) f32 (f64 for f64), the log of each row's sum of exponentials. Tiled: memory
+    // beyond the outputs is O(threads * tile * (T + D)). A row that sees nothing gives zeros.
     pl_status (*attention)(const pl_tensor *q, const pl_tensor *k, const pl_tensor *v,
                            const pl_attention_args *args, pl_tensor *out, pl_tensor *lse);
-    // dq, dk, dv: last stride 1, written (not added to).
+    // dq, dk, dv: last stride 1, written (not added to); dk and dv have q's number of heads: each
+    // query head's part, which the caller adds up by groups of G.
     pl_status (*attention_grad)(const pl_tensor *g, const pl_tensor *q, const pl_tensor *k,
                                 const pl_tensor *v, const pl_tensor *out, const pl_tensor *lse,
                                 const pl_attention_args *args, pl_tensor *dq, pl_tensor *dk,

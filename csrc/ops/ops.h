@@ -106,7 +106,10 @@ typedef struct pl_op {
     X(embedding)     /* weight (N, D), index; i[0] padding_idx or -1 */                           \
     X(gather)        /* x, index; i[0] dim */                                                     \
     X(dropout)       /* f[0] p; i[0] seed, i[1] offset */                                         \
-    X(attention)     /* q, k, v, mask; f[0] scale, f[1] dropout p; i[0] causal, i[1, 2] seed, offset */
+    X(swiglu)           /* (.., 2N), gate then up: (.., N) */                                      \
+    X(rotary_embedding) /* x (.., T, D), cosine and sine (P, D / 2); i[0] first position */       \
+    X(attention)     /* q, k, v, mask; f[0] scale, f[1] dropout p; i[0] causal, i[1, 2] seed, offset,     \
+                        i[3] fewer heads of k, v */
 // clang-format on
 
 #define X(name) extern const pl_op pl_op_##name;

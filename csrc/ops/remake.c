@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Results that are cheap to make again from what their own gradient keeps anyway: an activation
-// from its input, a layer norm from its rows. Who saved such a result for a gradient may drop it
-// and ask for it here; the bits are the same, because it is the same kernel on the same numbers.
+// or SwiGLU from its input, a layer norm from its rows. Who saved such a result for a gradient may
+// drop it and ask for it here; the bits are the same, because it is the same kernel on the same
+// numbers.
 #include "ops/ops.h"
 
 static bool linear_with_gelu(const pl_op *op, const pl_attrs *attrs) {
@@ -10,7 +11,7 @@ static bool linear_with_gelu(const pl_op *op, const pl_attrs *attrs) {
 
 bool pl_op_can_remake(const pl_op *op, const pl_attrs *attrs) {
     return op == &pl_op_gelu || op == &pl_op_gelu_tanh || op == &pl_op_silu ||
-           op == &pl_op_layer_norm || linear_with_gelu(op, attrs);
+           op == &pl_op_swiglu || op == &pl_op_layer_norm || linear_with_gelu(op, attrs);
 }
 
 bool pl_op_remake_needs(const pl_op *op, const pl_attrs *attrs, int slot) {
@@ -36,9 +37,24 @@ static pl_status layer_norm_again(const pl_attrs *attrs, pl_tensor *const *saved
     return PL_OK;
 }
 
+static pl_status swiglu_again(pl_tensor *x, pl_tensor **out) {
+    int64_t shape[PL_MAX_DIMS];
+    pl_tensor *r = NULL;
+    for (int d = 0; d < x->ndim; d++) shape[d] = x->shape[d] / (d == x->ndim - 1 ? 2 : 1);
+    PL_TRY(pl_tensor_empty_beside(x, x->dtype, x->ndim, shape, &r));
+    pl_status st = pl_k(x)->swiglu(x, r);
+    if (st != PL_OK) {
+        pl_tensor_release(r);
+        return st;
+    }
+    *out = r;
+    return PL_OK;
+}
+
 pl_status pl_op_remake(const pl_op *op, const pl_attrs *attrs, pl_tensor *const *saved,
                        pl_tensor **out) {
     if (op == &pl_op_layer_norm) return layer_norm_again(attrs, saved, out);
+    if (op == &pl_op_swiglu) return swiglu_again(saved[0], out);
     if (linear_with_gelu(op, attrs)) {
         bool exact = attrs->i[0] == PL_ACT_GELU;
         return pl_unary_new(exact ? PL_UNARY_GELU : PL_UNARY_GELU_TANH, saved[2], out);

@@ -7,8 +7,9 @@
 #include "cpu.h"
 #include "rows.h"
 
-static pl_attention_view view_of(const pl_tensor *t) {
-    return (pl_attention_view){t->data, t->strides[0], t->strides[1], t->strides[2]};
+static pl_attention_view view_of(const pl_tensor *t, int64_t heads) {
+    return (pl_attention_view){t->data, t->strides[0], t->strides[1], t->strides[2],
+                               t->shape[1] > 0 ? heads / t->shape[1] : 1};
 }
 
 size_t pl__attention_scratch(const pl_attention_job *job, bool backward, size_t real) {
@@ -45,10 +46,10 @@ static pl_status run(pl_attention_job *job, bool backward, int64_t items) {
 static pl_attention_job make_job(const pl_tensor *q, const pl_tensor *k, const pl_tensor *v,
                                  const pl_attention_args *args, const pl_tensor *out,
                                  const pl_tensor *lse) {
-    pl_attention_job job = {.q = view_of(q),
-                            .k = view_of(k),
-                            .v = view_of(v),
-                            .out = view_of(out),
+    pl_attention_job job = {.q = view_of(q, q->shape[1]),
+                            .k = view_of(k, q->shape[1]),
+                            .v = view_of(v, q->shape[1]),
+                            .out = view_of(out, q->shape[1]),
                             .lse = lse->data,
                             .lse_b = lse->strides[0],
                             .lse_h = lse->strides[1],
@@ -97,10 +98,10 @@ pl_status pl_cpu_attention_grad(const pl_tensor *g, const pl_tensor *q, const pl
     pl_status st = adjacent(g, &owned, &use);
     if (st == PL_OK) {
         pl_attention_job job = make_job(q, k, v, args, out, lse);
-        job.g = view_of(use);
-        job.dq = view_of(dq);
-        job.dk = view_of(dk);
-        job.dv = view_of(dv);
+        job.g = view_of(use, q->shape[1]);
+        job.dq = view_of(dq, q->shape[1]);
+        job.dk = view_of(dk, q->shape[1]);
+        job.dv = view_of(dv, q->shape[1]);
         st = run(&job, true, heads);
     }
     pl_tensor_release(owned);

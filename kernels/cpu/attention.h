@@ -29,10 +29,11 @@
 
 enum { PL_ATT_Q = 64, PL_ATT_K = 64 };  // tile of queries, tile of keys
 
-// A (B, H, rows, width) tensor; width's stride is 1.
+// A (B, H / group, rows, width) tensor, whose head h / group serves head h; width's stride is 1.
 typedef struct pl_attention_view {
     void *data;
     int64_t b, h, row;  // strides in elements
+    int64_t group;
 } pl_attention_view;
 
 typedef struct pl_attention_job {

@@ -140,7 +140,7 @@ static void FN(attention)(int64_t begin, int64_t end, void *ctx) {
     for (int64_t i = begin; i < end; i++) {
         int64_t head = i / tiles, q0 = i % tiles * 64, left = job->queries - q0;
         att_tile t = {head / job->heads, head % job->heads, q0, 0, left < 64 ? left : 64, 0};
-        if (head != packed) {
+        if (head / job->k.group != packed) {
             FN(form_a)(job->dt, s.k, s.dp, att_row(job, &job->k, &t, 0), job->k.row, job->keys,
                        job->width);
             for (int64_t k0 = 0; k0 < job->keys; k0 += 64) {
@@ -148,7 +148,7 @@ static void FN(attention)(int64_t begin, int64_t end, void *ctx) {
                 FN(form_a_transposed)(job->dt, s.vt + k0 * s.dvp, att_row(job, &job->v, &t, k0),
                                       job->v.row, keys, job->vwidth);
             }
-            packed = head;
+            packed = head / job->k.group;
         }
         FN(forward_tile)(job, &t, &s);
     }

@@ -12,8 +12,9 @@ typedef struct att_tile {
 
 PL_INLINE const void *att_row(const pl_attention_job *job, const pl_attention_view *v,
                               const att_tile *t, int64_t row) {
+    int64_t h = v->group == 1 ? t->h : t->h / v->group;
     return (const char *)v->data +
-           (t->b * v->b + t->h * v->h + row * v->row) * (int64_t)pl_dtype_size(job->dt);
+           (t->b * v->b + h * v->h + row * v->row) * (int64_t)pl_dtype_size(job->dt);
 }
 
 // Asks for the next head's rows [row, row + 64) while this head is worked on: rows of a head lie

@@ -37,7 +37,8 @@ pl_status pl_cpu_sgd(const pl_sgd_args *args, pl_dtype dt, int64_t n, void *p, c
                      void *momentum);
 pl_status pl_cpu_unscale(pl_dtype dt, int64_t n, void *g, double factor, int *nonfinite);
 
-// ---- products and rows: matmul.c linear.c norm.c softmax.c loss.c dropout.c attention.c
+// ---- products and rows: matmul.c linear.c norm.c softmax.c loss.c dropout.c swiglu.c
+// rotary.c attention.c
 pl_status pl_cpu_matmul(const pl_tensor *a, const pl_tensor *b, bool accumulate, pl_tensor *out);
 pl_status pl_cpu_linear(const pl_tensor *x, const pl_tensor *w, const pl_tensor *bias,
                         pl_activation act, pl_tensor *preact, pl_tensor *out);
@@ -61,6 +62,10 @@ pl_status pl_cpu_cross_entropy_grad(const pl_tensor *g, const pl_tensor *logits,
                                     double label_smoothing, pl_tensor *dlogits);
 pl_status pl_cpu_dropout(const pl_tensor *x, double p, uint64_t seed, uint64_t offset,
                          pl_tensor *out);
+pl_status pl_cpu_swiglu(const pl_tensor *x, pl_tensor *out);
+pl_status pl_cpu_swiglu_grad(const pl_tensor *g, const pl_tensor *x, pl_tensor *dx);
+pl_status pl_cpu_rotary(const pl_tensor *x, const pl_tensor *cosine, const pl_tensor *sine,
+                        int64_t first, bool back, pl_tensor *out);
 pl_status pl_cpu_attention(const pl_tensor *q, const pl_tensor *k, const pl_tensor *v,
                            const pl_attention_args *args, pl_tensor *out, pl_tensor *lse);
 pl_status pl_cpu_attention_grad(const pl_tensor *g, const pl_tensor *q, const pl_tensor *k,

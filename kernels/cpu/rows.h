@@ -60,6 +60,26 @@ typedef struct pl_dropout_job {
     pl_dtype dt;
 } pl_dropout_job;
 
+#define PL_GATED_PIECE 1024
+typedef struct pl_gated_job {
+    const void *x, *g;  // (M, 2n) and (M, n) dt
+    void *out;          // (M, n); in the gradient dx (M, 2n)
+    int64_t n, pieces;  // columns; pieces of PL_GATED_PIECE of them in a row
+    pl_dtype dt;
+} pl_gated_job;
+
+typedef struct pl_rotary_job {
+    const void *x;
+    void *out;
+    const void *cosine, *sine;  // (positions, half) R
+    int64_t half, first;        // pairs of a head; the first row's position
+    int64_t x_step, out_step;   // between numbers of a head
+    // The three dimensions outside a head, and by how much each moves in x, out and the tables.
+    int64_t size[3], x_strides[3], out_strides[3], angle_strides[3];
+    bool back;
+    pl_dtype dt;
+} pl_rotary_job;
+
 // C (m, n) = A (m, k) B (k, n), or with `add` C += A B; n a multiple of tile_cols; A's rows lda
 // apart, B's ldb, C's ldc. All of R.
 typedef void (*pl_tile_fn)(bool add, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda,
@@ -75,6 +95,8 @@ typedef struct pl_rows {
     pl_range_fn sum_columns[2];                           // over columns
     pl_range_fn softmax[2], softmax_grad[2];              // over rows
     pl_range_fn cross_entropy[2], cross_entropy_grad[2];  // over rows
+    pl_range_fn swiglu[2], swiglu_grad[2];                // over pieces of rows
+    pl_range_fn rotary[2];                                // over heads of positions
     pl_range_fn attention[2];                             // over heads and query tiles
     pl_range_fn attention_grad[2];                        // over heads
     pl_range_fn dropout[2];  // over chunks of PL_DROPOUT_CHUNK elements

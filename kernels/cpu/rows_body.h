@@ -13,6 +13,8 @@
 #include "loss_body.h"
 #include "dropout_body.h"
 #include "simd_part.h"
+#include "swiglu_body.h"
+#include "rotary_body.h"
 #include "attention_forms_real.h"
 #include "attention_tile_body.h"
 #include "attention_body.h"
@@ -26,6 +28,8 @@
 #include "loss_body.h"
 #include "dropout_body.h"
 #include "simd_part.h"
+#include "swiglu_body.h"
+#include "rotary_body.h"
 #include "attention_forms_real.h"
 #include "attention_tile_body.h"
 #include "attention_body.h"
@@ -46,6 +50,9 @@ static const pl_rows table = {
     .softmax_grad = {softmax_grad_f32, softmax_grad_f64},
     .cross_entropy = {cross_entropy_f32, cross_entropy_f64},
     .cross_entropy_grad = {cross_entropy_grad_f32, cross_entropy_grad_f64},
+    .swiglu = {swiglu_f32, swiglu_f64},
+    .swiglu_grad = {swiglu_grad_f32, swiglu_grad_f64},
+    .rotary = {rotary_f32, rotary_f64},
     .attention = {attention_f32, attention_f64},
     .attention_grad = {attention_grad_f32, attention_grad_f64},
     .dropout = {dropout_f32, dropout_f64},

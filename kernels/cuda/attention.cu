@@ -91,16 +91,17 @@ __global__ void __launch_bounds__(PL_TILE_BLOCK) forward_kernel(pl_attention_job
     pl_tile_store<T, D>(job.out, p, out, sum, job.queries, job.width);
 }
 
-pl_heads heads_of(const pl_tensor *t) {
-    return {t->data, t->strides[0], t->strides[1], t->strides[2], t->strides[3]};
+pl_heads heads_of(const pl_tensor *t, int64_t heads) {
+    int64_t group = t->shape[1] > 0 ? heads / t->shape[1] : 1;
+    return {t->data, t->strides[0], t->strides[1], t->strides[2], t->strides[3], (uint32_t)group};
 }
 
 pl_attention_job job_of(const pl_tensor *q, const pl_tensor *k, const pl_tensor *v,
                         const pl_attention_args *args) {
     pl_attention_job job = {};
-    job.q = heads_of(q);
-    job.k = heads_of(k);
-    job.v = heads_of(v);
+    job.q = heads_of(q, q->shape[1]);
+    job.k = heads_of(k, q->shape[1]);
+    job.v = heads_of(v, q->shape[1]);
     job.batch = q->shape[0];
     job.heads = q->shape[1];
     job.queries = q->shape[2];
@@ -132,7 +133,7 @@ pl_status pl_cuda_attention(const pl_tensor *q, const pl_tensor *k, const pl_ten
                             pl_cuda_queue *queue) {
     if (lse->numel == 0) return PL_OK;
     pl_attention_job job = job_of(q, k, v, args);
-    job.out = heads_of(out);
+    job.out = heads_of(out, q->shape[1]);
     job.lse = lse->data;
     if (!on_tensor_cores(q)) return pl_attention_any(&job, q->dtype, queue);
     unsigned blocks = 0;
@@ -149,11 +150,11 @@ pl_status pl_cuda_attention_grad(const pl_tensor *g, const pl_tensor *q, const p
                                  pl_tensor *dv, pl_cuda_queue *queue) {
     if (q->shape[0] == 0 || q->shape[1] == 0) return PL_OK;
     pl_attention_job job = job_of(q, k, v, args);
-    job.g = heads_of(g);
-    job.out = heads_of(out);
-    job.dq = heads_of(dq);
-    job.dk = heads_of(dk);
-    job.dv = heads_of(dv);
+    job.g = heads_of(g, q->shape[1]);
+    job.out = heads_of(out, q->shape[1]);
+    job.dq = heads_of(dq, q->shape[1]);
+    job.dk = heads_of(dk, q->shape[1]);
+    job.dv = heads_of(dv, q->shape[1]);
     job.lse = lse->data;
     if (!on_tensor_cores(q)) return pl_attention_any_grad(&job, q->dtype, queue);
     return pl_attention_tile_grad(&job, q->dtype, queue);

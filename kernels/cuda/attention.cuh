@@ -8,10 +8,12 @@
 #include "cuda/math.cuh"
 #include "cuda/philox.cuh"
 
-// A (B, H, rows, D) tensor: where it is, and its strides in elements.
+// A (B, H / group, rows, D) tensor, whose head h / group serves head h: where it is, and its
+// strides in elements.
 struct pl_heads {
     void *data;
     int64_t b, h, row, column;
+    uint32_t group;
 };
 
 struct pl_attention_job {
@@ -29,6 +31,7 @@ struct pl_attention_job {
 
 template <typename T>
 static PL_DEVICE T *pl_row(const pl_heads &t, int64_t b, int64_t h, int64_t row) {
+    if (t.group != 1) h = (uint32_t)h / t.group;
     return (T *)t.data + b * t.b + h * t.h + row * t.row;
 }
 

@@ -188,12 +188,9 @@ pl_status pl_cuda_attention_grad(const pl_tensor *g, const pl_tensor *q, const p
                                  pl_tensor *dv, pl_cuda_queue *queue);
 
 // ---- swiglu.cu, rotary.cu -----------------------------------------------------------------------
-// x (M, 2N) contiguous: gate, then up. out (M, N) = silu(gate) * up; dx like x, may be x.
 pl_status pl_cuda_swiglu(const pl_tensor *x, pl_tensor *out, pl_cuda_queue *q);
 pl_status pl_cuda_swiglu_grad(const pl_tensor *g, const pl_tensor *x, pl_tensor *dx,
                               pl_cuda_queue *q);
-// x (B, T, H, D), D even, any strides, out like it and may be it; cosine and sine (P, D / 2) f32
-// contiguous. Row t turns by the angles of position first + t; back: the other way (the gradient).
 pl_status pl_cuda_rotary(const pl_tensor *x, const pl_tensor *cosine, const pl_tensor *sine,
                          int64_t first, bool back, pl_tensor *out, pl_cuda_queue *q);
 

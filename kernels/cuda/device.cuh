@@ -208,6 +208,22 @@ static PL_DEVICE void pl_store(T *p, const pl_pack<T, N> &pack) {
 #endif
     *(pl_pack<T, N> *)p = pack;
 }
+// The same to global memory, for sure by one access: nvcc may split a struct of 16 bytes into four
+// stores where another access stands beside it (seen in SASS).
+template <int N, typename T>
+static PL_DEVICE void pl_store_global(T *p, const pl_pack<T, N> &pack) {
+#ifdef __CUDACC__
+    if constexpr (sizeof(pack) == 16) {
+        uint4 v;
+        memcpy(&v, &pack, sizeof(v));
+        asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)),
+                     "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+                     : "memory");
+        return;
+    }
+#endif
+    pl_store(p, pack);
+}
 static inline bool pl_is_aligned(const void *p, size_t nbytes) {
     return (uintptr_t)p % nbytes == 0;
 }

@@ -36,12 +36,13 @@ static PL_DEVICE void pl_each_pack(const T *row, int64_t n, Each each) {
     }
 }
 
+// To global memory.
 template <int P, typename T>
 static PL_DEVICE void pl_store_pack(T *to, const pl_acc<T> *v) {
     pl_pack<T, P> out;
     PL_UNROLL
     for (int k = 0; k < P; k++) pl_put(&out.v[k], v[k]);
-    pl_store(to, out);
+    pl_store_global(to, out);
 }
 
 // Whether rows of n elements at these addresses (NULL counts) can move in 16-byte packs.
@@ -70,6 +71,20 @@ static inline bool pl_rows_packed(int64_t n, size_t size, const void *a, const v
 #define PL_LAUNCH_ROWS(kernel, T, rows, n, packed, queue, ...)                                 \
     PL_LAUNCH_ROWS_ON(pl_blocks(rows, (n) > PL_WARP_COLUMNS ? 1 : PL_ROW_WARPS), kernel, T, n, \
                       packed, queue, __VA_ARGS__)
+
+// i / n, and what is left in *rest; narrow: i and n are below 2^32, since a division of 64 bits
+// takes as long as a hundred instructions.
+static PL_DEVICE int64_t pl_divide(int64_t i, int64_t n, bool narrow, int64_t *rest) {
+    if (narrow) {
+        uint32_t q = (uint32_t)i / (uint32_t)n;
+        *rest = (uint32_t)i - q * (uint32_t)n;
+        return q;
+    }
+    int64_t q = i / n;
+    *rest = i - q * n;
+    return q;
+}
+static PL_DEVICE bool pl_divides_narrow(int64_t count) { return count <= 0xffffffff; }
 
 static inline int64_t pl_last_dim(const pl_tensor *t) {
     return t->ndim == 0 ? 1 : t->shape[t->ndim - 1];

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // swiglu: silu(gate) * up of a packed (M, 2N) [gate | up], as one wide product leaves it, and the
-// gradient in the same layout. 16-byte packs where N allows it. Not measured on a GPU yet.
+// gradient in the same layout. 16-byte packs where N allows it; gate and up are two loads in
+// flight. Not measured on a GPU yet.
 #include "cuda/math.cuh"
 #include "cuda/rows.cuh"
 
@@ -9,8 +10,10 @@ namespace {
 template <typename T, int P>
 __global__ void forward_kernel(const T *x, T *out, int64_t rows, int64_t n) {
     typedef pl_acc<T> A;
+    bool narrow = pl_divides_narrow(rows * (n / P));
     PL_GRID_LOOP(i, rows * (n / P)) {
-        int64_t row = i / (n / P), j = i % (n / P) * P;
+        int64_t j, row = pl_divide(i, n / P, narrow, &j);
+        j *= P;
         pl_pack<T, P> gate = pl_load<P>(x + row * 2 * n + j),
                       up = pl_load<P>(x + row * 2 * n + n + j);
         A v[P];
@@ -23,8 +26,11 @@ __global__ void forward_kernel(const T *x, T *out, int64_t rows, int64_t n) {
 template <typename T, int P>
 __global__ void grad_kernel(const T *g, const T *x, T *dx, int64_t rows, int64_t n) {
     typedef pl_acc<T> A;
+    bool narrow = pl_divides_narrow(rows * (n / P));
     PL_GRID_LOOP(i, rows * (n / P)) {
-        int64_t row = i / (n / P), j = i % (n / P) * P, at = row * 2 * n + j;
+        int64_t j, row = pl_divide(i, n / P, narrow, &j);
+        j *= P;
+        int64_t at = row * 2 * n + j;
         pl_pack<T, P> gate = pl_load<P>(x + at), up = pl_load<P>(x + at + n);
         pl_pack<T, P> grad = pl_load<P>(g + row * n + j);
         A dgate[P], dup[P];

@@ -95,6 +95,11 @@ KERNEL(dropout, in *x, double p, uint64_t seed, uint64_t offset, out *y) {
     RUN(b->dropout(x, p, seed, offset, y, q));
 }
 
+KERNEL(swiglu, in *x, out *y) { RUN(b->swiglu(x, y, q)); }
+KERNEL(swiglu_grad, in *g, in *x, out *dx) { RUN(b->swiglu_grad(g, x, dx, q)); }
+KERNEL(rotary, in *x, in *cosine, in *sine, int64_t first, bool back, out *y) {
+    RUN(b->rotary(x, cosine, sine, first, back, y, q));
+}
 KERNEL(attention, in *query, in *k, in *v, const pl_attention_args *args, out *y, out *lse) {
     RUN(b->attention(query, k, v, args, y, lse, q));
 }
@@ -127,7 +132,8 @@ const pl_kernels pl__cuda_kernels = {
     .cross_entropy = cross_entropy, .cross_entropy_grad = cross_entropy_grad, .take = take,
     .take_grad = take_grad, .gather = gather, .scatter_add = scatter_add,
     .count_nonzero = count_nonzero, .nonzero = nonzero, .uniform = uniform, .normal = normal,
-    .randint = randint, .dropout = dropout, .attention = attention,
+    .randint = randint, .dropout = dropout, .swiglu = swiglu,
+    .swiglu_grad = swiglu_grad, .rotary = rotary, .attention = attention,
     .attention_grad = attention_grad, .adam = adam, .sgd = sgd, .unscale = unscale,
 };
 // clang-format on

@@ -16,10 +16,15 @@ static double at4(const pl_tensor *t, int64_t b, int64_t h, int64_t i, int64_t j
     return ref_get(t, ref_offset(t, (const int64_t[]){b, h, i, j}));
 }
 
+// The head of keys or values t that serves head h of x's.
+static int64_t head_of(const pl_tensor *t, const pl_tensor *x, int64_t h) {
+    return h / (x->shape[1] / t->shape[1]);
+}
+
 static double dot4(const pl_tensor *x, const pl_tensor *y, const row *r, int64_t j) {
     double sum = 0.0;
     for (int64_t d = 0; d < x->shape[3]; d++) {
-        sum += at4(x, r->b, r->h, r->i, d) * at4(y, r->b, r->h, j, d);
+        sum += at4(x, r->b, r->h, r->i, d) * at4(y, r->b, head_of(y, x, r->h), j, d);
     }
     return sum;
 }
@@ -67,7 +72,8 @@ pl_status pl_ref_attention(const pl_tensor *q, const pl_tensor *k, const pl_tens
         for (int64_t d = 0; d < v->shape[3]; d++) {
             double sum = 0.0;
             for (int64_t j = 0; j < keys; j++) {
-                if (r.p[j] != 0.0) sum += r.p[j] * r.keep[j] * at4(v, r.b, r.h, j, d);
+                if (r.p[j] == 0.0) continue;
+                sum += r.p[j] * r.keep[j] * at4(v, r.b, head_of(v, q, r.h), j, d);
             }
             ref_set(out, ref_offset(out, (const int64_t[]){r.b, r.h, r.i, d}), sum);
         }
@@ -91,7 +97,7 @@ static void grad_row(const pl_tensor *g, const pl_tensor *q, const pl_tensor *k,
         for (int64_t j = 0; j < r->keys; j++) {
             if (r->p[j] == 0.0) continue;
             double ds = r->p[j] * (r->keep[j] * dot4(g, v, r, j) - dot);
-            sum += ds * args->scale * at4(k, r->b, r->h, j, d);
+            sum += ds * args->scale * at4(k, r->b, head_of(k, q, r->h), j, d);
             add4(dk, k, j, d, ds * args->scale * at4(q, r->b, r->h, r->i, d));
         }
         ref_set(dq, ref_offset(dq, (const int64_t[]){r->b, r->h, r->i, d}), sum);

@@ -10,8 +10,8 @@
 
 // At -infinity the functions are their limit -0 and the slopes 0 (at +infinity 1), not inf * 0.
 static double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
-static double silu(double x) { return x == -INFINITY ? -0.0 : x * sigmoid(x); }
-static double silu_slope(double x) {
+double pl_ref_silu(double x) { return x == -INFINITY ? -0.0 : x * sigmoid(x); }
+double pl_ref_silu_slope(double x) {
     if (isinf(x)) return x > 0.0;
     return sigmoid(x) * (1.0 + x * (1.0 - sigmoid(x)));
 }
@@ -80,7 +80,7 @@ static double unary_float(pl_unary op, double x) {
         case PL_UNARY_GELU_TANH:
             return gelu_tanh(x);
         case PL_UNARY_SILU:
-            return silu(x);
+            return pl_ref_silu(x);
         case PL_UNARY_ERF:
             return erf(x);
         case PL_UNARY_FLOOR:
@@ -229,7 +229,7 @@ static double binary_float(pl_binary op, double a, double b) {
         case PL_BINARY_GELU_TANH_GRAD:
             return a * pl_ref_gelu_tanh_slope(b);
         case PL_BINARY_SILU_GRAD:
-            return a * silu_slope(b);
+            return a * pl_ref_silu_slope(b);
         case PL_BINARY_COUNT:
             break;
     }

@@ -193,6 +193,10 @@ pl_status pl_ref_normal(pl_tensor *out, double mean, double std, uint64_t seed, 
 pl_status pl_ref_randint(pl_tensor *out, int64_t lo, int64_t hi, uint64_t seed, uint64_t offset);
 pl_status pl_ref_dropout(const pl_tensor *x, double p, uint64_t seed, uint64_t offset,
                          pl_tensor *out);
+pl_status pl_ref_swiglu(const pl_tensor *x, pl_tensor *out);
+pl_status pl_ref_swiglu_grad(const pl_tensor *g, const pl_tensor *x, pl_tensor *dx);
+pl_status pl_ref_rotary(const pl_tensor *x, const pl_tensor *cosine, const pl_tensor *sine,
+                        int64_t first, bool back, pl_tensor *out);
 pl_status pl_ref_attention(const pl_tensor *q, const pl_tensor *k, const pl_tensor *v,
                            const pl_attention_args *args, pl_tensor *out, pl_tensor *lse);
 pl_status pl_ref_attention_grad(const pl_tensor *g, const pl_tensor *q, const pl_tensor *k,
@@ -208,6 +212,8 @@ pl_status pl_ref_unscale(pl_dtype dt, int64_t n, void *g, double factor, int *no
 // Shared between families.
 double pl_ref_activation(pl_activation act, double x);
 double pl_ref_gelu_tanh_slope(double x);
+double pl_ref_silu(double x);
+double pl_ref_silu_slope(double x);
 bool pl_ref_keep(uint64_t seed, uint64_t offset, uint64_t element, double p);
 
 #endif

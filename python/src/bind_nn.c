@@ -218,17 +218,34 @@ static PyObject *py_dropout(ARGS) {
     return pl_call(&pl_op_dropout, 1, &x, &a);
 }
 
+static PyObject *py_swiglu(ARGS) {
+    COUNT("swiglu", 1);
+    pl_tensor *x = pl_tensor_of(args[0], "swiglu");
+    return x ? pl_call(&pl_op_swiglu, 1, &x, NULL) : NULL;
+}
+
+static PyObject *py_rotary_embedding(ARGS) {
+    COUNT("rotary_embedding", 4);
+    pl_tensor *in[3];
+    pl_attrs a = {.n = 1};
+    for (int k = 0; k < 3; k++) {
+        if (!(in[k] = pl_tensor_of(args[k], "rotary_embedding"))) return NULL;
+    }
+    if (pl_arg_int64(args[3], "position", &a.i[0])) return NULL;
+    return pl_call(&pl_op_rotary_embedding, 3, in, &a);
+}
+
 static PyObject *py_attention(ARGS) {
-    COUNT("attention", 7);
+    COUNT("attention", 8);
     pl_tensor *in[4] = {NULL};
-    pl_attrs a = {.n = 3};
+    pl_attrs a = {.n = 4};
     double scale;
     for (int k = 0; k < 3; k++) {
         if (!(in[k] = pl_tensor_of(args[k], "attention"))) return NULL;
     }
-    int causal = PyObject_IsTrue(args[5]);
+    int causal = PyObject_IsTrue(args[5]), grouped = PyObject_IsTrue(args[7]);
     if (pl_arg_optional(args[3], "attention", &in[3]) ||
-        pl_arg_double(args[4], "dropout_p", &a.f[1]) || causal < 0 ||
+        pl_arg_double(args[4], "dropout_p", &a.f[1]) || causal < 0 || grouped < 0 ||
         pl_arg_double(args[6], "scale", &scale)) {
         return NULL;
     }
@@ -236,6 +253,7 @@ static PyObject *py_attention(ARGS) {
     double d = nd ? (double)in[0]->shape[nd - 1] : 1.0;
     a.f[0] = isnan(scale) ? 1.0 / sqrt(d) : scale;
     a.i[0] = causal;
+    a.i[3] = grouped;
     if (!(a.f[1] >= 0.0 && a.f[1] < 1.0)) {
         PyErr_Format(PyExc_ValueError, "[attention] dropout_p must be in [0, 1), got %R", args[4]);
         return NULL;
@@ -251,8 +269,9 @@ static PyObject *py_attention(ARGS) {
 }
 
 static PyMethodDef functions[] = {
-    FAST(matmul),        FAST(linear),  FAST(layer_norm), FAST(softmax),         FAST(log_softmax),
-    FAST(cross_entropy), FAST(dropout), FAST(attention),  {NULL, NULL, 0, NULL},
+    FAST(matmul),           FAST(linear),        FAST(layer_norm),      FAST(softmax),
+    FAST(log_softmax),      FAST(cross_entropy), FAST(dropout),         FAST(swiglu),
+    FAST(rotary_embedding), FAST(attention),     {NULL, NULL, 0, NULL},
 };
 
 int pl_bind_nn(PyObject *module) { return PyModule_AddFunctions(module, functions); }

@@ -346,6 +346,25 @@ static pl_status host_sort(const pl_tensor *x, bool descending, pl_tensor *value
     ON_HOST(r, pl_cuda_sort(x, descending, values, indices, &r.q));
 }
 
+static pl_status host_swiglu(const pl_tensor *x, pl_tensor *out) {
+    host_run r = {0};
+    host_writes(&r, out, false, NULL);
+    ON_HOST(r, pl_cuda_swiglu(x, out, &r.q));
+}
+
+static pl_status host_swiglu_grad(const pl_tensor *g, const pl_tensor *x, pl_tensor *dx) {
+    host_run r = {0};
+    host_writes(&r, dx, false, x);
+    ON_HOST(r, pl_cuda_swiglu_grad(g, x, dx, &r.q));
+}
+
+static pl_status host_rotary(const pl_tensor *x, const pl_tensor *cosine, const pl_tensor *sine,
+                             int64_t first, bool back, pl_tensor *out) {
+    host_run r = {0};
+    host_writes(&r, out, false, x);
+    ON_HOST(r, pl_cuda_rotary(x, cosine, sine, first, back, out, &r.q));
+}
+
 static pl_status host_attention(const pl_tensor *q, const pl_tensor *k, const pl_tensor *v,
                                 const pl_attention_args *args, pl_tensor *out, pl_tensor *lse) {
     host_run r = {0};
@@ -399,6 +418,9 @@ static __attribute__((unused)) const pl_kernels *pl_kernels_on_host(void) {
         .scatter_add = host_scatter_add,
         .count_nonzero = host_count_nonzero,
         .nonzero = host_nonzero,
+        .swiglu = host_swiglu,
+        .swiglu_grad = host_swiglu_grad,
+        .rotary = host_rotary,
         .attention = host_attention,
         .attention_grad = host_attention_grad,
     };

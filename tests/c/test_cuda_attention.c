@@ -8,13 +8,13 @@
 
 // Widths up to 128, past one tile of queries and keys: beyond what the CPU's sizes reach.
 TEST(wide_heads_agree_with_the_oracle) {
-    check_case(&(att_case){PL_BF16, 1, 1, 70, 90, 128, false, MASK_NONE, 0.0, false});
-    check_case(&(att_case){PL_BF16, 1, 1, 80, 80, 96, true, MASK_NONE, 0.1, true});
-    check_case(&(att_case){PL_BF16, 1, 1, 66, 70, 64, true, MASK_BOOL, 0.0, false});
-    check_case(&(att_case){PL_F16, 1, 1, 70, 90, 128, true, MASK_NONE, 0.1, false});
-    check_case(&(att_case){PL_F16, 1, 1, 66, 66, 64, false, MASK_BOOL, 0.0, true});
-    check_case(&(att_case){PL_BF16, 1, 1, 5, 20, 136, true, MASK_NONE, 0.0, false});
-    check_case(&(att_case){PL_F32, 1, 1, 5, 150, 260, true, MASK_NONE, 0.0, false});
+    check_case(&(att_case){PL_BF16, 1, 1, 70, 90, 128, false, MASK_NONE, 0.0, false, 1});
+    check_case(&(att_case){PL_BF16, 1, 1, 80, 80, 96, true, MASK_NONE, 0.1, true, 1});
+    check_case(&(att_case){PL_BF16, 1, 1, 66, 70, 64, true, MASK_BOOL, 0.0, false, 1});
+    check_case(&(att_case){PL_F16, 1, 1, 70, 90, 128, true, MASK_NONE, 0.1, false, 1});
+    check_case(&(att_case){PL_F16, 1, 1, 66, 66, 64, false, MASK_BOOL, 0.0, true, 1});
+    check_case(&(att_case){PL_BF16, 1, 1, 5, 20, 136, true, MASK_NONE, 0.0, false, 1});
+    check_case(&(att_case){PL_F32, 1, 1, 5, 150, 260, true, MASK_NONE, 0.0, false, 1});
 }
 
 static void no_nan(const char *what, const pl_tensor *t, int64_t from_row, int64_t to_row) {
@@ -31,7 +31,7 @@ static void no_nan(const char *what, const pl_tensor *t, int64_t from_row, int64
 TEST(what_is_not_seen_does_not_spoil_a_row) {
     for (size_t d = 0; d < sizeof FLOATS / sizeof *FLOATS; d++) {
         for (int way = 0; way < 2; way++) {
-            att_case c = {FLOATS[d], 1, 1, 70, 70, 16, true, MASK_NONE, 0.0, false};
+            att_case c = {FLOATS[d], 1, 1, 70, 70, 16, true, MASK_NONE, 0.0, false, 1};
             att_data x;
             make_data(&c, &x);
             pl_attention_args args = {.scale = 0.25, .causal = true};
@@ -63,7 +63,7 @@ TEST(what_is_not_seen_does_not_spoil_a_row) {
 }
 
 TEST(a_width_that_no_kernel_takes_is_refused) {
-    att_case c = {PL_F32, 1, 1, 2, 2, 513, false, MASK_NONE, 0.0, false};
+    att_case c = {PL_F32, 1, 1, 2, 2, 513, false, MASK_NONE, 0.0, false, 1};
     att_data x;
     make_data(&c, &x);
     pl_attention_args args = {.scale = 1.0};

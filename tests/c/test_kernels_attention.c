@@ -18,7 +18,8 @@ typedef struct att_case {
     bool causal;
     mask_kind mask;
     double dropout;
-    bool packed;  // q, k, v are views of one (B, T, 3, H, D); s == t then
+    bool packed;    // q, k, v are views of one (B, T, 3, H, D); s == t then
+    int64_t group;  // of query heads that share a head of keys and values
 } att_case;
 
 typedef struct att_data {
@@ -55,7 +56,8 @@ static pl_tensor *make_mask(const att_case *c) {
 }
 
 static void make_data(const att_case *c, att_data *x) {
-    int64_t qs[] = {c->b, c->h, c->t, c->d}, ks[] = {c->b, c->h, c->s, c->d};
+    int64_t qs[] = {c->b, c->h, c->t, c->d}, each[] = {c->b, c->h, c->s, c->d};
+    int64_t ks[] = {c->b, c->h / c->group, c->s, c->d};
     pl_dtype real = c->dt == PL_F64 ? PL_F64 : PL_F32;
     memset(x, 0, sizeof *x);
     if (c->packed) {
@@ -70,13 +72,13 @@ static void make_data(const att_case *c, att_data *x) {
     x->mask = make_mask(c);
     CHECK_OK(pl_tensor_empty(c->dt, 4, qs, &x->out));
     CHECK_OK(pl_tensor_empty(c->dt, 4, qs, &x->dq));
-    CHECK_OK(pl_tensor_empty(c->dt, 4, ks, &x->dk));
-    CHECK_OK(pl_tensor_empty(c->dt, 4, ks, &x->dv));
+    CHECK_OK(pl_tensor_empty(c->dt, 4, each, &x->dk));
+    CHECK_OK(pl_tensor_empty(c->dt, 4, each, &x->dv));
     CHECK_OK(pl_tensor_empty(real, 3, qs, &x->lse));
     CHECK_OK(pl_tensor_empty(PL_F64, 4, qs, &x->want));
     CHECK_OK(pl_tensor_empty(PL_F64, 4, qs, &x->want_dq));
-    CHECK_OK(pl_tensor_empty(PL_F64, 4, ks, &x->want_dk));
-    CHECK_OK(pl_tensor_empty(PL_F64, 4, ks, &x->want_dv));
+    CHECK_OK(pl_tensor_empty(PL_F64, 4, each, &x->want_dk));
+    CHECK_OK(pl_tensor_empty(PL_F64, 4, each, &x->want_dv));
     CHECK_OK(pl_tensor_empty(PL_F64, 3, qs, &x->want_lse));
 }
 
@@ -129,7 +131,7 @@ TEST(sizes_around_the_tiles_agree_with_the_oracle) {
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
             for (int causal = 0; causal < 2; causal++) {
                 check_case(&(att_case){FLOATS[d], 1, 2, sizes[i][0], sizes[i][1], sizes[i][2],
-                                       causal, MASK_NONE, 0.0, false});
+                                       causal, MASK_NONE, 0.0, false, 1});
             }
         }
     }
@@ -138,35 +140,45 @@ TEST(sizes_around_the_tiles_agree_with_the_oracle) {
 TEST(masks_agree_with_the_oracle) {
     for (size_t d = 0; d < sizeof FLOATS / sizeof *FLOATS; d++) {
         for (int mask = MASK_BOOL; mask <= MASK_KEYS; mask++) {
-            check_case(&(att_case){FLOATS[d], 2, 2, 37, 70, 12, false, (mask_kind)mask, 0, false});
-            check_case(&(att_case){FLOATS[d], 1, 2, 66, 66, 20, true, (mask_kind)mask, 0, true});
+            check_case(
+                &(att_case){FLOATS[d], 2, 2, 37, 70, 12, false, (mask_kind)mask, 0, false, 1});
+            check_case(&(att_case){FLOATS[d], 1, 2, 66, 66, 20, true, (mask_kind)mask, 0, true, 1});
         }
     }
 }
 
 TEST(dropout_agrees_with_the_oracle) {
     for (size_t d = 0; d < sizeof FLOATS / sizeof *FLOATS; d++) {
-        check_case(&(att_case){FLOATS[d], 1, 2, 40, 68, 12, false, MASK_NONE, 0.3, false});
-        check_case(&(att_case){FLOATS[d], 2, 1, 67, 67, 12, true, MASK_NONE, 0.3, true});
-        check_case(&(att_case){FLOATS[d], 1, 1, 20, 20, 4, true, MASK_BOOL, 0.5, false});
+        check_case(&(att_case){FLOATS[d], 1, 2, 40, 68, 12, false, MASK_NONE, 0.3, false, 1});
+        check_case(&(att_case){FLOATS[d], 2, 1, 67, 67, 12, true, MASK_NONE, 0.3, true, 1});
+        check_case(&(att_case){FLOATS[d], 1, 1, 20, 20, 4, true, MASK_BOOL, 0.5, false, 1});
     }
 }
 
 TEST(a_packed_qkv_needs_no_copy) {
     for (size_t d = 0; d < sizeof FLOATS / sizeof *FLOATS; d++) {
-        check_case(&(att_case){FLOATS[d], 2, 2, 66, 66, 16, true, MASK_NONE, 0.0, true});
-        check_case(&(att_case){FLOATS[d], 1, 2, 66, 66, 33, false, MASK_NONE, 0.0, true});
+        check_case(&(att_case){FLOATS[d], 2, 2, 66, 66, 16, true, MASK_NONE, 0.0, true, 1});
+        check_case(&(att_case){FLOATS[d], 1, 2, 66, 66, 33, false, MASK_NONE, 0.0, true, 1});
     }
 }
 
+TEST(grouped_queries_share_a_head_of_keys) {
+    for (size_t d = 0; d < sizeof FLOATS / sizeof *FLOATS; d++) {
+        check_case(&(att_case){FLOATS[d], 2, 6, 20, 70, 8, false, MASK_NONE, 0.0, false, 3});
+        check_case(&(att_case){FLOATS[d], 1, 4, 66, 66, 16, true, MASK_NONE, 0.0, false, 2});
+        check_case(&(att_case){FLOATS[d], 2, 4, 9, 7, 4, false, MASK_BOOL, 0.3, false, 4});
+    }
+    check_case(&(att_case){PL_F32, 0, 4, 3, 3, 4, false, MASK_NONE, 0.0, false, 2});
+}
+
 TEST(empty_is_legal) {
-    check_case(&(att_case){PL_F32, 0, 2, 3, 3, 4, false, MASK_NONE, 0.0, false});
-    check_case(&(att_case){PL_F32, 1, 2, 0, 3, 4, false, MASK_NONE, 0.0, false});
-    check_case(&(att_case){PL_F32, 1, 2, 3, 0, 4, false, MASK_NONE, 0.0, false});
+    check_case(&(att_case){PL_F32, 0, 2, 3, 3, 4, false, MASK_NONE, 0.0, false, 1});
+    check_case(&(att_case){PL_F32, 1, 2, 0, 3, 4, false, MASK_NONE, 0.0, false, 1});
+    check_case(&(att_case){PL_F32, 1, 2, 3, 0, 4, false, MASK_NONE, 0.0, false, 1});
 }
 
 TEST(an_expanded_gradient_is_taken) {
-    att_case c = {PL_F32, 1, 2, 9, 9, 8, true, MASK_NONE, 0.0, false};
+    att_case c = {PL_F32, 1, 2, 9, 9, 8, true, MASK_NONE, 0.0, false, 1};
     att_data x;
     make_data(&c, &x);
     pl_attention_args args = {.scale = 0.5, .causal = true};
@@ -187,7 +199,7 @@ TEST(an_expanded_gradient_is_taken) {
 // A NaN in a query stays in that query's row; one in a value reaches every query that sees it.
 TEST(nan_stays_where_it_belongs) {
     for (size_t d = 0; d < sizeof FLOATS / sizeof *FLOATS; d++) {
-        att_case c = {FLOATS[d], 1, 1, 10, 10, 8, false, MASK_NONE, 0.0, false};
+        att_case c = {FLOATS[d], 1, 1, 10, 10, 8, false, MASK_NONE, 0.0, false, 1};
         att_data x;
         make_data(&c, &x);
         pl_attention_args args = {.scale = 0.5};
@@ -203,7 +215,7 @@ TEST(nan_stays_where_it_belongs) {
 
 TEST(the_thread_count_changes_no_bit) {
     for (size_t d = 0; d < sizeof FLOATS / sizeof *FLOATS; d++) {
-        att_case c = {FLOATS[d], 1, 3, 130, 130, 16, true, MASK_NONE, 0.2, false};
+        att_case c = {FLOATS[d], 1, 3, 130, 130, 16, true, MASK_NONE, 0.2, false, 1};
         att_data x, y;
         check_state = 9;
         make_data(&c, &x);

@@ -163,17 +163,47 @@ def reduction(op: str, ref: Callable[..., Array], make: Any = normal, **more: An
     ]  # fmt: skip
 
 
+def np_swiglu(x: Array) -> Array:
+    gate, up = np.split(x, 2, -1)
+    return gate * np_sigmoid(gate) * up
+
+
+def np_rotary(x: Array, cos: Array, sin: Array, position: int = 0) -> Array:
+    low, high = np.split(x, 2, -1)
+    rows = slice(position, position + x.shape[-2])
+    c, s = cos[rows], sin[rows]
+    return np.concatenate([low * c - high * s, high * c + low * s], -1)
+
+
+def angles(of: Callable[[Array], Array], positions: int, half: int) -> Callable[[Rng], Array]:
+    """A table that float32 holds, so that every dtype sees the same."""
+    table = of(np.arange(positions)[:, None] * 100.0 ** (-np.arange(half) / half))
+    return lambda rng: table.astype(np.float32).astype(np.float64)
+
+
+def rotary_case(label: str, position: int, **more: Any) -> Case:
+    return Case("rotary_embedding", label,
+                lambda x, c, s: _C.rotary_embedding(x, c, s, position),
+                several(normal(2, 3, 4, 6), angles(np.cos, 7, 3), angles(np.sin, 7, 3)),
+                lambda x, c, s: np_rotary(x, c, s, position), cast=(1, 2), **more)  # fmt: skip
+
+
 def attention_case(causal: bool) -> Case:
     shape, big = (2, 2, 5, 4), (8, 6, 256, 64)
     return Case(
         "attention",
         "attention causal" if causal else "attention",
-        lambda q, k, v: _C.attention(q, k, v, None, 0.0, causal, math.nan),
+        lambda q, k, v: _C.attention(q, k, v, None, 0.0, causal, math.nan, False),
         several(normal(*shape), normal(*shape), normal(*shape)),
         lambda q, k, v: np_attention(q, k, v, causal),
         several(normal(*big), normal(*big), normal(*big)),
         spread=8,
     )
+
+
+def np_grouped_attention(q: Array, k: Array, v: Array) -> Array:
+    group = q.shape[1] // k.shape[1]
+    return np_attention(q, np.repeat(k, group, 1), np.repeat(v, group, 1), True)
 
 
 def linear_case(act: int, name: str, ref: Callable[[Array], Array]) -> Case:
@@ -275,13 +305,29 @@ CASES: list[Case] = [
          several(normal(2048, 256), integers(256, 2048, 1)), cast=(1,)),
     Case("dropout", "dropout", _dropout, several(normal(5, 7)), np_dropout,
          several(normal(2048, 384))),
+    Case("swiglu", "swiglu", _C.swiglu, several(normal(3, 2, 10)), np_swiglu,
+         several(normal(2048, 3072))),
+    rotary_case("rotary_embedding", 0, big=several(
+        normal(8, 6, 256, 64), angles(np.cos, 256, 32), angles(np.sin, 256, 32))),
+    rotary_case("rotary_embedding from a later position", 3),
+    Case("rotary_embedding", "rotary_embedding of a view and two dimensions",
+         lambda x, c, s: _C.rotary_embedding(_C.transpose(x, 0, 1), c, s, 2),
+         several(normal(4, 5), angles(np.cos, 7, 2), angles(np.sin, 7, 2)),
+         lambda x, c, s: np_rotary(x.T, c, s, 2), cast=(1, 2)),
     attention_case(False), attention_case(True),
+    Case("attention", "attention of grouped queries",
+         lambda q, k, v: _C.attention(q, k, v, None, 0.0, True, math.nan, True),
+         several(normal(2, 6, 4, 4), normal(2, 2, 4, 4), normal(2, 2, 4, 4)),
+         np_grouped_attention, spread=8),
 ]  # fmt: skip
 
 
 # Cases whose gradient is not that of the small inputs' formula: nothing to differentiate.
 NOT_DIFFERENTIABLE: dict[str, tuple[int, ...]] = {
     "cross_entropy weighted, one class ignored": (2,),
+    "rotary_embedding": (1, 2),
+    "rotary_embedding from a later position": (1, 2),
+    "rotary_embedding of a view and two dimensions": (1, 2),
 }
 
 

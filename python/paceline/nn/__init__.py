@@ -4,6 +4,7 @@
 from paceline.nn import functional, init, utils
 from paceline.nn.activations import (
     GELU,
+    GLU,
     LeakyReLU,
     LogSoftmax,
     ReLU,
@@ -11,6 +12,7 @@ from paceline.nn.activations import (
     SiLU,
     Softmax,
     Softplus,
+    SwiGLU,
     Tanh,
 )
 from paceline.nn.containers import ModuleDict, ModuleList, ParameterList, Sequential
@@ -29,6 +31,7 @@ from paceline.nn.layers import (
     Identity,
     LayerNorm,
     Linear,
+    RotaryEmbedding,
     Unflatten,
 )
 from paceline.nn.module import Module
@@ -36,6 +39,7 @@ from paceline.nn.parameter import Buffer, Parameter
 
 __all__ = [
     "GELU",
+    "GLU",
     "BCEWithLogitsLoss",
     "Buffer",
     "CrossEntropyLoss",
@@ -56,12 +60,14 @@ __all__ = [
     "Parameter",
     "ParameterList",
     "ReLU",
+    "RotaryEmbedding",
     "Sequential",
     "SiLU",
     "Sigmoid",
     "SmoothL1Loss",
     "Softmax",
     "Softplus",
+    "SwiGLU",
     "Tanh",
     "Unflatten",
     "functional",

@@ -66,6 +66,27 @@ class SiLU(Module):
         return "inplace=True" if self.inplace else ""
 
 
+class GLU(Module):
+    """The first half along `dim`, times the sigmoid of the second."""
+
+    def __init__(self, dim: int = -1) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.glu(input, self.dim)
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}"
+
+
+class SwiGLU(Module):
+    """silu(gate) * up of a last dimension that holds gate, then up; PyTorch has no such layer."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.swiglu(input)
+
+
 class Tanh(Module):
     """Hyperbolic tangent."""
 

@@ -25,6 +25,7 @@ from paceline.nn.curves import (
     softplus,
     tanh,
 )
+from paceline.nn.gated import glu, swiglu
 from paceline.nn.losses import (
     binary_cross_entropy_with_logits,
     cross_entropy,
@@ -33,6 +34,7 @@ from paceline.nn.losses import (
     nll_loss,
     smooth_l1_loss,
 )
+from paceline.nn.rotary import rotary_embedding, rotary_tables
 
 if TYPE_CHECKING:
     from paceline._tensor import Tensor
@@ -44,6 +46,7 @@ __all__ = [
     "dropout",
     "embedding",
     "gelu",
+    "glu",
     "l1_loss",
     "layer_norm",
     "leaky_relu",
@@ -56,12 +59,15 @@ __all__ = [
     "one_hot",
     "pad",
     "relu",
+    "rotary_embedding",
+    "rotary_tables",
     "scaled_dot_product_attention",
     "sigmoid",
     "silu",
     "smooth_l1_loss",
     "softmax",
     "softplus",
+    "swiglu",
     "tanh",
 ]
 
@@ -238,7 +244,7 @@ def scaled_dot_product_attention(
     query : Tensor
         (..., T, D).
     key, value : Tensor
-        (..., S, D).
+        (..., S, D), the leading dimensions those of `query`; but see `enable_gqa`.
     attn_mask : Tensor, optional
         bool (True takes part) or floating (added), of a shape that broadcasts to (..., T, S).
     dropout_p : float
@@ -247,39 +253,53 @@ def scaled_dot_product_attention(
         Query i sees keys 0 to i; excludes `attn_mask`.
     scale : float, optional
         1 / sqrt(D) by default.
+    enable_gqa : bool
+        `key` and `value` may have fewer heads (their third dimension from the end): each serves a
+        group of the query's, without a copy.
+
+    Returns
+    -------
+    Tensor
+        (..., T, D).
+
+    Raises
+    ------
+    RuntimeError
+        If the shapes do not fit, or both `attn_mask` and `is_causal` are given.
     """
     if is_causal and attn_mask is not None:
         raise RuntimeError("[attention] got both attn_mask and is_causal, expected one of them")
-    if enable_gqa:
-        raise NotImplementedError("[attention] enable_gqa: got True, expected False")
     number = math.nan if scale is None else scale
     if query.ndim == 4:
-        return _C.attention(query, key, value, attn_mask, dropout_p, is_causal, number)
-    lead = tuple(query.shape[:-2])
-    if any(t.ndim < 2 or tuple(t.shape[:-2]) != lead for t in (query, key, value)):
+        return _C.attention(query, key, value, attn_mask, dropout_p, is_causal, number, enable_gqa)
+    kept = 3 if enable_gqa else 2  # dimensions that are not a batch
+    lead = tuple(query.shape[:-kept])
+    if any(t.ndim < kept or tuple(t.shape[:-kept]) != lead for t in (query, key, value)):
+        own = ("H, T, D", "Hkv, S, D") if enable_gqa else ("T, D", "S, D")
         raise RuntimeError(
             f"[attention] leading dimensions: got {query.shape}, {key.shape} and {value.shape}, "
-            "expected (..., T, D), (..., S, D) and (..., S, D) with the same ones"
+            f"expected (..., {own[0]}), (..., {own[1]}) and (..., {own[1]}) with the same ones"
         )
     if attn_mask is not None and attn_mask.ndim > 2:
-        full = (*lead, query.shape[-2], key.shape[-2])
-        attn_mask = _as_heads(_C.expand(attn_mask, full))
+        full = (*query.shape[:-1], key.shape[-2])
+        attn_mask = _as_heads(_C.expand(attn_mask, full), kept)
     out = _C.attention(
-        _as_heads(query),
-        _as_heads(key),
-        _as_heads(value),
+        _as_heads(query, kept),
+        _as_heads(key, kept),
+        _as_heads(value, kept),
         attn_mask,
         dropout_p,
         is_causal,
         number,
+        enable_gqa,
     )
-    return _C.reshape(out, (*lead, out.shape[-2], out.shape[-1]))
+    return _C.reshape(out, query.shape)
 
 
-def _as_heads(t: _C.Tensor) -> Tensor:
-    # (..., T, D) as (B, 1, T, D)
-    rows, width = t.shape[-2:]
-    return _C.reshape(t, (math.prod(t.shape[:-2]), 1, rows, width))
+def _as_heads(t: _C.Tensor, kept: int) -> Tensor:
+    # (..., T, D) as (B, 1, T, D), or (..., H, T, D) as (B, H, T, D)
+    heads = t.shape[-3] if kept == 3 else 1
+    return _C.reshape(t, (math.prod(t.shape[:-kept]), heads, *t.shape[-2:]))
 
 
 def one_hot(tensor: _C.Tensor, num_classes: int = -1) -> Tensor:

@@ -147,6 +147,46 @@ class Embedding(Module):
         return f"{self.num_embeddings}, {self.embedding_dim}{tail}"
 
 
+class RotaryEmbedding(Module):
+    """Turns pairs of numbers of queries and keys by angles that grow with their position.
+
+    The tables are buffers that `state_dict` leaves out; `~paceline.nn.functional.rotary_embedding`
+    says which pairs.
+
+    Parameters
+    ----------
+    dim : int
+        Width of a head, an even number.
+    max_position : int
+        How many positions the tables hold.
+    base : float
+        The slowest pair turns by nearly ``1 / base`` of a radian a position.
+    device : device, optional
+        Where the tables live.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(
+        self, dim: int, max_position: int, base: float = 10000.0, device: Where = None
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.max_position = max_position
+        self.base = base
+        cos, sin = F.rotary_tables(max_position, dim, base, device=device)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def forward(self, input: Tensor, position: int = 0) -> Tensor:
+        """Turn `input` (..., T, D), whose first row stands at `position`."""
+        return F.rotary_embedding(input, self.cos, self.sin, position)
+
+    def extra_repr(self) -> str:
+        return f"{self.dim}, max_position={self.max_position}, base={self.base}"
+
+
 class LayerNorm(Module):
     """Mean 0 and variance 1 over the last dimensions, then ``* weight + bias``.
 
