@@ -98,6 +98,11 @@ typedef struct pl_kernels {
                        pl_tensor *out);
     // Any dtype to any dtype, any strides; float to integer truncates, to bool is != 0. No overlap.
     pl_status (*copy)(const pl_tensor *src, pl_tensor *dst);
+    // out = factor * x, with accumulate out += factor * x in one pass. x, out contiguous, of one
+    // floating dtype; factor one f32 (f64 for f64) where they lie. Without accumulate may be in
+    // place, and a factor of 1 then costs nothing on the CPU.
+    pl_status (*scale)(const pl_tensor *x, const pl_tensor *factor, bool accumulate,
+                       pl_tensor *out);
     pl_status (*fill)(pl_tensor *dst, double value);                 // floating dtypes
     pl_status (*fill_int)(pl_tensor *dst, int64_t value);            // integer dtypes and bool
     pl_status (*arange)(pl_tensor *out, double start, double step);  // out 1-d contiguous
@@ -155,19 +160,24 @@ typedef struct pl_kernels {
     pl_status (*softmax)(bool log, const pl_tensor *x, pl_tensor *out);
     pl_status (*softmax_grad)(bool log, const pl_tensor *g, const pl_tensor *y, pl_tensor *dx);
 
-    // Cross-entropy of rows: logits (M, C) contiguous, target (M) i64 in [0, C) or ignore_index
-    // (else PL_EINDEX naming the value and C). weight: NULL or (C) f32/f64 like losses. losses
-    // (M) and lse (M): f32 (f64 for f64); an ignored row's loss is 0. With label smoothing e the
-    // row's loss is (1-e) * w[t] * nll + e/C * sum_c w[c] * nll_c, as PyTorch.
+    // Cross-entropy of rows: logits (M, C) rows, target (M) i64 in [0, C) or ignore_index (else
+    // PL_EINDEX naming the value and C). weight: NULL or (C) f32/f64 like losses. losses (M) and
+    // lse (M): f32 (f64 for f64); an ignored row's loss is 0. With label smoothing e the row's loss
+    // is (1-e) * w[t] * nll + e/C * sum_c w[c] * nll_c, as PyTorch.
     pl_status (*cross_entropy)(const pl_tensor *logits, const pl_tensor *target,
                                const pl_tensor *weight, int64_t ignore_index,
                                double label_smoothing, pl_tensor *losses, pl_tensor *lse);
-    // dlogits = d(sum_i g[i] * losses[i]) / dlogits. g (M) f32/f64, or a 0-d/expanded one. dlogits
-    // may be logits (in place).
+    // dlogits = d(sum_i g[i] * losses[i]) / dlogits. g (M) f32/f64, or a 0-d/expanded one. logits
+    // and dlogits contiguous; dlogits may be logits (in place).
     pl_status (*cross_entropy_grad)(const pl_tensor *g, const pl_tensor *logits,
                                     const pl_tensor *target, const pl_tensor *weight,
                                     const pl_tensor *lse, int64_t ignore_index,
                                     double label_smoothing, pl_tensor *dlogits);
+    // Both while the row is in the cache: losses (NULL: not wanted), and logits become dlogits. g
+    // NULL: ones.
+    pl_status (*cross_entropy_fused)(const pl_tensor *g, pl_tensor *logits, const pl_tensor *target,
+                                     const pl_tensor *weight, int64_t ignore_index,
+                                     double label_smoothing, pl_tensor *losses);
 
     // Rows of a table. x (N, D) rows, index (M) i64 contiguous in [-N, N) (else PL_EINDEX naming
     // value and N), out (M, D) contiguous. Embedding, index_select, x[index].

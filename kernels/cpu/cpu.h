@@ -13,6 +13,8 @@ pl_status pl_cpu_binary(pl_binary op, const pl_tensor *a, const pl_tensor *b, pl
 pl_status pl_cpu_where(const pl_tensor *cond, const pl_tensor *a, const pl_tensor *b,
                        pl_tensor *out);
 pl_status pl_cpu_copy(const pl_tensor *src, pl_tensor *dst);
+pl_status pl_cpu_scale(const pl_tensor *x, const pl_tensor *factor, bool accumulate,
+                       pl_tensor *out);
 pl_status pl_cpu_fill(pl_tensor *dst, double value);
 pl_status pl_cpu_fill_int(pl_tensor *dst, int64_t value);
 pl_status pl_cpu_arange(pl_tensor *out, double start, double step);
@@ -60,6 +62,9 @@ pl_status pl_cpu_cross_entropy_grad(const pl_tensor *g, const pl_tensor *logits,
                                     const pl_tensor *target, const pl_tensor *weight,
                                     const pl_tensor *lse, int64_t ignore_index,
                                     double label_smoothing, pl_tensor *dlogits);
+pl_status pl_cpu_cross_entropy_fused(const pl_tensor *g, pl_tensor *logits, const pl_tensor *target,
+                                     const pl_tensor *weight, int64_t ignore_index,
+                                     double label_smoothing, pl_tensor *losses);
 pl_status pl_cpu_dropout(const pl_tensor *x, double p, uint64_t seed, uint64_t offset,
                          pl_tensor *out);
 pl_status pl_cpu_swiglu(const pl_tensor *x, pl_tensor *out);

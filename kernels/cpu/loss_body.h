@@ -27,21 +27,26 @@ PL_INLINE R FN(logit)(pl_dtype dt, const pl_loss_job *job, int64_t i) {
     return ((const R *)job->logits)[i];
 }
 
-PL_INLINE void FN(loss_rows)(pl_dtype dt, const pl_loss_job *job, int64_t begin, int64_t end) {
-    int64_t n = job->n;
+PL_INLINE R FN(loss_lse)(pl_dtype dt, const pl_loss_job *job, int64_t at) {
+    R top, sum = FN(row_log_sum)(dt, job->logits, at, job->n, &top);
+    return top == -(R)INFINITY || top == (R)INFINITY ? top : top + (R)log((double)sum);
+}
+
+PL_INLINE R FN(loss_row)(pl_dtype dt, const pl_loss_job *job, int64_t at, int64_t t, R lse) {
     const R *w = job->weight;
     R e = (R)job->smoothing;
+    R loss = ((R)1 - e) * (w ? w[t] : (R)1) * (lse - FN(logit)(dt, job, at + t));
+    if (e != 0) loss += e / (R)job->n * FN(smooth_sum)(dt, job, at, lse);
+    return loss;
+}
+
+PL_INLINE void FN(loss_rows)(pl_dtype dt, const pl_loss_job *job, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
-        int64_t t = job->target[i * job->target_stride];
-        R top, sum = FN(row_log_sum)(dt, job->logits, i * n, n, &top);
-        R lse = top == -(R)INFINITY || top == (R)INFINITY ? top : top + (R)log((double)sum);
+        int64_t t = job->target[i * job->target_stride], at = i * job->ld;
+        R lse = FN(loss_lse)(dt, job, at);
+        bool used = t != job->ignore_index;
         ((R *)job->lse)[i] = lse;
-        R loss = 0;
-        if (t != job->ignore_index) {
-            loss = ((R)1 - e) * (w ? w[t] : (R)1) * (lse - FN(logit)(dt, job, i * n + t));
-            if (e != 0) loss += e / (R)n * FN(smooth_sum)(dt, job, i * n, lse);
-        }
-        ((R *)job->losses)[i] = loss;
+        ((R *)job->losses)[i] = used ? FN(loss_row)(dt, job, at, t, lse) : (R)0;
     }
 }
 
@@ -78,25 +83,47 @@ PL_INLINE void FN(loss_grad_row)(pl_dtype dt, const pl_loss_job *job, int64_t at
     V(put_n)(job->dlogits, at + t, 1, dt, d_t);
 }
 
-PL_INLINE void FN(loss_grad_rows)(pl_dtype dt, const pl_loss_job *job, int64_t begin, int64_t end) {
-    int64_t n = job->n;
+// Row i, whose loss is wanted g times.
+PL_INLINE void FN(loss_grad_of)(pl_dtype dt, const pl_loss_job *job, int64_t i, R lse, R g) {
+    int64_t n = job->n, t = job->target[i * job->target_stride], at = i * job->ld;
     size_t size = pl_dtype_size(job->dt);
     const R *w = job->weight;
     R e = (R)job->smoothing, share = e / (R)n;
+    if (t == job->ignore_index) {
+        memset((char *)job->dlogits + (size_t)at * size, 0, (size_t)n * size);
+        return;
+    }
+    R hit = g * ((R)1 - e) * (w ? w[t] : (R)1);
+    FN(loss_grad_row)(dt, job, at, t, lse, hit + g * share * (R)job->weight_sum, g * share, hit);
+}
+
+PL_INLINE void FN(loss_grad_rows)(pl_dtype dt, const pl_loss_job *job, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
-        int64_t t = job->target[i * job->target_stride];
-        R g = ((const R *)job->g)[i * job->g_stride];
-        if (t == job->ignore_index) {
-            memset((char *)job->dlogits + (size_t)(i * n) * size, 0, (size_t)n * size);
-            continue;
-        }
-        R hit = g * ((R)1 - e) * (w ? w[t] : (R)1);
-        FN(loss_grad_row)(dt, job, i * n, t, ((const R *)job->lse)[i],
-                          hit + g * share * (R)job->weight_sum, g * share, hit);
+        FN(loss_grad_of)(dt, job, i, ((const R *)job->lse)[i],
+                         ((const R *)job->g)[i * job->g_stride]);
     }
 }
 
 static void FN(cross_entropy_grad)(int64_t begin, int64_t end, void *ctx) {
     const pl_loss_job *job = ctx;
     PL_EACH_DTYPE(job->dt, FN(loss_grad_rows), job, begin, end);
+}
+
+// Each row's loss and its gradient in place while the row is in the cache.
+PL_INLINE void FN(loss_fused_rows)(pl_dtype dt, const pl_loss_job *job, int64_t begin,
+                                   int64_t end) {
+    const R *g = job->g;
+    R *losses = job->losses;
+    for (int64_t i = begin; i < end; i++) {
+        int64_t t = job->target[i * job->target_stride], at = i * job->ld;
+        bool used = t != job->ignore_index;
+        R lse = used ? FN(loss_lse)(dt, job, at) : (R)0;
+        if (losses) losses[i] = used ? FN(loss_row)(dt, job, at, t, lse) : (R)0;
+        FN(loss_grad_of)(dt, job, i, lse, g ? g[i * job->g_stride] : (R)1);
+    }
+}
+
+static void FN(cross_entropy_fused)(int64_t begin, int64_t end, void *ctx) {
+    const pl_loss_job *job = ctx;
+    PL_EACH_DTYPE(job->dt, FN(loss_fused_rows), job, begin, end);
 }

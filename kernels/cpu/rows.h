@@ -37,7 +37,8 @@ typedef struct pl_softmax_job {
 } pl_softmax_job;
 
 typedef struct pl_loss_job {
-    const void *logits;     // (M, n) dt
+    const void *logits;  // (M, n) dt, rows ld apart
+    int64_t ld;
     const int64_t *target;  // (M)
     int64_t target_stride;
     const void *weight;  // (n) R, or NULL for all ones
@@ -47,9 +48,20 @@ typedef struct pl_loss_job {
     void *losses, *lse;  // (M) R
     const void *g;       // R, g_stride apart
     int64_t g_stride;
-    void *dlogits;  // (M, n) dt
+    void *dlogits;  // as logits
     pl_dtype dt;
 } pl_loss_job;
+
+typedef struct pl_scale_job {
+    const void *x;
+    void *out;
+    int64_t n;
+    double factor;
+    bool add;
+    pl_dtype dt;
+} pl_scale_job;
+
+#define PL_SCALE_CHUNK 4096
 
 typedef struct pl_dropout_job {
     const void *x;
@@ -95,11 +107,13 @@ typedef struct pl_rows {
     pl_range_fn sum_columns[2];                           // over columns
     pl_range_fn softmax[2], softmax_grad[2];              // over rows
     pl_range_fn cross_entropy[2], cross_entropy_grad[2];  // over rows
+    pl_range_fn cross_entropy_fused[2];                   // over rows
     pl_range_fn swiglu[2], swiglu_grad[2];                // over pieces of rows
     pl_range_fn rotary[2];                                // over heads of positions
     pl_range_fn attention[2];                             // over heads and query tiles
     pl_range_fn attention_grad[2];                        // over heads
     pl_range_fn dropout[2];  // over chunks of PL_DROPOUT_CHUNK elements
+    pl_range_fn scale[2];    // over chunks of PL_SCALE_CHUNK elements
 } pl_rows;
 
 #define PL_DROPOUT_CHUNK 1024

@@ -12,6 +12,7 @@
 #include "softmax_body.h"
 #include "loss_body.h"
 #include "dropout_body.h"
+#include "scale_body.h"
 #include "simd_part.h"
 #include "swiglu_body.h"
 #include "rotary_body.h"
@@ -27,6 +28,7 @@
 #include "softmax_body.h"
 #include "loss_body.h"
 #include "dropout_body.h"
+#include "scale_body.h"
 #include "simd_part.h"
 #include "swiglu_body.h"
 #include "rotary_body.h"
@@ -50,10 +52,12 @@ static const pl_rows table = {
     .softmax_grad = {softmax_grad_f32, softmax_grad_f64},
     .cross_entropy = {cross_entropy_f32, cross_entropy_f64},
     .cross_entropy_grad = {cross_entropy_grad_f32, cross_entropy_grad_f64},
+    .cross_entropy_fused = {cross_entropy_fused_f32, cross_entropy_fused_f64},
     .swiglu = {swiglu_f32, swiglu_f64},
     .swiglu_grad = {swiglu_grad_f32, swiglu_grad_f64},
     .rotary = {rotary_f32, rotary_f64},
     .attention = {attention_f32, attention_f64},
     .attention_grad = {attention_grad_f32, attention_grad_f64},
     .dropout = {dropout_f32, dropout_f64},
+    .scale = {scale_f32, scale_f64},
 };

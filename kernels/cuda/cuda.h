@@ -47,13 +47,15 @@ typedef struct pl_cuda_queue {
     void *owner;
 } pl_cuda_queue;
 
-// ---- elementwise.cu, copy.cu --------------------------------------------------------------------
+// ---- elementwise.cu, copy.cu, scale.cu ----------------------------------------------------------
 pl_status pl_cuda_unary(pl_unary op, const pl_tensor *x, pl_tensor *out, pl_cuda_queue *q);
 pl_status pl_cuda_binary(pl_binary op, const pl_tensor *a, const pl_tensor *b, pl_tensor *out,
                          pl_cuda_queue *q);
 pl_status pl_cuda_where(const pl_tensor *cond, const pl_tensor *a, const pl_tensor *b,
                         pl_tensor *out, pl_cuda_queue *q);
 pl_status pl_cuda_copy(const pl_tensor *src, pl_tensor *dst, pl_cuda_queue *q);
+pl_status pl_cuda_scale(const pl_tensor *x, const pl_tensor *factor, bool accumulate,
+                        pl_tensor *out, pl_cuda_queue *q);
 pl_status pl_cuda_fill(pl_tensor *dst, double value, pl_cuda_queue *q);
 pl_status pl_cuda_fill_int(pl_tensor *dst, int64_t value, pl_cuda_queue *q);
 pl_status pl_cuda_arange(pl_tensor *out, double start, double step, pl_cuda_queue *q);
@@ -115,9 +117,9 @@ pl_status pl_cuda_cross_entropy(const pl_cuda_loss *loss, const pl_tensor *logit
                                 pl_cuda_queue *q);
 pl_status pl_cuda_cross_entropy_grad(const pl_cuda_loss *loss, const pl_tensor *g,
                                      const pl_tensor *logits, pl_tensor *dlogits, pl_cuda_queue *q);
-// Both in one kernel: losses and lse, and logits become scale * d(sum of losses) / dlogits.
-pl_status pl_cuda_cross_entropy_fused(const pl_cuda_loss *loss, pl_tensor *logits, double scale,
-                                      pl_cuda_queue *q);
+// lse is not written.
+pl_status pl_cuda_cross_entropy_fused(const pl_cuda_loss *loss, const pl_tensor *g,
+                                      pl_tensor *logits, pl_cuda_queue *q);
 
 // ---- optimizer.cu -------------------------------------------------------------------------------
 // args->nonfinite is device memory.

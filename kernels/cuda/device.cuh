@@ -134,6 +134,21 @@ static PL_DEVICE float pl_widen_f16(uint16_t h) {
 #endif
 }
 
+// 2^x in one instruction: right to 2^-22, and 0 where the result would be subnormal. For fp64 the
+// library's function.
+static PL_DEVICE float pl_exp2(float x) {
+#ifdef __CUDACC__
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#else
+    return exp2f(x);
+#endif
+}
+static PL_DEVICE double pl_exp2(double x) { return exp2(x); }
+static PL_DEVICE float pl_fma(float a, float b, float c) { return fmaf(a, b, c); }
+static PL_DEVICE double pl_fma(double a, double b, double c) { return fma(a, b, c); }
+
 // What an element computes in: pl_acc<T>, and the way there and back. Integers wrap in int64.
 template <typename T>
 struct pl_type {

@@ -36,7 +36,7 @@ template <int N, typename O, typename A>
 PL_DEVICE void store_some(O *p, const A *v) {
     pl_pack<O, N> out;
     for (int k = 0; k < N; k++) pl_put(&out.v[k], v[k]);
-    pl_store(p, out);
+    pl_store_global(p, out);
 }
 
 template <typename T>

@@ -36,6 +36,36 @@ static PL_DEVICE void pl_each_pack(const T *row, int64_t n, Each each) {
     }
 }
 
+// As pl_each_pack for a row at any address: calls each(column, values) with arrays of 16 bytes'
+// worth of elements for the middle, and of one for the few before and after it. 32-bit columns.
+template <int WARPS, typename T, typename Each>
+static PL_DEVICE void pl_each_span(const T *row, int n, Each each) {
+    enum { P = 16 / sizeof(T), STEP = WARPS * PL_LANES };
+    int thread = pl_row_thread<WARPS>(), head = (int)(-(uintptr_t)row % 16 / sizeof(T));
+    if (head > n) head = n;
+    int packs = (n - head) / P, ends = n - packs * P;
+    auto give = [&](int j, const pl_pack<T, P> &in) {
+        pl_acc<T> v[P];
+        PL_UNROLL
+        for (int k = 0; k < P; k++) v[k] = pl_get(in.v[k]);
+        each(j, v);
+    };
+    int at = thread;
+    PL_NO_UNROLL
+    for (; at + STEP < packs; at += 2 * STEP) {  // two loads under way
+        int j = head + at * P;
+        pl_pack<T, P> one = pl_load<P>(row + j), two = pl_load<P>(row + j + STEP * P);
+        give(j, one);
+        give(j + STEP * P, two);
+    }
+    if (at < packs) give(head + at * P, pl_load<P>(row + head + at * P));
+    if (thread < ends) {  // fewer than two packs, so fewer than a warp
+        int j = thread < head ? thread : thread + packs * P;
+        pl_acc<T> v[1] = {pl_get(row[j])};
+        each(j, v);
+    }
+}
+
 // To global memory.
 template <int P, typename T>
 static PL_DEVICE void pl_store_pack(T *to, const pl_acc<T> *v) {

@@ -25,6 +25,9 @@ KERNEL(unary, pl_unary op, in *x, out *y) { RUN(b->unary(op, x, y, q)); }
 KERNEL(binary, pl_binary op, in *x, in *y, out *z) { RUN(b->binary(op, x, y, z, q)); }
 KERNEL(where, in *cond, in *x, in *y, out *z) { RUN(b->where(cond, x, y, z, q)); }
 KERNEL(copy, in *src, out *dst) { RUN(b->copy(src, dst, q)); }
+KERNEL(scale, in *x, in *factor, bool accumulate, out *y) {
+    RUN(b->scale(x, factor, accumulate, y, q));
+}
 KERNEL(fill, out *dst, double value) { RUN(b->fill(dst, value, q)); }
 KERNEL(fill_int, out *dst, int64_t value) { RUN(b->fill_int(dst, value, q)); }
 KERNEL(arange, out *y, double start, double step) { RUN(b->arange(y, start, step, q)); }
@@ -69,6 +72,11 @@ KERNEL(cross_entropy_grad, in *g, in *logits, in *target, in *weight, in *lse, i
     // Read only here; the struct serves both directions.
     pl_cuda_loss loss = {target, weight, ignore, smoothing, NULL, (pl_tensor *)(uintptr_t)lse};
     RUN(b->cross_entropy_grad(&loss, g, logits, dlogits, q));
+}
+KERNEL(cross_entropy_fused, in *g, out *logits, in *target, in *weight, int64_t ignore,
+       double smoothing, out *losses) {
+    pl_cuda_loss loss = {target, weight, ignore, smoothing, losses, NULL};
+    RUN(b->cross_entropy_fused(&loss, g, logits, q));
 }
 
 KERNEL(take, in *x, in *index, out *y) { RUN(b->take(x, index, y, q)); }
@@ -123,14 +131,14 @@ KERNEL(unscale, pl_dtype dt, int64_t n, void *g, double factor, int *nonfinite) 
 // clang-format off
 const pl_kernels pl__cuda_kernels = {
     .name = "cuda",
-    .unary = unary, .binary = binary, .where = where, .copy = copy, .fill = fill,
-    .fill_int = fill_int, .arange = arange, .reduce = reduce, .argreduce = argreduce,
+    .unary = unary, .binary = binary, .where = where, .copy = copy, .scale = scale,
+    .fill = fill, .fill_int = fill_int, .arange = arange, .reduce = reduce, .argreduce = argreduce,
     .cumsum = cumsum, .sort = sort, .sum_squares = sum_squares, .matmul = matmul,
     .linear = linear, .linear_grad = linear_grad, .linear_grad_gelu = linear_grad_gelu,
     .layer_norm = layer_norm,
     .layer_norm_grad = layer_norm_grad, .softmax = softmax, .softmax_grad = softmax_grad,
-    .cross_entropy = cross_entropy, .cross_entropy_grad = cross_entropy_grad, .take = take,
-    .take_grad = take_grad, .gather = gather, .scatter_add = scatter_add,
+    .cross_entropy = cross_entropy, .cross_entropy_grad = cross_entropy_grad,
+    .cross_entropy_fused = cross_entropy_fused, .take = take, .take_grad = take_grad, .gather = gather, .scatter_add = scatter_add,
     .count_nonzero = count_nonzero, .nonzero = nonzero, .uniform = uniform, .normal = normal,
     .randint = randint, .dropout = dropout, .swiglu = swiglu,
     .swiglu_grad = swiglu_grad, .rotary = rotary, .attention = attention,

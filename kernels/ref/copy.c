@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The oracle's copies and fills: any dtype to any dtype, any strides, one element at a time.
+// The oracle's copies, scaled ones and fills: any dtype to any dtype, any strides, one element at a
+// time.
 
 #include "ref/ref.h"
 
@@ -14,6 +15,15 @@ pl_status pl_ref_copy(const pl_tensor *src, pl_tensor *dst) {
             ref_set(dst, o, ref_get(src, i));
         }
     } while (ref_next(dst->ndim, dst->shape, at));
+    return PL_OK;
+}
+
+pl_status pl_ref_scale(const pl_tensor *x, const pl_tensor *factor, bool accumulate,
+                       pl_tensor *out) {
+    for (int64_t i = 0; i < x->numel; i++) {
+        double v = ref_get(factor, 0) * ref_get(x, i);
+        ref_set(out, i, accumulate ? ref_get(out, i) + v : v);
+    }
     return PL_OK;
 }
 

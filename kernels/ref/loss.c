@@ -7,12 +7,36 @@ static double weight_of(const pl_tensor *weight, int64_t c) {
     return weight == NULL ? 1.0 : ref_get(weight, c * weight->strides[0]);
 }
 
-static double log_sum_exp(const pl_tensor *x, int64_t row, int64_t classes) {
+// One row's arguments; its elements start at x[at].
+typedef struct row {
+    const pl_tensor *x, *weight;
+    int64_t at, classes, t;
+    double smoothing;
+} row;
+
+static double log_sum_exp(const row *r) {
     double top = -INFINITY, sum = 0.0;
-    for (int64_t c = 0; c < classes; c++) top = fmax(top, ref_get(x, row * classes + c));
+    for (int64_t c = 0; c < r->classes; c++) top = fmax(top, ref_get(r->x, r->at + c));
     if (isinf(top)) return top;
-    for (int64_t c = 0; c < classes; c++) sum += exp(ref_get(x, row * classes + c) - top);
+    for (int64_t c = 0; c < r->classes; c++) sum += exp(ref_get(r->x, r->at + c) - top);
     return top + log(sum);
+}
+
+static double row_loss(const row *r, double lse) {
+    double loss =
+        (1.0 - r->smoothing) * weight_of(r->weight, r->t) * (lse - ref_get(r->x, r->at + r->t));
+    for (int64_t c = 0; c < r->classes && r->smoothing != 0.0; c++) {
+        loss += r->smoothing / (double)r->classes * weight_of(r->weight, c) *
+                (lse - ref_get(r->x, r->at + c));
+    }
+    return loss;
+}
+
+// d(loss) / dx[c]; total is the sum of all classes' weights.
+static double slope(const row *r, double lse, double total, int64_t c) {
+    double p = exp(ref_get(r->x, r->at + c) - lse);
+    return (1.0 - r->smoothing) * weight_of(r->weight, r->t) * (p - (c == r->t)) +
+           r->smoothing / (double)r->classes * (total * p - weight_of(r->weight, c));
 }
 
 static pl_status check_target(int64_t t, int64_t ignore_index, int64_t classes) {
@@ -21,24 +45,24 @@ static pl_status check_target(int64_t t, int64_t ignore_index, int64_t classes) 
                    (long long)t, (long long)classes);
 }
 
+static double weight_total(const pl_tensor *weight, int64_t classes) {
+    double total = 0.0;
+    for (int64_t c = 0; c < classes; c++) total += weight_of(weight, c);
+    return total;
+}
+
 pl_status pl_ref_cross_entropy(const pl_tensor *logits, const pl_tensor *target,
                                const pl_tensor *weight, int64_t ignore_index,
                                double label_smoothing, pl_tensor *losses, pl_tensor *lse) {
-    int64_t classes = ref_last(logits), rows = target->numel;
-    for (int64_t i = 0; i < rows; i++) {
-        int64_t t = ref_get_int(target, i);
-        PL_TRY(check_target(t, ignore_index, classes));
-        double l = log_sum_exp(logits, i, classes), loss = 0.0;
+    int64_t classes = ref_last(logits);
+    for (int64_t i = 0; i < target->numel; i++) {
+        row r = {.x = logits, .weight = weight, .classes = classes, .smoothing = label_smoothing};
+        r.at = i * logits->strides[0];
+        r.t = ref_get_int(target, i);
+        PL_TRY(check_target(r.t, ignore_index, classes));
+        double l = log_sum_exp(&r);
         ref_set(lse, i, l);
-        if (t != ignore_index) {
-            loss = (1.0 - label_smoothing) * weight_of(weight, t) *
-                   (l - ref_get(logits, i * classes + t));
-        }
-        for (int64_t c = 0; c < classes && t != ignore_index && label_smoothing != 0.0; c++) {
-            loss += label_smoothing / (double)classes * weight_of(weight, c) *
-                    (l - ref_get(logits, i * classes + c));
-        }
-        ref_set(losses, i, loss);
+        ref_set(losses, i, r.t == ignore_index ? 0.0 : row_loss(&r, l));
     }
     return PL_OK;
 }
@@ -47,21 +71,38 @@ pl_status pl_ref_cross_entropy_grad(const pl_tensor *g, const pl_tensor *logits,
                                     const pl_tensor *target, const pl_tensor *weight,
                                     const pl_tensor *lse, int64_t ignore_index,
                                     double label_smoothing, pl_tensor *dlogits) {
-    int64_t classes = ref_last(logits), rows = target->numel;
-    double total = 0.0, smooth = label_smoothing / (double)classes;
-    for (int64_t c = 0; c < classes; c++) total += weight_of(weight, c);
-    for (int64_t i = 0; i < rows; i++) {
-        int64_t t = ref_get_int(target, i);
-        PL_TRY(check_target(t, ignore_index, classes));
+    int64_t classes = ref_last(logits);
+    double total = weight_total(weight, classes);
+    for (int64_t i = 0; i < target->numel; i++) {
+        row r = {.x = logits, .weight = weight, .classes = classes, .smoothing = label_smoothing};
+        r.at = i * classes;
+        r.t = ref_get_int(target, i);
+        PL_TRY(check_target(r.t, ignore_index, classes));
         double gi = ref_get(g, g->ndim == 0 ? 0 : i * g->strides[0]);
         for (int64_t c = 0; c < classes; c++) {
-            double d = 0.0;
-            if (t != ignore_index) {
-                double p = exp(ref_get(logits, i * classes + c) - ref_get(lse, i));
-                d = (1.0 - label_smoothing) * weight_of(weight, t) * (p - (c == t)) +
-                    smooth * (total * p - weight_of(weight, c));
-            }
-            ref_set(dlogits, i * classes + c, t == ignore_index ? 0.0 : gi * d);
+            double d = r.t == ignore_index ? 0.0 : gi * slope(&r, ref_get(lse, i), total, c);
+            ref_set(dlogits, r.at + c, d);
+        }
+    }
+    return PL_OK;
+}
+
+pl_status pl_ref_cross_entropy_fused(const pl_tensor *g, pl_tensor *logits, const pl_tensor *target,
+                                     const pl_tensor *weight, int64_t ignore_index,
+                                     double label_smoothing, pl_tensor *losses) {
+    int64_t classes = ref_last(logits);
+    double total = weight_total(weight, classes);
+    for (int64_t i = 0; i < target->numel; i++) {
+        row r = {.x = logits, .weight = weight, .classes = classes, .smoothing = label_smoothing};
+        r.at = i * logits->strides[0];
+        r.t = ref_get_int(target, i);
+        PL_TRY(check_target(r.t, ignore_index, classes));
+        bool used = r.t != ignore_index;
+        double gi = g == NULL ? 1.0 : ref_get(g, g->ndim == 0 ? 0 : i * g->strides[0]);
+        double l = log_sum_exp(&r);
+        if (losses != NULL) ref_set(losses, i, used ? row_loss(&r, l) : 0.0);
+        for (int64_t c = 0; c < classes; c++) {
+            ref_set(logits, r.at + c, used ? gi * slope(&r, l, total, c) : 0.0);
         }
     }
     return PL_OK;

@@ -151,6 +151,8 @@ pl_status pl_ref_binary(pl_binary op, const pl_tensor *a, const pl_tensor *b, pl
 pl_status pl_ref_where(const pl_tensor *cond, const pl_tensor *a, const pl_tensor *b,
                        pl_tensor *out);
 pl_status pl_ref_copy(const pl_tensor *src, pl_tensor *dst);
+pl_status pl_ref_scale(const pl_tensor *x, const pl_tensor *factor, bool accumulate,
+                       pl_tensor *out);
 pl_status pl_ref_fill(pl_tensor *dst, double value);
 pl_status pl_ref_fill_int(pl_tensor *dst, int64_t value);
 pl_status pl_ref_arange(pl_tensor *out, double start, double step);
@@ -181,6 +183,9 @@ pl_status pl_ref_cross_entropy_grad(const pl_tensor *g, const pl_tensor *logits,
                                     const pl_tensor *target, const pl_tensor *weight,
                                     const pl_tensor *lse, int64_t ignore_index,
                                     double label_smoothing, pl_tensor *dlogits);
+pl_status pl_ref_cross_entropy_fused(const pl_tensor *g, pl_tensor *logits, const pl_tensor *target,
+                                     const pl_tensor *weight, int64_t ignore_index,
+                                     double label_smoothing, pl_tensor *losses);
 pl_status pl_ref_take(const pl_tensor *x, const pl_tensor *index, pl_tensor *out);
 pl_status pl_ref_take_grad(const pl_tensor *g, const pl_tensor *index, int64_t skip,
                            bool accumulate, pl_tensor *dx);

@@ -147,6 +147,13 @@ static pl_status host_copy(const pl_tensor *src, pl_tensor *dst) {
     ON_HOST(r, pl_cuda_copy(src, dst, &r.q));
 }
 
+static pl_status host_scale(const pl_tensor *x, const pl_tensor *factor, bool accumulate,
+                            pl_tensor *out) {
+    host_run r = {0};
+    host_writes(&r, out, accumulate, x);
+    ON_HOST(r, pl_cuda_scale(x, factor, accumulate, out, &r.q));
+}
+
 static pl_status host_fill_value(pl_tensor *dst, double value) {
     host_run r = {0};
     host_writes(&r, dst, false, NULL);
@@ -244,6 +251,17 @@ static pl_status host_cross_entropy_grad(const pl_tensor *g, const pl_tensor *lo
     pl_cuda_loss loss = {target, weight, ignore_index, smoothing, NULL, &kept};
     host_writes(&r, dlogits, false, logits);
     ON_HOST(r, pl_cuda_cross_entropy_grad(&loss, g, logits, dlogits, &r.q));
+}
+
+static pl_status host_cross_entropy_fused(const pl_tensor *g, pl_tensor *logits,
+                                          const pl_tensor *target, const pl_tensor *weight,
+                                          int64_t ignore_index, double smoothing,
+                                          pl_tensor *losses) {
+    host_run r = {0};
+    pl_cuda_loss loss = {target, weight, ignore_index, smoothing, losses, NULL};
+    host_writes(&r, losses, false, NULL);
+    host_writes(&r, logits, true, NULL);
+    ON_HOST(r, pl_cuda_cross_entropy_fused(&loss, g, logits, &r.q));
 }
 
 static void host_writes_run(host_run *r, pl_dtype dt, int64_t n, void *p) {
@@ -391,6 +409,7 @@ static __attribute__((unused)) const pl_kernels *pl_kernels_on_host(void) {
         .binary = host_binary,
         .where = host_where,
         .copy = host_copy,
+        .scale = host_scale,
         .fill = host_fill_value,
         .fill_int = host_fill_int,
         .arange = host_arange,
@@ -404,6 +423,7 @@ static __attribute__((unused)) const pl_kernels *pl_kernels_on_host(void) {
         .randint = host_randint,
         .cross_entropy = host_cross_entropy,
         .cross_entropy_grad = host_cross_entropy_grad,
+        .cross_entropy_fused = host_cross_entropy_fused,
         .adam = host_adam,
         .sgd = host_sgd,
         .unscale = host_unscale,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What kernels/cuda has beyond the CPU's table, on the host stand-in: norms with a residual, RMS,
-// rows longer than a warp takes, cross-entropy that leaves its gradient in place, the step that
-// stays on the device. Each against the oracle or a formula in double.
+// rows longer than a warp takes, the step that stays on the device. Each against the oracle or a
+// formula in double.
 #include "cuda_on_host.h"
 
 #include "kernels_check.h"
@@ -162,42 +162,6 @@ TEST(rms_norm_with_a_residual) {
     rms_case(PL_F32, 5, 40);
     rms_case(PL_BF16, 70, 64);
     rms_case(PL_F32, 2, 1500);
-}
-
-static pl_status on_host_fused(const pl_cuda_loss *loss, pl_tensor *logits, double scale) {
-    host_run r = {0};
-    host_writes(&r, loss->losses, false, NULL);
-    host_writes(&r, loss->lse, false, NULL);
-    host_writes(&r, logits, true, NULL);
-    ON_HOST(r, pl_cuda_cross_entropy_fused(loss, logits, scale, &r.q));
-}
-
-// The one kernel gives the bits of the two.
-TEST(fused_cross_entropy_is_both_halves) {
-    for (int k = 0; k < 4; k++) {
-        pl_dtype dt = k % 2 == 0 ? PL_F32 : PL_BF16;
-        int64_t m = 6, n = k < 2 ? 700 : 3001;
-        pl_tensor *logits = check_tensor(dt, 2, (int64_t[]){m, n}, 4.0), *d = like(logits, dt),
-                  *target;
-        CHECK_OK(pl_tensor_empty(PL_I64, 1, &m, &target));
-        for (int64_t i = 0; i < m; i++)
-            ((int64_t *)target->data)[i] = i == 2 ? -100 : (i * 577) % n;
-        pl_tensor *loss = like(target, PL_F32), *lse = like(target, PL_F32),
-                  *loss2 = like(target, PL_F32);
-        pl_tensor *lse2 = like(target, PL_F32), *g;
-        CHECK_OK(pl_tensor_empty(PL_F32, 0, NULL, &g));
-        *(float *)g->data = 0.25f;
-        double smooth = k == 0 ? 0.1 : 0.0;
-        CHECK_OK(host_cross_entropy(logits, target, NULL, -100, smooth, loss, lse));
-        CHECK_OK(host_cross_entropy_grad(g, logits, target, NULL, lse, -100, smooth, d));
-        pl_cuda_loss args = {target, NULL, -100, smooth, loss2, lse2};
-        CHECK_OK(on_host_fused(&args, logits, 0.25));
-        check_same_bits("losses", loss2, loss);
-        check_same_bits("lse", lse2, lse);
-        check_same_bits("gradient", logits, d);
-        pl_tensor *all[] = {logits, d, target, loss, lse, loss2, lse2, g};
-        for (int i = 0; i < 8; i++) pl_tensor_release(all[i]);
-    }
 }
 
 static pl_status on_host_mixed(const pl_adam_args *args, const pl_cuda_mixed_adam *run) {
