@@ -3,6 +3,7 @@
 // cublaslt_linear.c.
 #include "cuda/cublaslt.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 #include "cuda/cublaslt_internal.h"
@@ -12,7 +13,6 @@ pl_status pl_cuda_blas_new(const pl_cuda_blas_args *args, pl_cuda_blas **out) {
     PL_TRY(pl_calloc(sizeof(pl_cuda_blas), &p));
     pl_cuda_blas *blas = p;
     blas->args = *args;
-    blas->measure = true;
     *out = blas;
     return PL_OK;
 }
@@ -28,9 +28,15 @@ void pl_cuda_blas_free(pl_cuda_blas *blas) {
     pl_free(blas);
 }
 
-void pl_cuda_blas_allow_tf32(pl_cuda_blas *blas, bool allow) { blas->tf32 = allow; }
+static atomic_bool tf32;  // relaxed: which product is the first with it is the caller's affair
 
-void pl_cuda_blas_measure(pl_cuda_blas *blas, bool allow) { blas->measure = allow; }
+void pl_cuda_blas_allow_tf32(bool allow) {
+    atomic_store_explicit(&tf32, allow, memory_order_relaxed);
+}
+
+bool pl__blas_tf32(pl_dtype dt) {
+    return dt == PL_F32 && atomic_load_explicit(&tf32, memory_order_relaxed);
+}
 
 // A new thread's device is CUDA's first one until a call of the run time has said otherwise, and
 // the library takes the thread's.

@@ -44,14 +44,8 @@ pl_status pl_cuda_blas_linear_grad(const pl_tensor *g, const pl_tensor *x, pl_te
 pl_status pl_cuda_blas_linear_grad_gelu(const pl_tensor *g, const pl_tensor *w, const pl_tensor *x,
                                         pl_tensor *dx, pl_cuda_blas *blas) PL_MUST_USE;
 
-// fp32 products by TF32 (19 bits of each factor), faster and less exact. Off at first.
-void pl_cuda_blas_allow_tf32(pl_cuda_blas *blas, bool allow);
-// false: a shape that was never seen gets the library's first proposal, unmeasured and not
-// remembered. For while a stream is captured, where nothing may wait. true at first, if
-// PACELINE_BLAS_MEASURE allows it.
-void pl_cuda_blas_measure(pl_cuda_blas *blas, bool allow);
-
-// "cuBLASLt 13.1.0 (/path)" or "not loaded".
-const char *pl_cuda_blas_library(void);
+// fp32 products by TF32 (19 bits of each factor), faster and less exact: of this process, from the
+// next product on. Off at first; opens nothing. Any thread.
+void pl_cuda_blas_allow_tf32(bool allow);
 
 #endif

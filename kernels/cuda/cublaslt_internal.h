@@ -68,6 +68,8 @@ pl_status pl__blas_memory_keep(pl_blas_memory *m, const pl_blas_choice *choice) 
 // ---- cublaslt_library.c -------------------------------------------------------------------------
 pl_status pl__blas_library(const pl_lt_library **out) PL_MUST_USE;  // opened the first time
 pl_status pl__blas_failed(const char *doing, int status) PL_MUST_USE;
+// "cuBLASLt 13.1.0 (/path)", or "not loaded".
+const char *pl__blas_library_text(void);
 
 // ---- the state ----------------------------------------------------------------------------------
 typedef struct pl_blas_plan {
@@ -80,7 +82,6 @@ struct pl_cuda_blas {
     pl_cuda_blas_args args;
     const pl_lt_library *lib;  // NULL: not open yet
     void *handle, *workspace;
-    bool tf32, measure;
     int64_t measured_ns;  // in all
     pl_blas_memory memory;
     pl_blas_plan plans[PL_BLAS_PLANS];
@@ -144,15 +145,14 @@ pl_status pl__blas_decide(pl_cuda_blas *blas, const pl_blas_product *p, bool *fu
                           bool *undecided) PL_MUST_USE;
 pl_status pl__blas_compare(pl_cuda_blas *blas, const pl_blas_product *p,
                            const pl_blas_routes *r) PL_MUST_USE;
-// The one call of a product of two matrices.
-pl_status pl__blas_one_call(pl_cuda_blas *blas, const pl_tensor *a, const pl_tensor *b,
-                            bool accumulate, pl_tensor *out, pl_blas_product *p) PL_MUST_USE;
 // Whether t (M, N) contiguous can be what GELU keeps or its gradient takes.
 bool pl__blas_is_auxiliary(const pl_tensor *t);
 
 // ---- cublaslt.c ---------------------------------------------------------------------------------
 // Opens the library, and what else the first product needs.
 pl_status pl__blas_ready(pl_cuda_blas *blas) PL_MUST_USE;
+// Whether a product of such factors may be computed by TF32.
+bool pl__blas_tf32(pl_dtype dt);
 // A factor as the library can read it: t itself, or a copy that lives until it is released.
 typedef struct pl_blas_factor {
     pl_tensor t;

@@ -15,7 +15,7 @@ static atomic_bool found;  // set last, with release
 static pl_lt_library lib;
 static char text[4200];  // "cuBLASLt 13.1.0 (/path)"
 
-const char *pl_cuda_blas_library(void) {
+const char *pl__blas_library_text(void) {
     return atomic_load_explicit(&found, memory_order_acquire) ? text : "not loaded";
 }
 
@@ -61,5 +61,6 @@ pl_status pl__blas_library(const pl_lt_library **out) {
 }
 
 pl_status pl__blas_failed(const char *doing, int status) {
-    return pl_fail(PL_EDEVICE, "[cuBLASLt] %s failed: got %s", doing, lib.status_name(status));
+    return pl_fail(PL_EDEVICE, "[cuBLASLt] %s failed: got %s of %s", doing, lib.status_name(status),
+                   pl__blas_library_text());
 }

@@ -43,7 +43,7 @@ static pl_status fuse_linear(linear_job *j, bool *out) {
     if (!*out) return PL_OK;
     j->activates = gelu;
     pl_blas_product *p = &j->fused;
-    PL_TRY(pl__blas_one_call(j->blas, &j->x, &j->wt, false, gelu ? j->out : sum_of(j), p));
+    PL_TRY(pl__blas_product(&j->x, &j->wt, false, gelu ? j->out : sum_of(j), p));
     p->call.epilogue = e;
     p->data.bias = bias ? bias->data : NULL;
     if (e & PL_LT_EPILOGUE_AUX) {
@@ -77,7 +77,7 @@ static pl_status biased_product(const linear_job *j, pl_tensor *sum) {
     if (j->x.shape[1] == 0) {
         return j->bias ? PL_OK : k->fill(sum, 0.0, j->blas->args.queue);
     }
-    PL_TRY(pl__blas_one_call(j->blas, &j->x, &j->wt, j->bias != NULL, sum, &p));
+    PL_TRY(pl__blas_product(&j->x, &j->wt, j->bias != NULL, sum, &p));
     return pl__blas_product_run(j->blas, &p);
 }
 

@@ -31,7 +31,7 @@ static pl_status grad_separate(void *context) {
     pl_tensor dw = j->dw, db = j->db;
     pl_blas_product p;
     if (dw.numel > 0) {
-        PL_TRY(pl__blas_one_call(j->blas, &j->gt, &j->x, j->add_w, &dw, &p));
+        PL_TRY(pl__blas_product(&j->gt, &j->x, j->add_w, &dw, &p));
         PL_TRY(pl__blas_product_run(j->blas, &p));
     }
     return args->backend->sum_rows(&j->g, j->add_b, &db, args->queue);
@@ -41,7 +41,7 @@ static pl_status grad_fuse(grad_job *j, bool *out) {
     *out = j->dw.numel > 0 && j->dw.dtype == j->db.dtype && j->dw.dtype != PL_F64;
     if (!*out) return PL_OK;
     pl_blas_product *p = &j->fused;
-    PL_TRY(pl__blas_one_call(j->blas, &j->gt, &j->x, j->add_w, &j->dw, p));
+    PL_TRY(pl__blas_product(&j->gt, &j->x, j->add_w, &j->dw, p));
     p->call.epilogue = PL_LT_EPILOGUE_BGRADB;
     p->data.bias = j->sums ? j->sums : j->db.data;
     pl__blas_align(&p->call, &p->data);
@@ -144,7 +144,7 @@ static pl_status gelu_job_run(gelu_job *j) {
     bool fits = j->g.shape[1] > 0 && j->dx->dtype != PL_F64 && pl__blas_is_auxiliary(j->x);
     if (!fits) return gelu_separate(j);
     pl_blas_product *p = &j->fused;
-    PL_TRY(pl__blas_one_call(j->blas, &j->g, &j->w, false, j->dx, p));
+    PL_TRY(pl__blas_product(&j->g, &j->w, false, j->dx, p));
     p->call.epilogue = PL_LT_EPILOGUE_DGELU;
     p->call.aux_ld = j->x->shape[1];
     p->data.aux = j->x->data;

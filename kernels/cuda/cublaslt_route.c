@@ -12,13 +12,6 @@ bool pl__blas_is_auxiliary(const pl_tensor *t) {
     return t->shape[1] % AUX_STEP == 0 && (uintptr_t)t->data % AUX_ALIGN == 0;
 }
 
-pl_status pl__blas_one_call(pl_cuda_blas *blas, const pl_tensor *a, const pl_tensor *b,
-                            bool accumulate, pl_tensor *out, pl_blas_product *p) {
-    PL_TRY(pl__blas_product(a, b, accumulate, out, p));
-    p->call.tf32 = blas->tf32 && a->dtype == PL_F32;
-    return PL_OK;
-}
-
 pl_status pl__blas_decide(pl_cuda_blas *blas, const pl_blas_product *p, bool *fused,
                           bool *undecided) {
     pl_blas_plan *plan;

@@ -120,6 +120,7 @@ pl_status pl__blas_product(const pl_tensor *a, const pl_tensor *b, bool accumula
     c->type_ab = a->dtype;
     c->type_d = out->dtype;
     c->accumulate = accumulate;
+    c->tf32 = pl__blas_tf32(a->dtype);
     c->epilogue = PL_LT_EPILOGUE_DEFAULT;
     p->data = (pl_blas_data){.a = b->data, .b = a->data, .d = out->data};
     if (n > 0) n = take_batch(dims, n, c);
@@ -164,7 +165,6 @@ pl_status pl__blas_product_run(pl_cuda_blas *blas, const pl_blas_product *p) {
         data.b = b;
         data.d = d;
         pl_blas_call call = p->call;
-        call.tf32 = blas->tf32 && call.type_ab == PL_F32;
         pl__blas_align(&call, &data);
         PL_TRY(pl__blas_run(blas, &call, &data));
         int i = p->ndim - 1;

@@ -84,6 +84,7 @@ def cuda_properties(library: str | None, index: int, /) -> dict[str, Any]: ...  
 # frees, retries, failures
 def cuda_memory(reset_peak: bool, /) -> dict[str, int]: ...
 def cuda_trim() -> None: ...  # free blocks back to the device
+def cuda_allow_tf32(allow: bool, /) -> None: ...  # fp32 products from now on; touches no driver
 def cuda_synchronize() -> None: ...  # waits for all work, then raises what kernels complained of
 # t itself where it is there; differentiable. non_blocking: from pinned memory to the GPU it does not
 # wait (the memory must not be changed before the copy is done); else as without.

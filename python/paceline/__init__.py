@@ -105,8 +105,9 @@ TYPE_CHECKING = False  # typing itself takes 5 ms to load
 if TYPE_CHECKING:
     from typing import Any
 
-    from paceline import amp, autograd, distributed, errors, nn, optim, utils
+    from paceline import amp, autograd, backends, distributed, errors, nn, optim, utils
     from paceline._dlpack import from_dlpack
+    from paceline._precision import get_float32_matmul_precision, set_float32_matmul_precision
     from paceline._printing import set_printoptions
     from paceline.accelerator import Accelerator
     from paceline.amp import autocast
@@ -161,16 +162,18 @@ _LATER = {
     "debug_launcher": "launchers",
     "find_executable_batch_size": "utils.memory",
     "from_dlpack": "_dlpack",
+    "get_float32_matmul_precision": "_precision",
     "is_rich_available": "utils.imports",
     "load": "serialization",
     "notebook_launcher": "launchers",
     "save": "serialization",
+    "set_float32_matmul_precision": "_precision",
     "set_printoptions": "_printing",
     "skip_first_batches": "data_loader",
     "synchronize_rng_states": "utils.random",
 }
 _MODULES = frozenset(
-    "accelerator amp autograd data_loader distributed errors launchers local_sgd logging "
+    "accelerator amp autograd backends data_loader distributed errors launchers local_sgd logging "
     "memory_utils nn optim optimizer random scheduler serialization state tracking utils".split()
 )
 
@@ -199,6 +202,7 @@ __all__ = [
     "as_tensor",
     "autocast",
     "autograd",
+    "backends",
     "bernoulli",
     "bfloat16",
     "bool",
@@ -233,6 +237,7 @@ __all__ = [
     "full",
     "full_like",
     "get_default_dtype",
+    "get_float32_matmul_precision",
     "get_num_threads",
     "get_rng_state",
     "half",
@@ -278,6 +283,7 @@ __all__ = [
     "scalar_tensor",
     "seed",
     "set_default_dtype",
+    "set_float32_matmul_precision",
     "set_grad_enabled",
     "set_num_threads",
     "set_printoptions",

@@ -3,6 +3,7 @@
 // the GPU. A device is an index here: -1 is the CPU, i stands for cuda:i.
 #include "base/library.h"
 #include "call.h"
+#include "cuda/cublaslt.h"
 #include "cuda/open.h"
 
 int pl_arg_device(PyObject *obj, pl_device *out) {
@@ -131,6 +132,14 @@ static PyObject *py_cuda_synchronize(PyObject *module, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
+static PyObject *py_cuda_allow_tf32(PyObject *module, PyObject *allow) {
+    (void)module;
+    int on = PyObject_IsTrue(allow);
+    if (on < 0) return NULL;
+    pl_cuda_blas_allow_tf32(on);
+    Py_RETURN_NONE;
+}
+
 // t, device, non_blocking
 static PyObject *py_to_device(ARGS) {
     COUNT("to_device", 3);
@@ -187,6 +196,7 @@ static PyMethodDef functions[] = {
     ONE(cuda_memory),
     {"cuda_trim", py_cuda_trim, METH_NOARGS, NULL},
     {"cuda_synchronize", py_cuda_synchronize, METH_NOARGS, NULL},
+    ONE(cuda_allow_tf32),
     FAST(to_device),
     ONE(pin_memory),
     {NULL, NULL, 0, NULL},

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""That a GPU takes a gradient through GELU inside the product, where the library can."""
+"""What a product does on a GPU besides multiplying: GELU's gradient, and TF32 where asked for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import vcuda
 
 # In bfloat16 one rounding less shows in the bits; a copy between keeps both steps apart.
-CODE = """
+THROUGH_GELU = """
 import paceline, paceline.nn.functional as F
 
 def gradient(between):
@@ -30,4 +30,35 @@ def test_it_is_taken_where_the_library_can(fuses: bool) -> None:
     env = vcuda.environment()
     if not fuses:
         env["VCUDA_CUBLASLT_ONLY"] = "plain"
-    assert vcuda.run(CODE, env=env).split() == [str(not fuses)]
+    assert vcuda.run(THROUGH_GELU, env=env).split() == [str(not fuses)]
+
+
+# 1 + 2^-12 is 1 in TF32. One line: what is exact before, under, and after the setting.
+TF32 = """
+import paceline, paceline.nn.functional as F
+
+x = paceline.full((8, 8), 1 + 2.0 ** -12)
+exact = (x @ x)[0, 0].item()
+x = x.cuda().requires_grad_()
+w = x.detach().clone().requires_grad_()
+
+def products():
+    x.grad = w.grad = None
+    y = F.linear(x, w)
+    y.backward(x.detach())
+    seen = [x @ x, y, x.grad, w.grad]
+    return ["%d" % (p[0, 0].item() == exact) for p in seen]
+
+found = products()
+paceline.backends.cuda.matmul.allow_tf32 = True
+found += products()
+found.append("%d" % ((x.double() @ x.double())[0, 0].item() == 8 * (1 + 2.0 ** -12) ** 2))
+paceline.set_float32_matmul_precision("highest")
+found += products()
+print("".join(found))
+"""
+
+
+def test_tf32_only_while_it_is_asked_for() -> None:
+    """In every product of a layer and its gradients; never of float64. Plans are kept apart."""
+    assert vcuda.run(TF32).strip() == "1111" + "0000" + "1" + "1111"

@@ -12,8 +12,8 @@ static const pl_lt_library *cublaslt(void) {
     const pl_lt_library *lib;
     CHECK_OK(pl__blas_library(&lib));
     CHECK_EQ(lib->version() / 10000, PL_LT_MAJOR);
-    CHECK(strncmp(pl_cuda_blas_library(), "cuBLASLt 13.", 12) == 0);
-    printf("%s\n", pl_cuda_blas_library());
+    CHECK(strncmp(pl__blas_library_text(), "cuBLASLt 13.", 12) == 0);
+    printf("%s\n", pl__blas_library_text());
     return lib;
 }
 
@@ -48,7 +48,8 @@ static void described(const pl_lt_library *lib, const pl_blas_call *call) {
     pl_blas_plan *plan;
     blas.lib = lib;
     CHECK_FAILS(pl__blas_plan(&blas, call, &data, &plan), PL_EDEVICE,
-                "[cuBLASLt] asking for algorithms failed: got CUBLAS_STATUS_NOT_INITIALIZED");
+                "[cuBLASLt] asking for algorithms failed: got CUBLAS_STATUS_NOT_INITIALIZED of "
+                "cuBLASLt 13.");
 }
 
 TEST(cublaslt_takes_every_description_that_we_give) {
