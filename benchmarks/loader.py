@@ -19,7 +19,7 @@ from benchmarks.table import Table
 COLUMNS = 784
 BATCH = 256
 SIZES = {"1 M rows": 1_000_000, "60 k rows": 60_000}
-BATCHES = 200  # in one turn
+BATCHES = 1000  # in one turn, if an epoch has as many: 25 ms of ours, and not a time slice
 # What each process is asked for, and how its figures are called.
 ASKED = {
     "paceline": {"plain": "ours", "workers": "ours, 2 workers", "prepared": "ours, prepared"},
