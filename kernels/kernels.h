@@ -61,13 +61,52 @@ typedef struct pl_adam_args {
     double grad_scale;    // the gradient is multiplied by this first (unscale and clip)
     bool decoupled;       // AdamW: p *= 1 - lr * weight_decay; Adam: g += weight_decay * p
     bool maximize;
-    int *nonfinite;  // NULL, or set to 1 when a gradient is NaN or infinite; else left alone
+    int *nonfinite;       // NULL, or set to 1 when a gradient is NaN or infinite; else left alone
+    const double *scale;  // of lists (Note [lists]): NULL, or where grad_scale's other factor is
+    const int *skip;      // of lists: NULL, or where it is not 0 nothing is written
 } pl_adam_args;
 typedef struct pl_sgd_args {
     double lr, momentum, dampening, weight_decay, grad_scale;
     bool nesterov, maximize, first;  // first: the momentum buffer is set to g, not averaged in
-    int *nonfinite;                  // as in pl_adam_args
+    int *nonfinite;                  // these three as in pl_adam_args
+    const double *scale;
+    const int *skip;
 } pl_sgd_args;
+
+// Note [lists]: on a GPU a launch takes longer than the update of most parameters, and a number
+// that the host wants to know makes it wait. So its table has kernels that pass over many runs at
+// once, and read and write such numbers where they lie: a factor for the gradients (`scale`),
+// whether to do anything (`skip`), which runs had NaN or Inf (`nonfinite`, then an array). They
+// give the bits of the kernels for one run. The CPU has none of it: a call costs it nothing.
+typedef struct pl_run {
+    pl_dtype dtype;
+    int index;    // its place in the arrays that a call writes
+    int64_t n;    // elements
+    void *at[4];  // parameter, gradient, then moments or momentum; of unscale and norm the gradient
+} pl_run;
+typedef struct pl_unscale_args {
+    double factor;
+    const double *scale;  // NULL: 1
+    int *nonfinite;       // NULL: nobody asks
+} pl_unscale_args;
+// What is written may be NULL. due: elements count as multiplied by it, a power of two.
+typedef struct pl_norm_args {
+    bool inf;  // the largest magnitude, else the 2-norm
+    double due;
+    double *each;  // per run: the sum of squares, or the largest magnitude
+    double *norm;
+    float *norm_f32;
+    // min(1, max_norm / (norm + 1e-6)), or NaN; 1 where the norm is not finite and keep_nonfinite.
+    double *factor, max_norm;
+    bool keep_nonfinite;
+} pl_norm_args;
+typedef struct pl_list_kernels {
+    pl_status (*adam)(const pl_adam_args *args, int count, const pl_run *runs);
+    pl_status (*sgd)(const pl_sgd_args *args, int count, const pl_run *runs);
+    pl_status (*unscale)(const pl_unscale_args *args, int count, const pl_run *runs);
+    // count is 1 or more.
+    pl_status (*norm)(const pl_norm_args *args, int count, const pl_run *runs);
+} pl_list_kernels;
 
 typedef struct pl_attention_args {
     double scale;
@@ -239,6 +278,7 @@ typedef struct pl_kernels {
     // g *= factor over a run of n elements, in one pass; *nonfinite = 1 when an element was NaN or
     // infinite before, else it is left alone. A factor of 1 writes nothing.
     pl_status (*unscale)(pl_dtype dt, int64_t n, void *g, double factor, int *nonfinite);
+    const pl_list_kernels *lists;  // Note [lists]; NULL on the CPU
 } pl_kernels;
 
 #define PL_SQUARES_BLOCK 16384

@@ -73,6 +73,10 @@ void pl_autograd_mark_grad(pl_tensor *leaf, bool defined);
 bool pl_autograd_grads_unseen(int n, pl_tensor *const *leaves);
 void pl_autograd_defer_scale(pl_tensor *leaf, double factor);  // of unseen gradients
 double pl_autograd_due(const pl_tensor *leaf);                 // 1 where nothing is
+// The same with a number that only the gradient's device knows: f64, 0-d. There is one at a time,
+// beside the other; who leaves a second one settles first.
+void pl_autograd_defer_scale_there(pl_tensor *leaf, pl_tensor *factor);
+pl_tensor *pl_autograd_due_there(const pl_tensor *leaf);  // borrowed; NULL where none is
 void pl_autograd_keep_squares(pl_tensor *leaf, double squares);
 bool pl_autograd_squares(const pl_tensor *leaf, double *out);  // false: not known
 // Note [early norm]: who clips reads all gradients once more, which costs as much as a third of the

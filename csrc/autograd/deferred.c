@@ -49,6 +49,17 @@ void pl_autograd_defer_scale(pl_tensor *leaf, double factor) {
     m->has_due = true;
 }
 
+void pl_autograd_defer_scale_there(pl_tensor *leaf, pl_tensor *factor) {
+    struct pl_grad_meta *m = leaf->meta;
+    if (!m || !m->grad) return;
+    pl_tensor_release(m->due_there);
+    m->due_there = pl_tensor_retain(factor);
+}
+
+pl_tensor *pl_autograd_due_there(const pl_tensor *leaf) {
+    return leaf->meta ? leaf->meta->due_there : NULL;
+}
+
 void pl_autograd_keep_squares(pl_tensor *leaf, double squares) {
     if (!leaf->meta) return;
     leaf->meta->squares = squares;
@@ -87,8 +98,25 @@ pl_status pl__leaf_complete(pl_tensor *leaf) {
     return PL_OK;
 }
 
+static pl_status apply_there(struct pl_grad_meta *m) {
+    pl_tensor *g = m->grad, *factor = m->due_there;
+    double here = m->has_due ? m->due : 1.0;
+    m->has_due = false;
+    m->due_there = NULL;
+    pl_status st = PL_OK;
+    if (g) {
+        pl_run run = {.dtype = g->dtype, .n = g->numel, .at = {g->data}};
+        pl_unscale_args args = {.factor = here, .scale = factor->data};
+        pl_storage_bump(g->storage);
+        st = pl_k(g)->lists->unscale(&args, 1, &run);
+    }
+    pl_tensor_release(factor);
+    return st;
+}
+
 pl_status pl__apply_due(struct pl_grad_meta *m) {
     m->has_squares = false;
+    if (m->due_there) return apply_there(m);
     if (!m->has_due) return PL_OK;
     m->has_due = false;
     if (!m->grad || m->due == 1.0) return PL_OK;

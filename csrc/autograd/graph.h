@@ -58,6 +58,7 @@ struct pl_grad_meta {
     // what stands in memory; each valid while its flag is set.
     double due, squares;
     bool has_due, has_squares;
+    pl_tensor *due_there;  // NULL: none
     // Note [early norm], autograd.h: passes since the norm was asked for; after how many it was
     // the last time (0: never).
     uint32_t passes, norm_after;
@@ -81,7 +82,12 @@ pl_status pl__apply_due(struct pl_grad_meta *m);
 // The last contribution of a pass has come: Note [early norm].
 pl_status pl__leaf_complete(pl_tensor *leaf);
 // The gradient is another one now: nothing is due to it.
-static inline void pl__forget_due(struct pl_grad_meta *m) { m->has_due = m->has_squares = false; }
+static inline void pl__forget_due(struct pl_grad_meta *m) {
+    m->has_due = m->has_squares = false;
+    if (!m->due_there) return;
+    pl_tensor_release(m->due_there);
+    m->due_there = NULL;
+}
 // Adds g (taken over) to the leaf's gradient.
 pl_status pl__leaf_accumulate(pl_tensor *leaf, pl_tensor *g);
 

@@ -10,6 +10,7 @@ static void meta_free(struct pl_grad_meta *m) {
     pl_tensor_release(m->grad);
     pl_tensor_release(m->grad_view);
     pl_tensor_release(m->low);
+    pl_tensor_release(m->due_there);
     pl_free(m);
 }
 

@@ -7,11 +7,9 @@
 // unless one is a power of two, as those of a loss scale are: then the first is applied before.
 #include <math.h>
 
-#include "optim/optim.h"
+#include "optim/optim_internal.h"
 
-// The gradients that there are, in a new list, to be freed with pl_free; what is due to them has
-// been applied.
-static pl_status settled_grads(int n, pl_tensor *const *leaves, pl_tensor ***out, int *n_out) {
+pl_status pl__optim_settled_grads(int n, pl_tensor *const *leaves, pl_tensor ***out, int *n_out) {
     *n_out = 0;
     PL_TRY(pl_alloc((size_t)(n + 1) * sizeof **out, (void **)out));
     for (int i = 0; i < n; i++) {
@@ -30,9 +28,14 @@ static void ask(int n, pl_tensor *const *leaves) {
     for (int i = 0; i < n; i++) pl_autograd_norm_asked(leaves[i]);
 }
 
-static bool is_power_of_two(double x) {
+bool pl__optim_is_power_of_two(double x) {
     int exponent;
     return frexp(x, &exponent) == 0.5;
+}
+
+// Whether a second factor changes no bit more than it would alone.
+static bool due_is_exact(const pl_tensor *leaf) {
+    return !pl_autograd_due_there(leaf) && pl__optim_is_power_of_two(pl_autograd_due(leaf));
 }
 
 // Keeps with each leaf the sum of squares of its gradient's memory, where it is not known.
@@ -60,7 +63,7 @@ static pl_status look(int n, pl_tensor *const *leaves) {
 static pl_status sum_squares(int n, pl_tensor *const *leaves, double *out) {
     *out = 0;
     for (int i = 0; i < n; i++) {
-        if (!pl_grad_of(leaves[i]) || is_power_of_two(pl_autograd_due(leaves[i]))) continue;
+        if (!pl_grad_of(leaves[i]) || due_is_exact(leaves[i])) continue;
         PL_TRY(pl_autograd_settle(leaves[i]));
     }
     PL_TRY(look(n, leaves));
@@ -81,7 +84,7 @@ pl_status pl_optim_leaf_norm(int n, pl_tensor *const *leaves, double *out) {
     }
     pl_tensor **grads;
     int count;
-    PL_TRY(settled_grads(n, leaves, &grads, &count));
+    PL_TRY(pl__optim_settled_grads(n, leaves, &grads, &count));
     pl_status st = pl_optim_norm(count, grads, false, out);
     pl_free(grads);
     return st;
@@ -89,7 +92,7 @@ pl_status pl_optim_leaf_norm(int n, pl_tensor *const *leaves, double *out) {
 
 static pl_status defer(int n, pl_tensor *const *leaves, double factor) {
     for (int i = 0; i < n; i++) {
-        bool exact = is_power_of_two(factor) || is_power_of_two(pl_autograd_due(leaves[i]));
+        bool exact = pl__optim_is_power_of_two(factor) || due_is_exact(leaves[i]);
         if (!exact) PL_TRY(pl_autograd_settle(leaves[i]));
         pl_autograd_defer_scale(leaves[i], factor);
     }
@@ -103,7 +106,7 @@ pl_status pl_optim_leaf_scale(int n, pl_tensor *const *leaves, double factor) {
     }
     pl_tensor **grads;
     int count;
-    PL_TRY(settled_grads(n, leaves, &grads, &count));
+    PL_TRY(pl__optim_settled_grads(n, leaves, &grads, &count));
     pl_status st = pl_optim_scale(count, grads, factor);
     pl_free(grads);
     return st;
@@ -128,7 +131,7 @@ pl_status pl_optim_leaf_unscale(int n, pl_tensor *const *leaves, double factor, 
     }
     pl_tensor **grads;
     int count;
-    PL_TRY(settled_grads(n, leaves, &grads, &count));
+    PL_TRY(pl__optim_settled_grads(n, leaves, &grads, &count));
     pl_status st = pl_optim_unscale(count, grads, factor, nonfinite);
     pl_free(grads);
     return st;

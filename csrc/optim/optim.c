@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // See optim.h. A "run" is a stretch of consecutive tensors whose memory is consecutive in every
-// list, so that one kernel call passes over all of them.
-#include "optim/optim.h"
-
+// list, so that one kernel call passes over all of them. Where a device has kernels for lists the
+// rest of the way is lists.c's.
 #include <math.h>
 
-#include "ops/ops.h"
+#include "optim/optim_internal.h"
 
 static pl_status check_pair(const char *op, const char *what, int i, const pl_tensor *p,
                             const pl_tensor *t) {
@@ -109,6 +108,7 @@ static pl_status adam(const pl_adam_args *args, int n, pl_tensor *const *const l
             PL_TRY(check_pair("adam", names[k], i, lists[0][i], lists[k][i]));
         }
     }
+    if (n > 0 && pl_k(lists[0][0])->lists) return pl__optim_list_adam(args, n, lists, own);
     return adam_runs(args, n, lists, own);
 }
 
@@ -153,6 +153,7 @@ static pl_status sgd(const pl_sgd_args *args, int n, pl_tensor *const *const lis
             PL_TRY(check_pair("sgd", names[k], i, lists[0][i], lists[k][i]));
         }
     }
+    if (n > 0 && pl_k(lists[0][0])->lists) return pl__optim_list_sgd(args, n, lists, own);
     return sgd_runs(args, n, lists, own);
 }
 
@@ -166,52 +167,54 @@ pl_status pl_optim_sgd(const pl_sgd_args *args, int n, pl_tensor *const *params,
     return st;
 }
 
-// One number of t, written to *at where t lies.
-typedef pl_status (*number_fn)(pl_tensor *t, double *at);
+// One number of t, which lies on the CPU.
+typedef pl_status (*number_fn)(pl_tensor *t, double *out);
 
-static pl_status squares(pl_tensor *t, double *at) {
+static pl_status squares(pl_tensor *t, double *out) {
     pl_tensor *c = NULL;
     PL_TRY(pl_contiguous(t, &c));
-    pl_status st = pl_k(c)->sum_squares(c, at);
+    pl_status st = pl_k(c)->sum_squares(c, out);
     pl_tensor_release(c);
     return st;
 }
 
 // Largest magnitude; NaN wins, as in every reduction.
-static pl_status max_abs(pl_tensor *t, double *at) {
-    pl_tensor *a = NULL, *m = NULL;
-    if (t->numel == 0) return PL_OK;  // 0 is there already
+static pl_status max_abs(pl_tensor *t, double *out) {
+    pl_tensor *a = NULL, *m = NULL, *wide = NULL;
+    *out = 0;
+    if (t->numel == 0) return PL_OK;
     PL_TRY(pl_unary_new(PL_UNARY_ABS, t, &a));
     pl_status st = pl_reduce_new(PL_REDUCE_MAX, a, (1u << t->ndim) - 1u, false, &m);
-    pl_tensor place = {.refs = 1, .dtype = PL_F64, .numel = 1, .data = at, .storage = t->storage};
-    if (st == PL_OK) st = pl_k(m)->copy(m, &place);
+    if (st == PL_OK) st = pl_cast(m, PL_F64, &wide);
+    if (st == PL_OK) *out = *(const double *)wide->data;
     pl_tensor_release(a);
     pl_tensor_release(m);
+    pl_tensor_release(wide);
     return st;
 }
 
-static pl_status each(number_fn of, int n, pl_tensor *const *t, double *at) {
-    for (int i = 0; i < n; i++) PL_TRY(of(t[i], &at[i]));
-    return PL_OK;
-}
-
-// One number of each, read with one synchronisation.
-static pl_status numbers_of(number_fn of, int n, pl_tensor *const *t, double *out) {
-    pl_numbers numbers;
-    if (n == 0) return PL_OK;
-    PL_TRY(check_device("norm", t[0], n, t));
-    PL_TRY(pl_numbers_open(pl_tensor_device(t[0]), (size_t)n * sizeof *out, out, &numbers));
-    return pl_numbers_close(&numbers, each(of, n, t, numbers.at));
+// One number of each; those of a device are read with one synchronisation.
+static pl_status numbers_of(bool inf, int n, pl_tensor *const *t, double *out) {
+    number_fn of = inf ? max_abs : squares;
+    bool elsewhere = false;
+    for (int i = 0; i < n; i++) {
+        if (pl_tensor_is_cpu(t[i])) {
+            PL_TRY(of(t[i], &out[i]));
+        } else {
+            elsewhere = true;
+        }
+    }
+    return elsewhere ? pl__optim_list_numbers(inf, n, t, out) : PL_OK;
 }
 
 pl_status pl__optim_squares(int n, pl_tensor *const *t, double *out) {
-    return numbers_of(squares, n, t, out);
+    return numbers_of(false, n, t, out);
 }
 
 pl_status pl_optim_norm(int n, pl_tensor *const *grads, bool inf, double *out) {
     double total = 0, *one = NULL;
     PL_TRY(pl_alloc((size_t)(n + 1) * sizeof *one, (void **)&one));
-    pl_status st = numbers_of(inf ? max_abs : squares, n, grads, one);
+    pl_status st = numbers_of(inf, n, grads, one);
     for (int i = 0; st == PL_OK && i < n; i++) {
         if (!inf) total += one[i];
         if (inf && (one[i] > total || isnan(one[i])) && !isnan(total)) total = one[i];
@@ -222,6 +225,7 @@ pl_status pl_optim_norm(int n, pl_tensor *const *grads, bool inf, double *out) {
 }
 
 pl_status pl_optim_scale(int n, pl_tensor *const *tensors, double factor) {
+    if (pl__optim_list_scales(n, tensors)) return pl__optim_list_scale(n, tensors, factor);
     for (int i = 0; i < n; i++) {
         pl_tensor *t = tensors[i], *k = NULL, *wide = NULL;
         PL_TRY(pl_scalar(t, t->dtype, factor, &k));
@@ -249,9 +253,7 @@ static pl_status unscale_runs(int n, pl_tensor *const *grads, double factor, int
     return PL_OK;
 }
 
-pl_status pl_optim_unscale(int n, pl_tensor *const *grads, double factor, bool *nonfinite) {
-    pl_numbers flag;
-    int bad = 0;
+pl_status pl__optim_check_unscale(int n, pl_tensor *const *grads) {
     for (int i = 0; i < n; i++) {
         if (!pl_dtype_is_float(grads[i]->dtype) || !pl_tensor_is_contiguous(grads[i])) {
             return pl_fail(PL_ERUNTIME,
@@ -261,11 +263,16 @@ pl_status pl_optim_unscale(int n, pl_tensor *const *grads, double factor, bool *
                            pl_tensor_is_contiguous(grads[i]) ? "" : "not ");
         }
     }
+    return n > 0 ? check_device("unscale", grads[0], n, grads) : PL_OK;
+}
+
+pl_status pl_optim_unscale(int n, pl_tensor *const *grads, double factor, bool *nonfinite) {
+    int bad = 0;
+    PL_TRY(pl__optim_check_unscale(n, grads));
     *nonfinite = false;
     if (n == 0) return PL_OK;
-    PL_TRY(check_device("unscale", grads[0], n, grads));
-    PL_TRY(pl_numbers_open(pl_tensor_device(grads[0]), sizeof bad, &bad, &flag));
-    PL_TRY(pl_numbers_close(&flag, unscale_runs(n, grads, factor, flag.at)));
+    if (pl_k(grads[0])->lists) return pl__optim_list_unscale(n, grads, factor, nonfinite);
+    PL_TRY(unscale_runs(n, grads, factor, &bad));
     *nonfinite = bad != 0;
     return PL_OK;
 }

@@ -9,7 +9,8 @@
 #include "kernels.h"
 
 // All four lists have n tensors, pairwise of one shape, contiguous, of one floating dtype per i,
-// all on one device; args->nonfinite lies there too, so that nobody waits for it here. grads NULL:
+// all on one device; args->nonfinite lies there too, so that nobody waits for it here: on the CPU
+// one flag, where a device has kernels for lists n of them, one for each tensor. grads NULL:
 // the parameters' own, which all must have; what is due to them (Note [deferred scale], autograd.h)
 // is multiplied in on the way, and stays due to the memory.
 pl_status pl_optim_adam(const pl_adam_args *args, int n, pl_tensor *const *params,
@@ -26,9 +27,6 @@ pl_status pl_optim_scale(int n, pl_tensor *const *tensors, double factor) PL_MUS
 pl_status pl_optim_unscale(int n, pl_tensor *const *grads, double factor,
                            bool *nonfinite) PL_MUST_USE;
 
-// Sums of squares of tensors of one device, read with one synchronisation. Private to optim.
-pl_status pl__optim_squares(int n, pl_tensor *const *t, double *out) PL_MUST_USE;
-
 // The same three for the gradients of leaves; leaves without one are passed over. The norm is
 // kept, and scaling is left with the leaves, where nobody else holds the gradients: then unscaling
 // is one reading pass, and the norm after it none.
@@ -36,5 +34,21 @@ pl_status pl_optim_leaf_norm(int n, pl_tensor *const *leaves, double *out) PL_MU
 pl_status pl_optim_leaf_scale(int n, pl_tensor *const *leaves, double factor) PL_MUST_USE;
 pl_status pl_optim_leaf_unscale(int n, pl_tensor *const *leaves, double factor,
                                 bool *nonfinite) PL_MUST_USE;
+
+// What a device need not tell the host (Note [lists], kernels.h): these enqueue and come back. Of
+// gradients that all lie on one device with such kernels; else *out is NULL, and the functions
+// above serve. A norm is f32 and 0-d.
+pl_status pl_optim_norm_there(int n, pl_tensor *const *grads, bool inf,
+                              pl_tensor **out) PL_MUST_USE;
+// The 2-norm of leaves' gradients, which are then multiplied by min(1, max_norm / (norm + 1e-6)):
+// left with the leaves where nobody else holds them. max_norm infinite: only the norm.
+typedef struct pl_clip {
+    double max_norm;
+    bool keep_nonfinite;  // leave the gradients alone where the norm is not finite
+} pl_clip;
+pl_status pl_optim_leaf_clip_there(const pl_clip *clip, int n, pl_tensor *const *leaves,
+                                   pl_tensor **out) PL_MUST_USE;
+// By a number on the device of the gradients (f64, 0-d): of all leaves that have one.
+pl_status pl_optim_leaf_scale_there(int n, pl_tensor *const *leaves, pl_tensor *factor) PL_MUST_USE;
 
 #endif

@@ -121,45 +121,21 @@ pl_status pl_cuda_cross_entropy_grad(const pl_cuda_loss *loss, const pl_tensor *
 pl_status pl_cuda_cross_entropy_fused(const pl_cuda_loss *loss, const pl_tensor *g,
                                       pl_tensor *logits, pl_cuda_queue *q);
 
-// ---- optimizer.cu -------------------------------------------------------------------------------
-// args->nonfinite is device memory.
-pl_status pl_cuda_adam(const pl_adam_args *args, pl_dtype dt, int64_t n, void *p, const void *g,
-                       void *m, void *v, pl_cuda_queue *q);
-pl_status pl_cuda_sgd(const pl_sgd_args *args, pl_dtype dt, int64_t n, void *p, const void *g,
-                      void *momentum, pl_cuda_queue *q);
-pl_status pl_cuda_unscale(pl_dtype dt, int64_t n, void *g, double factor, int *nonfinite,
-                          pl_cuda_queue *q);
-
-// One pass over n parameters, all pointers 16-byte aligned device memory: the gradient (times
-// args->grad_scale, times *scale) updates master, m and v; `weights` gets master rounded.
-typedef struct pl_cuda_mixed_adam {
-    int64_t n;
-    float *master, *m, *v;
-    const void *g;
-    void *weights;              // NULL: none
-    pl_dtype g_dtype, w_dtype;  // w bf16 or f16, g the same or f32
-    const float *scale;         // NULL: 1
-    const int *skip;            // NULL, or nonzero: nothing is written
-} pl_cuda_mixed_adam;
-pl_status pl_cuda_adam_mixed(const pl_adam_args *args, const pl_cuda_mixed_adam *run,
-                             pl_cuda_queue *q);
-
-// What clipping needs, without the host: squares[0 .. count) are sums of squares of gradients that
-// are still to be multiplied by `unscale` (> 0). scale = unscale * min(1, max_norm / (norm + 1e-6))
-// (max_norm <= 0: no clipping), norm after unscaling, nonfinite 0 or 1. All device memory.
-typedef struct pl_cuda_clip {
-    float *scale, *norm;
-    int *nonfinite;
-} pl_cuda_clip;
-pl_status pl_cuda_clip_scale(const double *squares, int count, double max_norm, double unscale,
-                             const pl_cuda_clip *out, pl_cuda_queue *q);
+// ---- optimizer.cu, grad_norm.cu: Note [lists] of kernels.h; all numbers are device memory -------
+pl_status pl_cuda_list_adam(const pl_adam_args *args, int count, const pl_run *runs,
+                            pl_cuda_queue *q);
+pl_status pl_cuda_list_sgd(const pl_sgd_args *args, int count, const pl_run *runs,
+                           pl_cuda_queue *q);
+pl_status pl_cuda_list_unscale(const pl_unscale_args *args, int count, const pl_run *runs,
+                               pl_cuda_queue *q);
+pl_status pl_cuda_list_norm(const pl_norm_args *args, int count, const pl_run *runs,
+                            pl_cuda_queue *q);
 
 // ---- reduce.cu, arg.cu --------------------------------------------------------------------------
 pl_status pl_cuda_reduce(pl_reduce op, const pl_tensor *x, uint32_t dims, pl_tensor *out,
                          pl_cuda_queue *q);
 // out (N) contiguous, of g's dtype or f32, = or += the sum of the rows of g (M, N): rounded once.
 pl_status pl_cuda_sum_rows(const pl_tensor *g, bool accumulate, pl_tensor *out, pl_cuda_queue *q);
-pl_status pl_cuda_sum_squares(const pl_tensor *x, double *out, pl_cuda_queue *q);  // out: device
 pl_status pl_cuda_argreduce(bool max, const pl_tensor *x, int dim, pl_tensor *out,
                             pl_cuda_queue *q);
 pl_status pl_cuda_cumsum(const pl_tensor *x, int dim, pl_tensor *out, pl_cuda_queue *q);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// reduce: any dimensions of any layout, and sums of squares. The kept dimensions are walked by
+// reduce: any dimensions of any layout. The kept dimensions are walked by
 // `kept`, the reduced ones by `inner`. Where neighbouring results lie side by side in memory a
 // block takes 32 of them (or 32 packs) and eight lines at a time, else a thread, warp or block
 // takes one result, as its length asks. A long reduction is cut into parts, whose number depends on
@@ -36,9 +36,9 @@ PL_DEVICE A flip(A x) {
     return -x;
 }
 
-// MIN is the MAX of flipped values. SQUARES is a sum whose elements were squared on loading.
-// ROWS is a sum that may be added to what is there, and kept in float.
-enum { SQUARES = PL_REDUCE_COUNT, ROWS };
+// MIN is the MAX of flipped values. ROWS is a sum that may be added to what is there, and kept in
+// float.
+enum { ROWS = PL_REDUCE_COUNT };
 
 template <typename A>
 PL_DEVICE A neutral(int op) {
@@ -57,8 +57,7 @@ PL_DEVICE A neutral(int op) {
 template <typename A>
 PL_DEVICE A prepare(int op, A v) {
     if (op == PL_REDUCE_MIN) return flip(v);
-    if (op == PL_REDUCE_ANY || op == PL_REDUCE_ALL) return v != 0;
-    return op == SQUARES ? v * v : v;
+    return op == PL_REDUCE_ANY || op == PL_REDUCE_ALL ? v != 0 : v;
 }
 
 struct join {
@@ -98,7 +97,7 @@ template <typename T>
 struct reduce_args {
     int op;
     const T *x;
-    void *out;  // T, bool (ANY, ALL), double (SQUARES), float (ROWS, if as_float)
+    void *out;  // T, bool (ANY, ALL), float (ROWS, if as_float)
     bool add, as_float;
     wide_of<T> *parts;  // (count, outputs); NULL: one part
     int64_t outputs, length, part_length, count;
@@ -116,8 +115,6 @@ template <typename T>
 PL_DEVICE void finish(const reduce_args<T> &args, int64_t o, wide_of<T> v) {
     if (args.op == PL_REDUCE_ANY || args.op == PL_REDUCE_ALL) {
         ((bool *)args.out)[o] = v != 0;
-    } else if (args.op == SQUARES) {
-        ((double *)args.out)[o] = (double)v;
     } else if (args.op == ROWS && args.as_float) {
         float *at = (float *)args.out + o;
         pl_put(at, args.add ? (double)*at + (double)v : (double)v);
@@ -144,7 +141,7 @@ PL_DEVICE wide_of<T> fold_run(const reduce_args<T> &args, int64_t base, int64_t 
     typedef wide_of<T> W;
     join op = {args.op};
     W all = neutral<W>(args.op);
-    if (args.op == PL_REDUCE_PROD || args.op == SQUARES) {  // one by one in double
+    if (args.op == PL_REDUCE_PROD) {  // one by one in double
         for (int64_t j = first; j < end; j += step) {
             all = op(all, prepare<W>(args.op, pl_get(args.x[base + offset_in(args.inner, j)])));
         }
@@ -182,7 +179,7 @@ PL_DEVICE wide_of<T> fold_packs(const reduce_args<T> &args, const T *x, int64_t 
     typedef wide_of<T> W;
     enum { P = pack_of<T>::N };
     join op = {args.op};
-    bool one_by_one = args.op == PL_REDUCE_PROD || args.op == SQUARES;  // in double
+    bool one_by_one = args.op == PL_REDUCE_PROD;  // in double
     W all = neutral<W>(args.op);
     A run = neutral<A>(args.op);
     int inside = 0;
@@ -267,7 +264,7 @@ __global__ void column_packs_kernel(reduce_args<T> args) {
     int64_t part = blockIdx.y, begin = part * args.part_length, end = begin + args.part_length;
     if (end > args.length) end = args.length;
     join op = {args.op};
-    bool one_by_one = args.op == PL_REDUCE_PROD || args.op == SQUARES;
+    bool one_by_one = args.op == PL_REDUCE_PROD;
     PL_SHARED(W, sums, LINES * WIDTH);
     for (int64_t first = (int64_t)blockIdx.x * WIDTH; first < args.outputs;
          first += (int64_t)gridDim.x * WIDTH) {
@@ -439,18 +436,6 @@ pl_status pl_cuda_reduce(pl_reduce op, const pl_tensor *x, uint32_t dims, pl_ten
     if (out->numel == 0) return PL_OK;
 #define CALL(T) return reduce<T>(of<T>(op), x, dims, out->data, out->numel, q)
     PL_CUDA_TYPES(x->dtype, CALL);
-#undef CALL
-}
-
-pl_status pl_cuda_sum_squares(const pl_tensor *x, double *out, pl_cuda_queue *q) {
-    pl_tensor flat = {};
-    flat.dtype = x->dtype;
-    flat.ndim = 1;
-    flat.shape[0] = flat.numel = x->numel;
-    flat.strides[0] = 1;
-    flat.data = x->data;
-#define CALL(T) return reduce<T>(of<T>(SQUARES), &flat, 1, out, 1, q)
-    PL_CUDA_FLOATS(x->dtype, CALL);
 #undef CALL
 }
 

@@ -37,7 +37,11 @@ KERNEL(cumsum, in *x, int dim, out *y) { RUN(b->cumsum(x, dim, y, q)); }
 KERNEL(sort, in *x, bool descending, out *values, out *indices) {
     RUN(b->sort(x, descending, values, indices, q));
 }
-KERNEL(sum_squares, in *x, double *y) { RUN(b->sum_squares(x, y, q)); }
+KERNEL(sum_squares, in *x, double *y) {
+    pl_run run = {.dtype = x->dtype, .n = x->numel, .at = {x->data}};
+    pl_norm_args args = {.due = 1.0, .each = y};
+    RUN(b->list_norm(&args, 1, &run, q));
+}
 
 KERNEL(matmul, in *x, in *y, bool accumulate, out *z) {
     RUN(pl_cuda_blas_matmul(x, y, accumulate, z, blas));
@@ -118,15 +122,33 @@ KERNEL(attention_grad, in *g, in *query, in *k, in *v, in *y, in *lse,
 
 KERNEL(adam, const pl_adam_args *args, pl_dtype dt, int64_t n, void *p, const void *g, void *m,
        void *v) {
-    RUN(b->adam(args, dt, n, p, g, m, v, q));
+    pl_run run = {.dtype = dt, .n = n, .at = {p, (void *)(uintptr_t)g, m, v}};
+    RUN(b->list_adam(args, 1, &run, q));
 }
 KERNEL(sgd, const pl_sgd_args *args, pl_dtype dt, int64_t n, void *p, const void *g,
        void *momentum) {
-    RUN(b->sgd(args, dt, n, p, g, momentum, q));
+    pl_run run = {.dtype = dt, .n = n, .at = {p, (void *)(uintptr_t)g, momentum}};
+    RUN(b->list_sgd(args, 1, &run, q));
 }
 KERNEL(unscale, pl_dtype dt, int64_t n, void *g, double factor, int *nonfinite) {
-    RUN(b->unscale(dt, n, g, factor, nonfinite, q));
+    pl_run run = {.dtype = dt, .n = n, .at = {g}};
+    pl_unscale_args args = {.factor = factor, .nonfinite = nonfinite};
+    RUN(b->list_unscale(&args, 1, &run, q));
 }
+
+KERNEL(list_adam, const pl_adam_args *args, int count, const pl_run *runs) {
+    RUN(b->list_adam(args, count, runs, q));
+}
+KERNEL(list_sgd, const pl_sgd_args *args, int count, const pl_run *runs) {
+    RUN(b->list_sgd(args, count, runs, q));
+}
+KERNEL(list_unscale, const pl_unscale_args *args, int count, const pl_run *runs) {
+    RUN(b->list_unscale(args, count, runs, q));
+}
+KERNEL(list_norm, const pl_norm_args *args, int count, const pl_run *runs) {
+    RUN(b->list_norm(args, count, runs, q));
+}
+static const pl_list_kernels lists = {list_adam, list_sgd, list_unscale, list_norm};
 
 // clang-format off
 const pl_kernels pl__cuda_kernels = {
@@ -143,5 +165,6 @@ const pl_kernels pl__cuda_kernels = {
     .randint = randint, .dropout = dropout, .swiglu = swiglu,
     .swiglu_grad = swiglu_grad, .rotary = rotary, .attention = attention,
     .attention_grad = attention_grad, .adam = adam, .sgd = sgd, .unscale = unscale,
+    .lists = &lists,
 };
 // clang-format on

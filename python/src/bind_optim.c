@@ -42,7 +42,7 @@ static int flag(PyObject *o, bool *out) {
 }
 
 // What a step tells of its gradients: a flag that its kernels set. On a device it is a tensor
-// there, which whoever wants to know reads; on the CPU a number.
+// there, a flag for each parameter, which whoever wants to know reads; on the CPU a number.
 typedef struct flag_place {
     int here;
     pl_tensor *there;  // NULL: the CPU
@@ -52,11 +52,15 @@ typedef struct flag_place {
 static int flag_open(const lists *l, flag_place *f) {
     *f = (flag_place){.at = &f->here};
     if (l->n[0] == 0 || pl_tensor_is_cpu(l->items[0][0])) return 0;
-    pl_status st = pl_scalar_int(l->items[0][0], PL_I32, 0, &f->there);
+    int64_t n = l->n[0];
+    pl_device d = pl_tensor_device(l->items[0][0]);
+    pl_status st = pl_tensor_empty_on(d, PL_I32, 1, &n, &f->there);
+    if (st == PL_OK) st = pl_bytes_zero(d, f->there->data, pl_tensor_nbytes(f->there));
     if (st == PL_OK) {
         f->at = f->there->data;
         return 0;
     }
+    pl_tensor_release(f->there);
     pl_raise(NULL, st);
     return -1;
 }
@@ -69,7 +73,7 @@ static PyObject *flag_close(flag_place *f, pl_status st) {
 
 // params, grads or None (their own), exp_avgs, exp_avg_sqs, step, lr, beta1, beta2, eps,
 // weight_decay, decoupled, maximize, grad_scale; gives whether every gradient was finite, or on a
-// device a tensor that is 0 where they were
+// device a tensor of numbers, 0 for each parameter whose gradient was
 static PyObject *py_adam_step(ARGS) {
     (void)module;
     lists l = {0};
@@ -239,8 +243,74 @@ static PyObject *py_leaf_scale_(ARGS) {
     return PyBool_FromLong(!nonfinite);
 }
 
-static PyMethodDef functions[] = {FAST(adam_step), FAST(sgd_step),    FAST(grad_norm),
-                                  FAST(scale_),    FAST(unscale_),    FAST(with_grad),
-                                  FAST(leaf_norm), FAST(leaf_scale_), {NULL, NULL, 0, NULL}};
+// The three below enqueue and come back, where all lie on a GPU; else they give None, and the ones
+// above serve.
+static PyObject *tensor_or_none(PyObject *module, pl_status st, pl_tensor *t) {
+    if (st != PL_OK) return pl_raise(module, st);
+    if (t == NULL) Py_RETURN_NONE;
+    return pl_tensor_wrap(t);
+}
+
+// tensors, inf; gives their norm
+static PyObject *py_norm_there(ARGS) {
+    lists l = {0};
+    bool inf;
+    pl_tensor *norm = NULL;
+    if (pl_arg_count("norm_there", n, 2) || flag(args[1], &inf)) return NULL;
+    if (lists_of("norm_there", args, 1, &l)) {
+        lists_free(&l);
+        return NULL;
+    }
+    pl_status st = PL_OK;
+    Py_BEGIN_ALLOW_THREADS
+    st = pl_optim_norm_there(l.n[0], l.items[0], inf, &norm);
+    Py_END_ALLOW_THREADS
+    lists_free(&l);
+    return tensor_or_none(module, st, norm);
+}
+
+// leaves, max_norm, keep_nonfinite; clips, and gives the 2-norm before
+static PyObject *py_leaf_clip_(ARGS) {
+    lists l = {0};
+    pl_clip clip = {0};
+    pl_tensor *norm = NULL;
+    if (pl_arg_count("leaf_clip_", n, 3) || pl_arg_double(args[1], "max_norm", &clip.max_norm) ||
+        flag(args[2], &clip.keep_nonfinite)) {
+        return NULL;
+    }
+    if (lists_of("leaf_clip_", args, 1, &l)) {
+        lists_free(&l);
+        return NULL;
+    }
+    pl_status st = PL_OK;
+    Py_BEGIN_ALLOW_THREADS
+    st = pl_optim_leaf_clip_there(&clip, l.n[0], l.items[0], &norm);
+    Py_END_ALLOW_THREADS
+    lists_free(&l);
+    return tensor_or_none(module, st, norm);
+}
+
+// leaves, factor (f64, 0-d, where their gradients lie): multiplies the gradients
+static PyObject *py_leaf_scale_by_(ARGS) {
+    lists l = {0};
+    pl_tensor *factor = NULL;
+    if (pl_arg_count("leaf_scale_by_", n, 2)) return NULL;
+    factor = pl_tensor_of(args[1], "leaf_scale_by_");
+    if (!factor || lists_of("leaf_scale_by_", args, 1, &l)) {
+        lists_free(&l);
+        return NULL;
+    }
+    pl_status st = PL_OK;
+    Py_BEGIN_ALLOW_THREADS
+    st = pl_optim_leaf_scale_there(l.n[0], l.items[0], factor);
+    Py_END_ALLOW_THREADS
+    lists_free(&l);
+    return tensor_or_none(module, st, NULL);
+}
+
+static PyMethodDef functions[] = {FAST(adam_step),  FAST(sgd_step),       FAST(grad_norm),
+                                  FAST(scale_),     FAST(unscale_),       FAST(with_grad),
+                                  FAST(leaf_norm),  FAST(leaf_scale_),    FAST(norm_there),
+                                  FAST(leaf_clip_), FAST(leaf_scale_by_), {NULL, NULL, 0, NULL}};
 
 int pl_bind_optim(PyObject *module) { return PyModule_AddFunctions(module, functions); }

@@ -275,7 +275,8 @@ static pl_status host_adam(const pl_adam_args *args, pl_dtype dt, int64_t n, voi
     host_writes_run(&r, dt, n, m);
     host_writes_run(&r, dt, n, v);
     host_writes_run(&r, PL_I32, 1, args->nonfinite);
-    ON_HOST(r, pl_cuda_adam(args, dt, n, p, g, m, v, &r.q));
+    pl_run run = {.dtype = dt, .n = n, .at = {p, (void *)(uintptr_t)g, m, v}};
+    ON_HOST(r, pl_cuda_list_adam(args, 1, &run, &r.q));
 }
 
 static pl_status host_sgd(const pl_sgd_args *args, pl_dtype dt, int64_t n, void *p, const void *g,
@@ -284,14 +285,17 @@ static pl_status host_sgd(const pl_sgd_args *args, pl_dtype dt, int64_t n, void 
     host_writes_run(&r, dt, n, p);
     host_writes_run(&r, dt, n, momentum);
     host_writes_run(&r, PL_I32, 1, args->nonfinite);
-    ON_HOST(r, pl_cuda_sgd(args, dt, n, p, g, momentum, &r.q));
+    pl_run run = {.dtype = dt, .n = n, .at = {p, (void *)(uintptr_t)g, momentum}};
+    ON_HOST(r, pl_cuda_list_sgd(args, 1, &run, &r.q));
 }
 
 static pl_status host_unscale(pl_dtype dt, int64_t n, void *g, double factor, int *nonfinite) {
     host_run r = {0};
     host_writes_run(&r, dt, n, g);
     host_writes_run(&r, PL_I32, 1, nonfinite);
-    ON_HOST(r, pl_cuda_unscale(dt, n, g, factor, nonfinite, &r.q));
+    pl_run run = {.dtype = dt, .n = n, .at = {g}};
+    pl_unscale_args args = {.factor = factor, .nonfinite = nonfinite};
+    ON_HOST(r, pl_cuda_list_unscale(&args, 1, &run, &r.q));
 }
 
 static pl_status host_reduce(pl_reduce op, const pl_tensor *x, uint32_t dims, pl_tensor *out) {
@@ -303,7 +307,9 @@ static pl_status host_reduce(pl_reduce op, const pl_tensor *x, uint32_t dims, pl
 static pl_status host_sum_squares(const pl_tensor *x, double *out) {
     host_run r = {0};
     host_add(&r, NULL, (char *)out, sizeof *out, false);
-    ON_HOST(r, pl_cuda_sum_squares(x, out, &r.q));
+    pl_run run = {.dtype = x->dtype, .n = x->numel, .at = {x->data}};
+    pl_norm_args args = {.due = 1.0, .each = out};
+    ON_HOST(r, pl_cuda_list_norm(&args, 1, &run, &r.q));
 }
 
 static pl_status host_argreduce(bool max, const pl_tensor *x, int dim, pl_tensor *out) {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What kernels/cuda has beyond the CPU's table, on the host stand-in: norms with a residual, RMS,
-// rows longer than a warp takes, the step that stays on the device. Each against the oracle or a
-// formula in double.
+// rows longer than a warp takes. Each against the oracle or a formula in double.
 #include "cuda_on_host.h"
 
 #include "kernels_check.h"
@@ -162,80 +161,6 @@ TEST(rms_norm_with_a_residual) {
     rms_case(PL_F32, 5, 40);
     rms_case(PL_BF16, 70, 64);
     rms_case(PL_F32, 2, 1500);
-}
-
-static pl_status on_host_mixed(const pl_adam_args *args, const pl_cuda_mixed_adam *run) {
-    host_run r = {0};
-    host_writes_run(&r, PL_F32, run->n, run->master);
-    host_writes_run(&r, PL_F32, run->n, run->m);
-    host_writes_run(&r, PL_F32, run->n, run->v);
-    host_writes_run(&r, run->w_dtype, run->n, run->weights);
-    ON_HOST(r, pl_cuda_adam_mixed(args, run, &r.q));
-}
-
-// The device's norm and clip factor, then the mixed step: as the plain step on scaled gradients.
-TEST(a_step_that_stays_on_the_device) {
-    enum { N = 1003 };
-    int64_t n = N;
-    pl_tensor *p = check_tensor(PL_F32, 1, &n, 1.0), *g = check_tensor(PL_BF16, 1, &n, 64.0);
-    pl_tensor *m = check_tensor(PL_F32, 1, &n, 0.1), *v = like(p, PL_F32), *w = like(p, PL_BF16);
-    for (int i = 0; i < N; i++) check_set(v, i, 0.01 + fabs(check_random()));
-    pl_tensor *p2 = like(p, PL_F32), *m2 = like(p, PL_F32), *v2 = like(p, PL_F32),
-              *g2 = like(p, PL_F32);
-    double squares[1], want = 0.0;
-    CHECK_OK(host_sum_squares(g, &squares[0]));
-    for (int i = 0; i < N; i++) want += check_get(g, i) * check_get(g, i);
-    CHECK_NEAR(squares[0], want, 1e-12 * want);
-    float scale, norm;
-    int bad;
-    pl_cuda_clip clip = {&scale, &norm, &bad};
-    pl_cuda_queue q = {0};
-    simt_set_schedule(SIMT_FORWARD, 1);
-    CHECK_OK(pl_cuda_clip_scale(squares, 1, 1.0, 1.0 / 64.0, &clip, &q));
-    CHECK_EQ(bad, 0);
-    CHECK_NEAR(norm, sqrt(want) / 64.0, 1e-5 * norm);
-    CHECK_NEAR(scale, 1.0 / 64.0 / (sqrt(want) / 64.0 + 1e-6), 1e-6 * scale);
-    for (int i = 0; i < N; i++) {
-        check_set(p2, i, check_get(p, i)), check_set(m2, i, check_get(m, i));
-        check_set(v2, i, check_get(v, i)), check_set(g2, i, check_get(g, i) * (double)scale);
-    }
-    pl_adam_args args = {.lr = 1e-2,
-                         .beta1 = 0.9,
-                         .beta2 = 0.95,
-                         .eps = 1e-8,
-                         .weight_decay = 0.1,
-                         .bias1 = 0.19,
-                         .bias2 = 0.0975,
-                         .grad_scale = 1.0,
-                         .decoupled = true};
-    pl_cuda_mixed_adam run = {.n = N,
-                              .master = p->data,
-                              .m = m->data,
-                              .v = v->data,
-                              .g = g->data,
-                              .weights = w->data,
-                              .g_dtype = PL_BF16,
-                              .w_dtype = PL_BF16,
-                              .scale = &scale};
-    CHECK_OK(on_host_mixed(&args, &run));
-    CHECK_OK(host_adam(&args, PL_F32, N, p2->data, g2->data, m2->data, v2->data));
-    check_close("p", p, p2, 1e-6, 1e-8);
-    check_close("w", w, p, check_eps(PL_BF16), 0.0);
-    int skip = 1;
-    run.skip = &skip;
-    pl_tensor *kept = like(p, PL_F32);
-    memcpy(kept->data, p->data, N * sizeof(float));
-    CHECK_OK(on_host_mixed(&args, &run));
-    check_same_bits("a skipped step", p, kept);
-    squares[0] = (double)INFINITY;
-    CHECK_OK(pl_cuda_clip_scale(squares, 1, 1.0, 1.0, &clip, &q));
-    CHECK_EQ(bad, 1);
-    run.w_dtype = PL_F64;
-    CHECK_FAILS(pl_cuda_adam_mixed(&args, &run, &q), PL_ETYPE, "got bfloat16 and float64");
-    run.m = (float *)m->data + 1;
-    CHECK_FAILS(pl_cuda_adam_mixed(&args, &run, &q), PL_EINVAL, "not aligned");
-    pl_tensor *all[] = {p, g, m, v, w, p2, m2, v2, g2, kept};
-    for (int i = 0; i < 10; i++) pl_tensor_release(all[i]);
 }
 
 // More rows than a tile of the radix sort, a table of more than 256, one index far more often.

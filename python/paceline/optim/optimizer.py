@@ -112,7 +112,8 @@ class Optimizer:
         if self._seen is None:
             return None
         known: list[bool | Tensor] = [
-            seen if isinstance(seen, bool) else not seen.item() for seen in self._seen
+            seen if isinstance(seen, bool) else not _C.any(seen, None, False).item()
+            for seen in self._seen
         ]
         self._seen = known
         return all(known)

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
@@ -46,6 +47,13 @@ struct vcuda_stream {
 
 namespace {
 
+std::atomic<uint64_t> launches, waits;
+
+void launch(void *stream, void (*run)(void *), const void *context, size_t nbytes) {
+    launches++;
+    vcuda_enqueue(stream, run, context, nbytes);
+}
+
 typedef std::unique_lock<std::mutex> holding;
 
 struct device {
@@ -68,7 +76,7 @@ device &gpu() {
         made->random.state = set.seed;
         made->most_waiting = 64 + made->random.next() % 1024;
         simt_set_schedule((simt_schedule)(set.seed % SIMT_SCHEDULES), set.seed);
-        simt_stream = vcuda_enqueue;
+        simt_stream = launch;
         return made;
     }();
     static std::once_flag once;
@@ -189,6 +197,7 @@ void close_memory(device &d) {
 // Runs tasks, or lets others run them, until `e` is reached.
 void run_until(const vcuda_event &e) {
     device &d = gpu();
+    waits++;
     holding hold(d.lock);
     bool worker = vcuda_get_settings().worker;
     d.order = (enum device::order)(d.random.next() % 3);
@@ -303,6 +312,8 @@ bool vcuda_query(vcuda_event *e) {
     if (!reached(*e) && d.random.one_in(2)) run_some(d, hold, 1 + d.random.next() % 8);
     return reached(*e);
 }
+
+void vcuda_count(vcuda_counts *out) { *out = vcuda_counts{launches, waits}; }
 
 void vcuda_sync_stream(vcuda_stream *s) {
     device &d = gpu();

@@ -28,6 +28,13 @@ void vcuda_enqueue_poll(void *stream, bool (*run)(void *context), const void *co
 // kind of a failure.
 void vcuda_fail(const char *why);
 
+// What the process has done so far: kernels launched, and times that the host waited for a stream
+// or an event. To see what a call costs: the difference.
+typedef struct vcuda_counts {
+    uint64_t launches, waits;
+} vcuda_counts;
+void vcuda_count(vcuda_counts *out);
+
 // All of it lies in one live allocation of the device, or of page-locked memory of the host.
 bool vcuda_is_device(const void *p, size_t nbytes);
 bool vcuda_is_pinned(const void *p, size_t nbytes);

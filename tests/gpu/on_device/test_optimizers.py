@@ -14,7 +14,12 @@ import paceline
 from gpu.place import on_gpu, on_host
 from numerics.compare import assert_close
 from paceline import _C, amp, optim
-from paceline.nn.utils import clip_grad_norm_, clip_grad_value_
+from paceline.nn.utils import (
+    clip_grad_norm_,
+    clip_grad_value_,
+    clip_grads_with_norm_,
+    get_total_norm,
+)
 
 STEPS = 4
 
@@ -92,6 +97,107 @@ def test_norms(kind: float) -> None:
     assert norms == [85.0, 85.0] if kind == 2.0 else norms == [84.0, 84.0]
     clip_grad_value_(ps, 0.01)
     assert all(float(p.grad.abs().max()) <= 0.0100001 for p in ps if p.grad is not None)
+
+
+VALUES = [[3.0, -4.0], [12.0], [84.0, 0.0, 0.0], []]
+MANY = [[math.sin(7.0 * i + k) for k in range(i)] for i in range(1, 40)]
+
+
+def clipped(gpu: bool, values: list[list[float]], how: str, dtype: paceline.dtype) -> list[Any]:
+    """Norm, gradients and parameters after clipping and a step."""
+    ps = [p.detach().to(dtype).requires_grad_() for p in grads(gpu, values)]
+    for p, v in zip(ps, values, strict=True):
+        p.grad = _C.to_device(paceline.tensor(v).to(dtype), p._device_index, False)
+    held = [p.grad for p in ps] if "held" in how else None
+    if "unscaled" in how:
+        _C.leaf_scale_(ps, 0.25 if "exactly" in how else 0.3, True)
+    kind = 3.0 if "cubes" in how else math.inf if "largest" in how else 2.0
+    norm = clip_grad_norm_(ps, 0.7, kind)
+    if "twice" in how:
+        clip_grad_norm_(ps, 0.3)
+    if "known" in how:
+        clip_grads_with_norm_(ps, 0.1, get_total_norm([p.grad for p in ps if p.grad is not None]))
+    if "read" in how:
+        assert all(p.grad is not None for p in ps)
+    optim.SGD(ps, lr=1.0).step()
+    assert norm._device_index == ps[0]._device_index
+    assert norm.dtype is paceline.float32
+    del held
+    after = [p.grad for p in ps if p.grad is not None]
+    return [on_host(t).double().numpy() for t in (norm, *after, *ps)]
+
+
+@pytest.mark.parametrize("dtype", [paceline.float32, paceline.float64, paceline.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "how",
+    [
+        "alone",
+        "held",
+        "read",
+        "exactly unscaled",
+        "unscaled",
+        "twice",
+        "twice held",
+        "known",
+        "cubes",
+        "largest",
+        "largest held",
+    ],
+)
+def test_clipping(how: str, dtype: paceline.dtype) -> None:
+    want = clipped(False, MANY, how, dtype)
+    got = clipped(True, MANY, how, dtype)
+    # The norm's sum has another order, and ends as fp32; halves are rounded at every product, and
+    # the CPU rounds the factor as well.
+    bound = {"float64": 3e-7, "float32": 1e-6, "bfloat16": 2.0**-6}
+    for w, g in zip(want, got, strict=True):
+        assert_close(g, w, bound[str(dtype).removeprefix("paceline.")], how)
+
+
+@pytest.mark.parametrize("kind", [1.0, 2.0, 3.0, math.inf])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_norms_that_are_not_finite(bad: float, kind: float) -> None:
+    for spread in (True, False):
+        found = []
+        for gpu in (False, True):
+            ps = grads(gpu, [[1.0, 2.0], [bad], []])
+            norm = clip_grad_norm_(ps, 1.0, kind, scale_nonfinite=spread)
+            found.append([norm.item(), *(p.grad.tolist() for p in ps if p.grad is not None)])
+            with pytest.raises(RuntimeError, match="is non-finite, so it cannot be clipped"):
+                clip_grad_norm_(ps, 1.0, kind, error_if_nonfinite=True)
+        np.testing.assert_equal(found[1], found[0])
+
+
+def test_clipping_gradients_of_two_devices() -> None:
+    ps = [*grads(True, VALUES[:2]), *grads(False, VALUES[2:])]
+    for kind, norm in ((2.0, 85.0), (math.inf, 84.0), (1.0, 103.0)):
+        total = get_total_norm([p.grad for p in ps if p.grad is not None], kind)
+        assert total.item() == pytest.approx(norm)
+        assert total._device_index == 0
+    assert clip_grad_norm_(ps, 8.5).item() == 85.0
+    assert [p.grad.tolist() for p in ps if p.grad is not None] == [
+        pytest.approx([x / 10 for x in v]) for v in VALUES
+    ]
+    clip_grads_with_norm_(ps, 1.0, paceline.tensor(2.0))
+    assert clip_grad_norm_(ps, math.inf).item() == pytest.approx(4.25)
+
+
+def test_norms_of_views_and_of_what_has_none() -> None:
+    t = on_gpu(paceline.arange(12.0).reshape(3, 4))
+    assert get_total_norm([t.transpose(0, 1), t[:, :2]]).item() == pytest.approx(
+        math.sqrt(506 + 0 + 1 + 16 + 25 + 64 + 81)
+    )
+    assert get_total_norm([t.transpose(0, 1)], math.inf).item() == 11.0
+    p = on_gpu(paceline.zeros(4, 3)).requires_grad_()
+    p.grad = t.transpose(0, 1)
+    assert clip_grad_norm_([p], 1.0).item() == pytest.approx(math.sqrt(506))
+    assert p.grad is not None
+    assert p.grad.pow(2).sum().item() == pytest.approx(1.0)
+    assert clip_grad_norm_([on_gpu(paceline.zeros(2)).requires_grad_()], 1.0).item() == 0.0
+    with pytest.raises(TypeError, match=r"\[norm\] tensor 0: got dtype int64, expected a floating"):
+        get_total_norm([on_gpu(paceline.arange(3))])
+    with pytest.raises(ValueError, match="expected f64, 0-d"):
+        _C.leaf_scale_by_([p], on_gpu(paceline.ones(1)))
 
 
 def test_a_norm_of_nan_is_nan() -> None:
