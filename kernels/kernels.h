@@ -54,6 +54,28 @@ typedef enum pl_activation {
     PL_ACT_GELU_TANH
 } pl_activation;
 
+// A norm over the last dimension of (M, N), contiguous throughout, with the sum that stands before
+// it in a model: sum = x + residual, rounded; out = norm(sum). Layer norm: (sum - mean) * rstd * w
+// + b; RMS norm: sum * rstd * w with rstd = 1 / sqrt(mean(sum^2) + eps).
+typedef struct pl_norm_args {
+    bool rms;
+    double eps;
+    const pl_tensor *x;         // of sum's dtype, or of a half type beside a sum in f32
+    const pl_tensor *residual;  // of sum's dtype; NULL: the norm of x
+    pl_tensor *sum;             // NULL without residual
+    const pl_tensor *w, *b;     // (N) or NULL, f32 or sum's dtype; b NULL for RMS
+    pl_tensor *out;             // of sum's dtype
+    pl_tensor *mean, *rstd;     // (M), f32 (f64 for f64); mean NULL for RMS
+} pl_norm_args;
+
+typedef struct pl_norm_grad_args {
+    bool rms;
+    const pl_tensor *g, *x;  // (M, N) of one dtype; x is what was normed
+    const pl_tensor *w, *mean, *rstd;
+    pl_tensor *dx, *dw, *db;  // each may be NULL; of x's dtype, dw and db of a half type also f32
+    bool accumulate_x, accumulate_w, accumulate_b;  // += instead of =
+} pl_norm_grad_args;
+
 // One step of SGD, Adam or AdamW over one run of n elements. Formulas are PyTorch's.
 typedef struct pl_adam_args {
     double lr, beta1, beta2, eps, weight_decay;
@@ -185,15 +207,9 @@ typedef struct pl_kernels {
     pl_status (*linear_grad_gelu)(const pl_tensor *g, const pl_tensor *w, const pl_tensor *x,
                                   pl_tensor *dx);
 
-    // Norm over the last dimension of x (M, N) contiguous. w, b: (N) or NULL, f32 or x's dtype.
-    // mean, rstd: (M), f32 (f64 for f64).
-    pl_status (*layer_norm)(const pl_tensor *x, const pl_tensor *w, const pl_tensor *b, double eps,
-                            pl_tensor *out, pl_tensor *mean, pl_tensor *rstd);
-    // dx NULL or like x; dw, db NULL or (N) like w. accumulate_w, accumulate_b: += instead of =.
-    pl_status (*layer_norm_grad)(const pl_tensor *g, const pl_tensor *x, const pl_tensor *w,
-                                 const pl_tensor *mean, const pl_tensor *rstd, pl_tensor *dx,
-                                 pl_tensor *dw, bool accumulate_w, pl_tensor *db,
-                                 bool accumulate_b);
+    // Layer norm or RMS norm over the last dimension, and its gradient.
+    pl_status (*norm)(const pl_norm_args *args);
+    pl_status (*norm_grad)(const pl_norm_grad_args *args);
 
     // Softmax over the last dimension; x, out, g, y, dx contiguous. log: log-softmax.
     pl_status (*softmax)(bool log, const pl_tensor *x, pl_tensor *out);

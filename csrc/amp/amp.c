@@ -50,3 +50,30 @@ pl_status pl_amp_apply(const pl_op *op, int n_in, pl_tensor *const *in, const pl
     for (int i = 0; i < n_in; i++) pl_tensor_release(cast[i]);
     return st;
 }
+
+// Whether one kernel gives what the two calls would.
+static bool together(pl_tensor *const in[4]) {
+    if (!pl_norm_adds(in[0], in[1])) return false;
+    pl_device at = pl_tensor_device(in[0]);
+    for (int i = 2; i < 4; i++) {
+        if (in[i] && !pl_device_equal(pl_tensor_device(in[i]), at)) return false;
+        if (in[i] && !pl_dtype_is_float(in[i]->dtype)) return false;
+    }
+    pl_dtype sum = pl_promote_tensors(in[0], in[1]);
+    return mode < 0 || sum == PL_F32 || sum == PL_F64;
+}
+
+pl_status pl_amp_apply_added(const pl_op *norm, pl_tensor *const in[4], const pl_attrs *attrs,
+                             pl_tensor *out[2]) {
+    if (together(in)) return pl_autograd_apply_added(norm, in, attrs, out);
+    pl_tensor *sum = NULL, *pair[2] = {in[1], in[0]};
+    PL_TRY(pl_amp_apply(&pl_op_add, 2, pair, NULL, &sum));
+    pl_tensor *of[3] = {sum, in[2], in[3]};
+    pl_status st = pl_amp_apply(norm, norm == &pl_op_layer_norm ? 3 : 2, of, attrs, &out[0]);
+    if (st != PL_OK) {
+        pl_tensor_release(sum);
+        return st;
+    }
+    out[1] = sum;
+    return PL_OK;
+}

@@ -18,4 +18,9 @@ pl_status pl_amp_set(int dtype, int *before) PL_MUST_USE;
 pl_status pl_amp_apply(const pl_op *op, int n_in, pl_tensor *const *in, const pl_attrs *attrs,
                        pl_tensor **out) PL_MUST_USE;
 
+// pl_autograd_apply_added under this thread's autocast mode; where the kernel does not fit (the sum
+// would be cast before its norm, two devices), two calls. x and residual have one shape.
+pl_status pl_amp_apply_added(const pl_op *norm, pl_tensor *const in[4], const pl_attrs *attrs,
+                             pl_tensor *out[2]) PL_MUST_USE;
+
 #endif

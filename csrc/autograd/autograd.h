@@ -18,6 +18,12 @@ bool pl_grad_set_enabled(bool on);
 pl_status pl_autograd_apply(const pl_op *op, int n_in, pl_tensor *const *in,
                             pl_tensor *const *edges, const pl_attrs *attrs,
                             pl_tensor **out) PL_MUST_USE;
+// sum = residual + x and its norm (layer_norm or rms_norm) by one kernel: for two tensors that
+// pl_norm_adds, with a weight and a bias (NULL: none) where they lie. in: x, residual, weight,
+// bias; out: the norm and the sum. The graph has the two calls; the norm's gradient is added to
+// what came along the residual in one pass, since that is then a sum under way (pl_op_back.into).
+pl_status pl_autograd_apply_added(const pl_op *norm, pl_tensor *const in[4], const pl_attrs *attrs,
+                                  pl_tensor *out[2]) PL_MUST_USE;
 // x = op(x, ...) in x's own memory. in[0] is x. Fails on a leaf that requires grad, and where the
 // graph cannot follow (a view).
 pl_status pl_autograd_apply_inplace(const pl_op *op, int n_in, pl_tensor *const *in,

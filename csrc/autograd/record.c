@@ -116,11 +116,8 @@ static void set_history(pl_tensor *t, pl_node *node, bool is_view) {
     pl__node_release(old);
 }
 
-static pl_status apply(const pl_op *op, int n_in, pl_tensor *const *in, pl_tensor *const *edges,
-                       const pl_attrs *attrs, pl_tensor **out) {
-    pl_tensor *t = NULL;
-    pl_node *node = NULL;
-    PL_TRY(run(op, n_in, in, edges ? edges : in, attrs, &t, &node));
+// A result with its history (NULL: none), both taken over.
+static pl_status attach(const pl_op *op, pl_tensor *t, pl_node *node, pl_tensor **out) {
     if (node && t->meta) {
         // The operator gave an input back (to_dtype to the dtype it has): record on an alias.
         pl_tensor *alias = NULL;
@@ -143,6 +140,57 @@ static pl_status apply(const pl_op *op, int n_in, pl_tensor *const *in, pl_tenso
     }
     *out = t;
     return PL_OK;
+}
+
+static pl_status apply(const pl_op *op, int n_in, pl_tensor *const *in, pl_tensor *const *edges,
+                       const pl_attrs *attrs, pl_tensor **out) {
+    pl_tensor *t = NULL;
+    pl_node *node = NULL;
+    PL_TRY(run(op, n_in, in, edges ? edges : in, attrs, &t, &node));
+    return attach(op, t, node, out);
+}
+
+// The two calls, made already, as they are recorded: the second's first input is the sum.
+static pl_status record_added(pl_op_call *add, pl_op_call *norm, pl_tensor *of[3],
+                              pl_tensor **out) {
+    pl_node *node = NULL;
+    pl_tensor *sum = NULL, *normed = NULL;
+    pl_status st = add->track ? node_new(add, add->in, &node) : PL_OK;
+    if (st == PL_OK) {
+        st = attach(add->op, add->out, node, &sum);
+        add->out = NULL;
+    }
+    of[0] = sum;
+    node = NULL;
+    if (st == PL_OK && norm->track) st = node_new(norm, of, &node);
+    if (st == PL_OK) {
+        st = attach(norm->op, norm->out, node, &normed);
+        norm->out = NULL;
+    }
+    if (st != PL_OK) {
+        pl_tensor_release(sum);
+        return st;
+    }
+    out[0] = normed;
+    out[1] = sum;
+    return PL_OK;
+}
+
+pl_status pl_autograd_apply_added(const pl_op *op, pl_tensor *const in[4], const pl_attrs *attrs,
+                                  pl_tensor *out[2]) {
+    pl_tensor *pair[2] = {in[1], in[0]}, *of[3] = {in[1], in[2], in[3]};
+    int n_in = op == &pl_op_layer_norm ? 3 : 2;
+    pl_op_call add = {.op = &pl_op_add, .n_in = 2, .in = pair};
+    pl_op_call norm = {.op = op, .n_in = n_in, .in = of, .attrs = *attrs};
+    add.track = wanted(add.op, 2, pair);
+    norm.track = add.track || wanted(op, n_in - 1, of + 1);
+    int64_t since = pl_trace_begin();
+    pl_status st = pl_norm_forward_added(&add, &norm);
+    pl_trace_end(since, PL_TRACE_OP, n_in == 3 ? "add_layer_norm" : "add_rms_norm");
+    if (st == PL_OK) st = record_added(&add, &norm, of, out);
+    call_drop(&add);
+    call_drop(&norm);
+    return st;
 }
 
 #define FEW 8  // inputs whose bookkeeping fits on the stack; cat may have more

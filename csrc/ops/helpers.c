@@ -16,7 +16,8 @@ pl_status pl_op_save(pl_op_call *call, int slot, pl_tensor *t) {
 pl_status pl_back_dest(const pl_op_back *b, int i, pl_tensor **out, bool *accumulate) {
     const pl_in_meta *m = &b->in[i];
     pl_tensor *into = b->into[i];
-    if (into && into->dtype == m->dtype &&
+    // Who calls backward with a leaf's .grad as the gradient reads and adds to the same memory.
+    if (into && into->storage != b->grad->storage && into->dtype == m->dtype &&
         pl_device_equal(pl_tensor_device(into), pl_tensor_device(b->grad)) &&
         pl_tensor_is_contiguous(into) &&
         pl_shape_equal(into->ndim, into->shape, m->ndim, m->shape)) {

@@ -100,6 +100,7 @@ typedef struct pl_op {
     X(matmul) /* (.., M, K) (.., K, N), equal batch dims */                                       \
     X(linear) /* x, w, bias; i[0] pl_activation, i[1] w is wide */                                \
     X(layer_norm)  /* x, w, b; i[0] number of trailing dims; f[0] eps */                          \
+    X(rms_norm)    /* x, w; the same */                                                           \
     X(softmax) X(log_softmax) /* over the last dimension */                                       \
     X(cross_entropy) /* logits (M, C), target (M), weight; i[0] ignore_index, i[1] reduction      \
                         (0 none, 1 mean, 2 sum); f[0] label smoothing */                          \
@@ -139,6 +140,14 @@ pl_status pl_op_remake(const pl_op *op, const pl_attrs *attrs, pl_tensor *const 
 // on a device whose kernels can use that; else NULL.
 pl_tensor *pl_op_through(const pl_op *op, const pl_op *from, const pl_attrs *from_attrs,
                          pl_tensor *const *from_saved);
+
+// A sum and the norm of it by one kernel (norm.c). Whether it can add these two:
+bool pl_norm_adds(const pl_tensor *x, const pl_tensor *residual);
+// Does what the calls would do one after the other: add's, of two tensors that pl_norm_adds, and
+// norm's, of layer_norm or rms_norm, whose in[0] is not looked at.
+pl_status pl_norm_forward_added(pl_op_call *add, pl_op_call *norm) PL_MUST_USE;
+pl_status pl_norm_again(const pl_op *op, const pl_attrs *attrs, pl_tensor *const *saved,
+                        pl_tensor **out) PL_MUST_USE;  // pl_op_remake's part
 
 // Helpers for operators.
 static inline const pl_kernels *pl_k(const pl_tensor *t) {  // of t's device

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Results that are cheap to make again from what their own gradient keeps anyway: an activation
-// or SwiGLU from its input, a layer norm from its rows. Who saved such a result for a gradient may
+// or SwiGLU from its input, a norm from its rows. Who saved such a result for a gradient may
 // drop it and ask for it here; the bits are the same, because it is the same kernel on the same
 // numbers.
 #include "ops/ops.h"
@@ -9,32 +9,16 @@ static bool linear_with_gelu(const pl_op *op, const pl_attrs *attrs) {
     return op == &pl_op_linear && (attrs->i[0] == PL_ACT_GELU || attrs->i[0] == PL_ACT_GELU_TANH);
 }
 
+static bool is_norm(const pl_op *op) { return op == &pl_op_layer_norm || op == &pl_op_rms_norm; }
+
 bool pl_op_can_remake(const pl_op *op, const pl_attrs *attrs) {
     return op == &pl_op_gelu || op == &pl_op_gelu_tanh || op == &pl_op_silu ||
-           op == &pl_op_swiglu || op == &pl_op_layer_norm || linear_with_gelu(op, attrs);
+           op == &pl_op_swiglu || is_norm(op) || linear_with_gelu(op, attrs);
 }
 
 bool pl_op_remake_needs(const pl_op *op, const pl_attrs *attrs, int slot) {
     if (!pl_op_can_remake(op, attrs)) return false;
     return linear_with_gelu(op, attrs) ? slot == 2 : true;
-}
-
-static pl_status layer_norm_again(const pl_attrs *attrs, pl_tensor *const *saved, pl_tensor **out) {
-    pl_tensor *rows = saved[0], *mean = NULL, *rstd = NULL, *flat = NULL;
-    pl_status st = pl_tensor_empty_like(saved[2], saved[2]->dtype, &mean);
-    if (st == PL_OK) st = pl_tensor_empty_like(saved[3], saved[3]->dtype, &rstd);
-    if (st == PL_OK) st = pl_tensor_empty_like(rows, rows->dtype, &flat);
-    if (st == PL_OK) {
-        st = pl_k(rows)->layer_norm(rows, saved[1], saved[4], attrs->f[0], flat, mean, rstd);
-    }
-    pl_tensor_release(mean);
-    pl_tensor_release(rstd);
-    if (st != PL_OK) {
-        pl_tensor_release(flat);
-        return st;
-    }
-    *out = flat;
-    return PL_OK;
 }
 
 static pl_status swiglu_again(pl_tensor *x, pl_tensor **out) {
@@ -53,7 +37,7 @@ static pl_status swiglu_again(pl_tensor *x, pl_tensor **out) {
 
 pl_status pl_op_remake(const pl_op *op, const pl_attrs *attrs, pl_tensor *const *saved,
                        pl_tensor **out) {
-    if (op == &pl_op_layer_norm) return layer_norm_again(attrs, saved, out);
+    if (is_norm(op)) return pl_norm_again(op, attrs, saved, out);
     if (op == &pl_op_swiglu) return swiglu_again(saved[0], out);
     if (linear_with_gelu(op, attrs)) {
         bool exact = attrs->i[0] == PL_ACT_GELU;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Layer norm and its gradient over rows. Each row is read into the first-level cache once and
-// passed over three times there. For float and for double (simd_real.h).
+// Layer norm, RMS norm and their gradient over rows. Each row is read into the first-level cache
+// once and passed over a few times there: for the sum of two inputs, which is written and read back
+// from the cache, the mean, the variance, the result. For float and for double (simd_real.h).
 
 // Sum of (x - shift)^power over a row, power 1 or 2, in four interleaved sums.
 PL_INLINE R FN(row_moment)(pl_dtype dt, const void *x, int64_t at, int64_t n, R shift, int power) {
@@ -24,32 +25,58 @@ PL_INLINE R FN(row_moment)(pl_dtype dt, const void *x, int64_t at, int64_t n, R 
     return V(sum)((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
+// sum = x + residual over a row, rounded to dt.
+PL_INLINE void FN(norm_add_from)(pl_dtype x_dt, pl_dtype dt, const pl_norm_job *job, int64_t at) {
+    int64_t n = job->n, j = 0;
+    for (; j + VN <= n; j += VN) {
+        V(put)(job->sum, at + j, dt,
+               V(get)(job->x, at + j, x_dt) + V(get)(job->residual, at + j, dt));
+    }
+    if (j < n) {
+        VR x = V(get_n)(job->x, at + j, n - j, x_dt, 0);
+        V(put_n)(job->sum, at + j, n - j, dt, x + V(get_n)(job->residual, at + j, n - j, dt, 0));
+    }
+}
+
+PL_INLINE void FN(norm_add)(pl_dtype dt, const pl_norm_job *job, int64_t at) {
+    if (dt != PL_F32 || job->x_dt == PL_F32) {
+        FN(norm_add_from)(dt, dt, job, at);
+    } else if (job->x_dt == PL_BF16) {
+        FN(norm_add_from)(PL_BF16, dt, job, at);
+    } else {
+        FN(norm_add_from)(PL_F16, dt, job, at);
+    }
+}
+
+// RMS norm is layer norm with a mean of 0: subtracting that changes no bit.
 PL_INLINE void FN(norm_rows)(pl_dtype dt, const pl_norm_job *job, int64_t begin, int64_t end) {
     int64_t n = job->n;
     const R *w = job->w, *b = job->b;
+    const void *x = job->residual ? job->sum : job->x;
     for (int64_t i = begin; i < end; i++) {
         int64_t at = i * n;
-        R mean = FN(row_moment)(dt, job->x, at, n, 0, 1) / (R)n;
-        R var = FN(row_moment)(dt, job->x, at, n, mean, 2) / (R)n;
+        if (job->residual) FN(norm_add)(dt, job, at);
+        R mean = job->rms ? (R)0 : FN(row_moment)(dt, x, at, n, 0, 1) / (R)n;
+        R var = FN(row_moment)(dt, x, at, n, mean, 2) / (R)n;
         R rstd = (R)1 / (R)sqrt((double)var + job->eps);
-        ((R *)job->mean)[i] = mean;
+        if (!job->rms) ((R *)job->mean)[i] = mean;
         ((R *)job->rstd)[i] = rstd;
         VR vm = V(set1)(mean), vr = V(set1)(rstd);
         int64_t j = 0;
         for (; j + VN <= n; j += VN) {
-            VR y = (V(get)(job->x, at + j, dt) - vm) * vr;
+            VR y = (V(get)(x, at + j, dt) - vm) * vr;
             V(put)(job->out, at + j, dt, V(fma)(y, V(load)(w + j), V(load)(b + j)));
         }
         if (j < n) {
             pl_dtype dr = sizeof(R) == 8 ? PL_F64 : PL_F32;
-            VR y = (V(get_n)(job->x, at + j, n - j, dt, 0) - vm) * vr;
+            VR y = (V(get_n)(x, at + j, n - j, dt, 0) - vm) * vr;
             VR wj = V(get_n)(w, j, n - j, dr, 0), bj = V(get_n)(b, j, n - j, dr, 0);
             V(put_n)(job->out, at + j, n - j, dt, V(fma)(y, wj, bj));
         }
     }
 }
 
-static void FN(layer_norm)(int64_t begin, int64_t end, void *ctx) {
+static void FN(norm)(int64_t begin, int64_t end, void *ctx) {
     const pl_norm_job *job = ctx;
     PL_EACH_DTYPE(job->dt, FN(norm_rows), job, begin, end);
 }
@@ -86,11 +113,13 @@ PL_INLINE void FN(add_at)(R *sums, int64_t j, int64_t n, VR v) {
     }
 }
 
-// dx = rstd * (gw - mean(gw) - xhat * mean(gw * xhat)); sums for dw and db beside it.
+// dx (+)= rstd * (gw - mean(gw) - xhat * mean(gw * xhat)), for RMS without mean(gw); sums for dw
+// and db beside it.
 PL_INLINE void FN(norm_grad_row)(pl_dtype dt, const pl_norm_job *job, int64_t i, R *sum_w,
                                  R *sum_b) {
     int64_t n = job->n;
-    VR mean = V(set1)(((const R *)job->mean)[i]), rstd = V(set1)(((const R *)job->rstd)[i]);
+    VR mean = V(set1)(job->rms ? (R)0 : ((const R *)job->mean)[i]);
+    VR rstd = V(set1)(((const R *)job->rstd)[i]);
     VR total = V(set1)(0), dot = V(set1)(0);
     for (int64_t j = 0; j < n; j += VN) {
         FN(norm_terms) t = FN(norm_load)(dt, job, i, j, mean, rstd);
@@ -100,14 +129,17 @@ PL_INLINE void FN(norm_grad_row)(pl_dtype dt, const pl_norm_job *job, int64_t i,
         if (sum_b) FN(add_at)(sum_b, j, n, t.g);
     }
     if (!job->out) return;
-    VR c1 = V(set1)(V(sum)(total) / (R)n), c2 = V(set1)(V(sum)(dot) / (R)n);
+    VR c1 = V(set1)(job->rms ? (R)0 : V(sum)(total) / (R)n), c2 = V(set1)(V(sum)(dot) / (R)n);
     for (int64_t j = 0; j < n; j += VN) {
         FN(norm_terms) t = FN(norm_load)(dt, job, i, j, mean, rstd);
         VR dx = rstd * (t.gw - c1 - t.xhat * c2);
-        if (n - j >= VN) {
-            V(put)(job->out, i * n + j, dt, dx);
+        int64_t at = i * n + j, left = n - j;
+        if (left >= VN) {
+            if (job->accumulate) dx = dx + V(get)(job->out, at, dt);
+            V(put)(job->out, at, dt, dx);
         } else {
-            V(put_n)(job->out, i * n + j, n - j, dt, dx);
+            if (job->accumulate) dx = dx + V(get_n)(job->out, at, left, dt, 0);
+            V(put_n)(job->out, at, left, dt, dx);
         }
     }
 }
@@ -127,7 +159,7 @@ PL_INLINE void FN(norm_grad_blocks)(pl_dtype dt, const pl_norm_job *job, int64_t
     }
 }
 
-static void FN(layer_norm_grad)(int64_t begin, int64_t end, void *ctx) {
+static void FN(norm_grad)(int64_t begin, int64_t end, void *ctx) {
     const pl_norm_job *job = ctx;
     PL_EACH_DTYPE(job->dt, FN(norm_grad_blocks), job, begin, end);
 }

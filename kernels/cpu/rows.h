@@ -9,15 +9,18 @@
 #include "kernels.h"
 
 typedef struct pl_norm_job {
-    const void *x, *g;  // (M, n) dt
-    const void *w, *b;  // (n) R
-    void *out;          // (M, n) dt; dx in the gradient, or NULL
-    void *mean, *rstd;  // (M) R
-    void *partial_w;    // (blocks, n) R sums of g * xhat, one row per block of rows, or NULL
-    void *partial_b;    // (blocks, n) R sums of g, or NULL
+    const void *x, *g;     // (M, n) dt; x of x_dt
+    const void *residual;  // (M, n) dt, or NULL
+    void *sum;             // (M, n) dt: x + residual, what is normed then
+    const void *w, *b;     // (n) R
+    void *out;             // (M, n) dt; dx in the gradient, or NULL
+    void *mean, *rstd;     // (M) R; no mean for RMS
+    void *partial_w;       // (blocks, n) R sums of g * xhat, one row per block of rows, or NULL
+    void *partial_b;       // (blocks, n) R sums of g, or NULL
     int64_t m, n, block_rows;
     double eps;
-    pl_dtype dt;
+    bool rms, accumulate;  // accumulate: dx is added to
+    pl_dtype dt, x_dt;     // x_dt: dt, or a half type where dt is f32
 } pl_norm_job;
 
 typedef struct pl_column_job {  // out[j] (+)= sum over rows of partial[row][j]
@@ -102,8 +105,8 @@ typedef struct pl_rows {
     int tile_cols[2];
     pl_tile_fn tile[2];
     // Range functions for pl_parallel_for; ctx is the job. Index 0: R is float, 1: double.
-    pl_range_fn layer_norm[2];                            // over rows
-    pl_range_fn layer_norm_grad[2];                       // over blocks of rows
+    pl_range_fn norm[2];                                  // over rows
+    pl_range_fn norm_grad[2];                             // over blocks of rows
     pl_range_fn sum_columns[2];                           // over columns
     pl_range_fn softmax[2], softmax_grad[2];              // over rows
     pl_range_fn cross_entropy[2], cross_entropy_grad[2];  // over rows

@@ -61,35 +61,8 @@ pl_status pl_cuda_fill_int(pl_tensor *dst, int64_t value, pl_cuda_queue *q);
 pl_status pl_cuda_arange(pl_tensor *out, double start, double step, pl_cuda_queue *q);
 
 // ---- norm.cu ------------------------------------------------------------------------------------
-pl_status pl_cuda_layer_norm(const pl_tensor *x, const pl_tensor *w, const pl_tensor *b, double eps,
-                             pl_tensor *out, pl_tensor *mean, pl_tensor *rstd, pl_cuda_queue *q);
-pl_status pl_cuda_layer_norm_grad(const pl_tensor *g, const pl_tensor *x, const pl_tensor *w,
-                                  const pl_tensor *mean, const pl_tensor *rstd, pl_tensor *dx,
-                                  pl_tensor *dw, bool accumulate_w, pl_tensor *db,
-                                  bool accumulate_b, pl_cuda_queue *q);
-
-// The norms with what stands around them in a model: sum = x + residual (rounded to the dtype),
-// out = norm(sum). rms: out = sum * rstd * w, rstd = 1 / sqrt(mean(sum^2) + eps).
-typedef struct pl_cuda_norm_args {
-    const pl_tensor *x, *residual;  // (M, N) contiguous; residual NULL: the norm of x
-    const pl_tensor *w, *b;         // (N) or NULL, f32 or x's dtype
-    double eps;
-    bool rms;
-    pl_tensor *sum;          // like x; NULL without residual; may be the residual
-    pl_tensor *out;          // like x
-    pl_tensor *mean, *rstd;  // (M), f32 (f64 for f64); mean NULL for RMS
-} pl_cuda_norm_args;
-pl_status pl_cuda_norm(const pl_cuda_norm_args *args, pl_cuda_queue *q);
-
-// x is what was normed (the sum). dx += nothing, it is written: the norm's gradient plus `through`,
-// the gradient that comes along the residual (NULL: none; dx may be it).
-typedef struct pl_cuda_norm_grad_args {
-    const pl_tensor *g, *x, *w, *mean, *rstd, *through;
-    bool rms;
-    pl_tensor *dx, *dw, *db;          // each may be NULL
-    bool accumulate_w, accumulate_b;  // += instead of =
-} pl_cuda_norm_grad_args;
-pl_status pl_cuda_norm_grad(const pl_cuda_norm_grad_args *args, pl_cuda_queue *q);
+pl_status pl_cuda_norm(const pl_norm_args *args, pl_cuda_queue *q);
+pl_status pl_cuda_norm_grad(const pl_norm_grad_args *args, pl_cuda_queue *q);
 
 // ---- softmax.cu, dropout.cu ---------------------------------------------------------------------
 pl_status pl_cuda_softmax(bool log, const pl_tensor *x, pl_tensor *out, pl_cuda_queue *q);

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // norm: layer norm and RMS norm over the last dimension, forward (with the sum of two inputs made
-// on the way) and backward. The forward reads its row three times, twice from the caches; mean
-// first, then the squared distances, so that no cancellation happens. The gradient of the weights
-// is a sum over rows: fixed parts of rows by one kernel, the parts in a fixed order by a second.
-// The first is the one that makes dx, whose threads keep the sums of their 32 columns in registers;
-// norm_weights.cuh has the one for fp64, for rows of more than 8,192, and where dx is not wanted.
-// Not measured on a GPU yet.
+// on the way) and backward. The forward holds its row in registers, so that all loads are under way
+// before the first is used and memory is read once (where that takes too many registers: three
+// times, twice from the caches); mean first, then the squared distances, so that no cancellation
+// happens. The gradient of the weights is a sum over rows: fixed parts of rows by one kernel, the
+// parts in a fixed order by a second. The first is the one that makes dx, whose threads keep the
+// sums of their 32 columns in registers; norm_weights.cuh has the one for fp64, for rows of more
+// than 8,192, and where dx is not wanted. Not measured on a GPU yet.
 #include "cuda/math.cuh"
 #include "cuda/norm_weights.cuh"
 #include "cuda/rows.cuh"
@@ -18,75 +19,178 @@ struct vector {
     const void *data;
     bool is_float;
 };
-template <typename T>
-PL_DEVICE pl_acc<T> at(const vector<T> &v, int64_t j, pl_acc<T> otherwise) {
-    if (v.data == nullptr) return otherwise;
-    return v.is_float ? (pl_acc<T>)((const float *)v.data)[j] : pl_get(((const T *)v.data)[j]);
+// The P elements from column j, `otherwise` where there is no such vector.
+template <int P, typename T>
+PL_DEVICE void pack_of(const vector<T> &v, int64_t j, pl_acc<T> otherwise, pl_acc<T> *out) {
+    enum { PART = P < 4 ? P : 4 };  // floats that one access moves
+    if (v.data == nullptr) {
+        PL_UNROLL
+        for (int k = 0; k < P; k++) out[k] = otherwise;
+    } else if (v.is_float) {
+        PL_UNROLL
+        for (int k = 0; k < P; k += PART) {
+            pl_pack<float, PART> in = pl_load<PART>((const float *)v.data + j + k);
+            PL_UNROLL
+            for (int l = 0; l < PART; l++) out[k + l] = (pl_acc<T>)in.v[l];
+        }
+    } else {
+        pl_pack<T, P> in = pl_load<P>((const T *)v.data + j);
+        PL_UNROLL
+        for (int k = 0; k < P; k++) out[k] = pl_get(in.v[k]);
+    }
 }
 template <typename T>
 vector<T> vector_of(const pl_tensor *t) {
     return {t != NULL ? t->data : NULL, t != NULL && t->dtype == PL_F32};
 }
 
-template <typename T>
+// X: T, or a half type where T is float.
+template <typename T, typename X>
 struct forward_args {
-    const T *x, *residual;  // (rows, n); residual may be NULL
-    T *sum, *out;           // sum: x + residual, written where there is a residual
+    const X *x;         // (rows, n)
+    const T *residual;  // (rows, n), or NULL: then X is T
+    T *sum, *out;       // sum: x + residual, written where there is a residual
     vector<T> w, b;
-    pl_acc<T> *mean, *rstd;  // mean may be NULL for RMS
+    pl_acc<T> *mean, *rstd;  // no mean for RMS
     pl_acc<T> eps;
     int64_t rows, n;
     bool rms;
 };
 
-template <typename T, int WARPS, int P>
-__global__ void forward_kernel(forward_args<T> args) {
+// P columns of what is normed. The sum counts as it is stored, rounded.
+template <int P, typename T, typename X>
+PL_DEVICE void add_pack(const forward_args<T, X> &args, int64_t at, const pl_pack<X, P> &x,
+                        const pl_pack<T, P> &residual, pl_acc<T> *v) {
+    PL_UNROLL
+    for (int k = 0; k < P; k++) v[k] = pl_get(x.v[k]);
+    if (args.residual == nullptr) return;
+    pl_pack<T, P> sum;
+    PL_UNROLL
+    for (int k = 0; k < P; k++) {
+        pl_put(&sum.v[k], v[k] + pl_get(residual.v[k]));
+        v[k] = pl_get(sum.v[k]);
+    }
+    pl_store(args.sum + at, sum);
+}
+
+// P columns of the result from those of what is normed.
+template <int P, typename T, typename X>
+PL_DEVICE void put_normed(const forward_args<T, X> &args, int64_t i, int64_t j, pl_acc<T> mu,
+                          pl_acc<T> r, pl_acc<T> *v) {
+    pl_acc<T> w[P], b[P];
+    pack_of<P>(args.w, j, (pl_acc<T>)1, w);
+    pack_of<P>(args.b, j, (pl_acc<T>)0, b);
+    PL_UNROLL
+    for (int k = 0; k < P; k++) v[k] = (v[k] - mu) * r * w[k] + b[k];
+    pl_store_pack<P>(args.out + i * args.n + j, v);
+}
+
+template <int WARPS, typename T, typename X>
+PL_DEVICE pl_acc<T> put_moments(const forward_args<T, X> &args, int64_t i, pl_acc<T> mu,
+                                pl_acc<T> squares) {
+    typedef pl_acc<T> A;
+    A r = (A)1 / pl_sqrt(pl_block_sum<WARPS>(squares) / (A)args.n + args.eps);
+    if (pl_row_thread<WARPS>() == 0) {
+        if (!args.rms) args.mean[i] = mu;
+        args.rstd[i] = r;
+    }
+    return r;
+}
+
+// This thread's columns of row i, 0 where it has none.
+template <int WARPS, int P, int PACKS, typename T, typename X>
+PL_DEVICE void hold_row(const forward_args<T, X> &args, int64_t i, pl_acc<T> (*v)[P]) {
+    enum { STEP = WARPS * PL_LANES * P };
+    int64_t first = (int64_t)pl_row_thread<WARPS>() * P, at = i * args.n;
+    pl_pack<X, P> x[PACKS] = {};
+    pl_pack<T, P> residual[PACKS] = {};
+    PL_UNROLL
+    for (int c = 0; c < PACKS; c++) {
+        int64_t j = first + c * STEP;
+        if (j >= args.n) continue;
+        x[c] = pl_load<P>(args.x + at + j);
+        if (args.residual != nullptr) residual[c] = pl_load<P>(args.residual + at + j);
+    }
+    PL_UNROLL
+    for (int c = 0; c < PACKS; c++) {
+        int64_t j = first + c * STEP;
+        PL_UNROLL
+        for (int k = 0; k < P; k++) v[c][k] = 0;
+        if (j < args.n) add_pack<P>(args, at + j, x[c], residual[c], v[c]);
+    }
+}
+
+// Rows of up to PL_THREAD_COLUMNS columns a thread: 1,024 a warp, 8,192 a block.
+template <typename T, typename X, int WARPS, int P>
+__global__ void __launch_bounds__(PL_ROW_BLOCK, 2) forward_kernel(forward_args<T, X> args) {
+    typedef pl_acc<T> A;
+    enum { PACKS = PL_THREAD_COLUMNS / P, STEP = WARPS * PL_LANES * P };
+    int64_t first = (int64_t)pl_row_thread<WARPS>() * P;
+    for (int64_t i = pl_first_row<WARPS>(); i < args.rows; i += pl_row_step<WARPS>()) {
+        A v[PACKS][P], mu = 0, squares = 0;
+        hold_row<WARPS, P, PACKS>(args, i, v);
+        if (!args.rms) {
+            PL_UNROLL
+            for (int c = 0; c < PACKS; c++) {
+                PL_UNROLL
+                for (int k = 0; k < P; k++) mu += v[c][k];
+            }
+            mu = pl_block_sum<WARPS>(mu) / (A)args.n;
+        }
+        PL_UNROLL
+        for (int c = 0; c < PACKS; c++) {
+            if (first + c * STEP >= args.n) continue;
+            PL_UNROLL
+            for (int k = 0; k < P; k++) squares += (v[c][k] - mu) * (v[c][k] - mu);
+        }
+        A r = put_moments<WARPS>(args, i, mu, squares);
+        PL_UNROLL
+        for (int c = 0; c < PACKS; c++) {
+            int64_t j = first + c * STEP;
+            if (j < args.n) put_normed<P>(args, i, j, mu, r, v[c]);
+        }
+    }
+}
+
+// Rows of any length. A thread reads of the sum only what it wrote itself.
+template <typename T, typename X, int WARPS, int P>
+__global__ void forward_long_kernel(forward_args<T, X> args) {
     typedef pl_acc<T> A;
     for (int64_t i = pl_first_row<WARPS>(); i < args.rows; i += pl_row_step<WARPS>()) {
-        const T *x = args.x + i * args.n;
-        if (args.residual != nullptr) {  // the sum as it is stored, rounded, is what is normed
-            T *sum = args.sum + i * args.n;
-            pl_each_pack<WARPS, P>(x, args.n, [&](int64_t j, A *v) {
-                pl_pack<T, P> r = pl_load<P>(args.residual + i * args.n + j);
-                PL_UNROLL
-                for (int k = 0; k < P; k++) v[k] += pl_get(r.v[k]);
-                pl_store_pack<P>(sum + j, v);
+        A mu = 0, squares = 0;
+        int64_t at = i * args.n;
+        const T *x =
+            args.residual != nullptr ? args.sum + at : (const T *)(const void *)args.x + at;
+        if (args.residual != nullptr) {
+            pl_each_pack<WARPS, P>(args.residual + at, args.n, [&](int64_t j, A *v) {
+                pl_pack<T, P> residual = pl_load<P>(args.residual + at + j);
+                add_pack<P>(args, at + j, pl_load<P>(args.x + at + j), residual, v);
             });
-            x = sum;  // a thread reads only what it wrote itself
         }
-        A total = 0, squares = 0;
         if (!args.rms) {
             pl_each_pack<WARPS, P>(x, args.n, [&](int64_t, const A *v) {
                 PL_UNROLL
-                for (int k = 0; k < P; k++) total += v[k];
+                for (int k = 0; k < P; k++) mu += v[k];
             });
-            total = pl_block_sum<WARPS>(total) / (A)args.n;
+            mu = pl_block_sum<WARPS>(mu) / (A)args.n;
         }
         pl_each_pack<WARPS, P>(x, args.n, [&](int64_t, const A *v) {
             PL_UNROLL
-            for (int k = 0; k < P; k++) squares += (v[k] - total) * (v[k] - total);
+            for (int k = 0; k < P; k++) squares += (v[k] - mu) * (v[k] - mu);
         });
-        A r = (A)1 / pl_sqrt(pl_block_sum<WARPS>(squares) / (A)args.n + args.eps);
-        if (pl_row_thread<WARPS>() == 0) {
-            if (args.mean != nullptr) args.mean[i] = total;
-            args.rstd[i] = r;
-        }
-        pl_each_pack<WARPS, P>(x, args.n, [&](int64_t j, A *v) {
-            PL_UNROLL
-            for (int k = 0; k < P; k++) {
-                v[k] = (v[k] - total) * r * at(args.w, j + k, (A)1) + at(args.b, j + k, (A)0);
-            }
-            pl_store_pack<P>(args.out + i * args.n + j, v);
-        });
+        A r = put_moments<WARPS>(args, i, mu, squares);
+        pl_each_pack<WARPS, P>(x, args.n,
+                               [&](int64_t j, A *v) { put_normed<P>(args, i, j, mu, r, v); });
     }
 }
 
 template <typename T>
 struct grad_args {
-    const T *g, *x, *through;  // through: NULL, or what is added to dx (the residual's gradient)
+    const T *g, *x;
     vector<T> w;
     const pl_acc<T> *mean, *rstd;
     T *dx;
+    bool accumulate;   // dx is added to
     pl_acc<T> *parts;  // norm_weights.cuh; one part per block. NULL: not wanted
     int64_t rows, n;
     bool rms;
@@ -100,9 +204,11 @@ PL_DEVICE void grad_means(const grad_args<T> &args, int64_t i, pl_acc<T> mu, pl_
     A r = args.rstd[i], s = 0, d = 0;
     pl_each_pack<WARPS, P>(args.g + i * args.n, args.n, [&](int64_t j, const A *v) {
         pl_pack<T, P> in = pl_load<P>(args.x + i * args.n + j);
+        A w[P];
+        pack_of<P>(args.w, j, (A)1, w);
         PL_UNROLL
         for (int k = 0; k < P; k++) {
-            A gw = v[k] * at(args.w, j + k, (A)1);
+            A gw = v[k] * w[k];
             s += gw;
             d += gw * (pl_get(in.v[k]) - mu) * r;
         }
@@ -111,21 +217,22 @@ PL_DEVICE void grad_means(const grad_args<T> &args, int64_t i, pl_acc<T> mu, pl_
     *dot = pl_block_sum<WARPS>(d) / (A)args.n;
 }
 
-// dx = rstd * (gw - mean(gw) - xhat * mean(gw * xhat)) with gw = g * w; RMS without mean(gw).
+// dx (+)= rstd * (gw - mean(gw) - xhat * mean(gw * xhat)), gw = g * w; RMS without mean(gw).
 // each(j, g, xhat) sees a pack's columns on the way.
 template <typename T, int WARPS, int P, typename Each>
 PL_DEVICE void grad_row(const grad_args<T> &args, int64_t i, int64_t j, const pl_acc<T> means[3],
                         Each each) {
     typedef pl_acc<T> A;
-    A mu = means[0], sum = means[1], dot = means[2], r = args.rstd[i], v[P];
-    pl_pack<T, P> g = pl_load<P>(args.g + i * args.n + j), t;
+    A mu = means[0], sum = means[1], dot = means[2], r = args.rstd[i], v[P], w[P];
+    pl_pack<T, P> g = pl_load<P>(args.g + i * args.n + j), before;
     pl_pack<T, P> x = pl_load<P>(args.x + i * args.n + j);
-    if (args.through != nullptr) t = pl_load<P>(args.through + i * args.n + j);
+    if (args.accumulate) before = pl_load<P>(args.dx + i * args.n + j);
+    pack_of<P>(args.w, j, (A)1, w);
     PL_UNROLL
     for (int k = 0; k < P; k++) {
         A xhat = (pl_get(x.v[k]) - mu) * r;
-        v[k] = r * (pl_get(g.v[k]) * at(args.w, j + k, (A)1) - sum - xhat * dot);
-        if (args.through != nullptr) v[k] += pl_get(t.v[k]);
+        v[k] = r * (pl_get(g.v[k]) * w[k] - sum - xhat * dot);
+        if (args.accumulate) v[k] += pl_get(before.v[k]);
         each(k, pl_get(g.v[k]), xhat);
     }
     pl_store_pack<P>(args.dx + i * args.n + j, v);
@@ -173,29 +280,52 @@ __global__ void __launch_bounds__(PL_ROW_BLOCK, 2) grad_sums_kernel(grad_args<T>
     }
 }
 
-template <typename T>
-pl_status forward(const pl_cuda_norm_args *a, int64_t rows, int64_t n, pl_cuda_queue *q) {
+// Not held: fp64, whose values take twice the registers, and rows of a block without packs, whose
+// 32 addresses do.
+template <int WARPS, int P, typename T, typename X>
+void start_forward(const forward_args<T, X> &args, pl_cuda_queue *q) {
+    constexpr bool holds = sizeof(T) < sizeof(double) && (WARPS == 1 || P > 1);
+    unsigned blocks = pl_blocks(args.rows, WARPS == 1 ? PL_ROW_WARPS : 1);
+    bool held = holds && args.n <= WARPS * PL_LANES * PL_THREAD_COLUMNS;
+    if constexpr (holds) {
+        if (held) PL_LAUNCH((forward_kernel<T, X, WARPS, P>), blocks, PL_ROW_BLOCK, 0, q, args);
+    }
+    if constexpr (WARPS > 1 || !holds) {
+        if (!held) {
+            PL_LAUNCH((forward_long_kernel<T, X, WARPS, P>), blocks, PL_ROW_BLOCK, 0, q, args);
+        }
+    }
+}
+
+template <typename T, typename X>
+pl_status forward(const pl_norm_args *a, int64_t rows, int64_t n, pl_cuda_queue *q) {
     typedef pl_acc<T> A;
-    forward_args<T> args = {pl_data<T>(a->x),
-                            pl_data<T>(a->residual),
-                            pl_data<T>(a->sum),
-                            pl_data<T>(a->out),
-                            vector_of<T>(a->w),
-                            vector_of<T>(a->b),
-                            pl_data<A>(a->mean),
-                            pl_data<A>(a->rstd),
-                            (A)a->eps,
-                            rows,
-                            n,
-                            a->rms};
+    enum { P = 16 / sizeof(T) };
+    const pl_tensor *residual = a->residual, *mean = a->rms ? NULL : a->mean;
+    forward_args<T, X> args = {pl_data<X>(a->x),
+                               pl_data<T>(residual),
+                               residual != NULL ? pl_data<T>(a->sum) : NULL,
+                               pl_data<T>(a->out),
+                               vector_of<T>(a->w),
+                               vector_of<T>(a->b),
+                               pl_data<A>(mean),
+                               pl_data<A>(a->rstd),
+                               (A)a->eps,
+                               rows,
+                               n,
+                               a->rms};
     bool packed = pl_rows_packed(n, sizeof(T), args.x, args.residual, args.sum) &&
-                  pl_is_aligned(args.out, 16);
-    PL_LAUNCH_ROWS(forward_kernel, T, rows, n, packed, q, args);
+                  pl_rows_packed(n, sizeof(T), args.out, args.w.data, args.b.data);
+    if (n > PL_WARP_COLUMNS) {
+        packed ? start_forward<PL_ROW_WARPS, P>(args, q) : start_forward<PL_ROW_WARPS, 1>(args, q);
+    } else {
+        packed ? start_forward<1, P>(args, q) : start_forward<1, 1>(args, q);
+    }
     return pl_launched("norm");
 }
 
 template <typename T>
-pl_norm_weights<T> weights_of(const pl_cuda_norm_grad_args *a, int64_t rows, int64_t n) {
+pl_norm_weights<T> weights_of(const pl_norm_grad_args *a, int64_t rows, int64_t n) {
     typedef pl_acc<T> A;
     pl_norm_weights<T> w = {};
     w.g = pl_data<T>(a->g);
@@ -228,7 +358,7 @@ struct fused_sums<double> {
 };
 
 template <typename T>
-pl_status grad(const pl_cuda_norm_grad_args *a, int64_t rows, int64_t n, pl_cuda_queue *q) {
+pl_status grad(const pl_norm_grad_args *a, int64_t rows, int64_t n, pl_cuda_queue *q) {
     typedef pl_acc<T> A;
     pl_norm_weights<T> weights = weights_of<T>(a, rows, n);
     bool wanted = a->dw != NULL || a->db != NULL, makes_dx = a->dx != NULL && rows > 0;
@@ -238,17 +368,17 @@ pl_status grad(const pl_cuda_norm_grad_args *a, int64_t rows, int64_t n, pl_cuda
     if (makes_dx) {
         grad_args<T> args = {pl_data<T>(a->g),
                              pl_data<T>(a->x),
-                             pl_data<T>(a->through),
                              vector_of<T>(a->w),
                              pl_data<A>(a->mean),
                              pl_data<A>(a->rstd),
                              pl_data<T>(a->dx),
+                             a->accumulate_x,
                              weights.parts,
                              rows,
                              n,
                              a->rms};
-        bool packed = pl_rows_packed(n, sizeof(T), args.g, args.x, args.through) &&
-                      pl_is_aligned(args.dx, 16);
+        bool packed =
+            pl_rows_packed(n, sizeof(T), args.g, args.x, args.dx) && pl_is_aligned(args.w.data, 16);
         if (fused) {
             PL_TRY(fused_sums<T>::launch(args, (unsigned)weights.count, packed, q));
         } else {
@@ -263,49 +393,24 @@ pl_status grad(const pl_cuda_norm_grad_args *a, int64_t rows, int64_t n, pl_cuda
 
 }  // namespace
 
-pl_status pl_cuda_norm(const pl_cuda_norm_args *args, pl_cuda_queue *q) {
+pl_status pl_cuda_norm(const pl_norm_args *args, pl_cuda_queue *q) {
     if (args->x->numel == 0) return PL_OK;
     int64_t n = pl_last_dim(args->x), rows = args->x->numel / n;
-#define CALL(T) return forward<T>(args, rows, n, q)
+    if (args->out->dtype == PL_F32 && args->x->dtype == PL_BF16) {
+        return forward<float, bf16>(args, rows, n, q);
+    }
+    if (args->out->dtype == PL_F32 && args->x->dtype == PL_F16) {
+        return forward<float, f16>(args, rows, n, q);
+    }
+#define CALL(T) return forward<T, T>(args, rows, n, q)
     PL_CUDA_FLOATS(args->x->dtype, CALL);
 #undef CALL
 }
 
-pl_status pl_cuda_norm_grad(const pl_cuda_norm_grad_args *args, pl_cuda_queue *q) {
+pl_status pl_cuda_norm_grad(const pl_norm_grad_args *args, pl_cuda_queue *q) {
     int64_t n = pl_last_dim(args->x), rows = n == 0 ? 0 : args->x->numel / n;
     if (n == 0) return PL_OK;
 #define CALL(T) return grad<T>(args, rows, n, q)
     PL_CUDA_FLOATS(args->x->dtype, CALL);
 #undef CALL
-}
-
-pl_status pl_cuda_layer_norm(const pl_tensor *x, const pl_tensor *w, const pl_tensor *b, double eps,
-                             pl_tensor *out, pl_tensor *mean, pl_tensor *rstd, pl_cuda_queue *q) {
-    pl_cuda_norm_args args = {};
-    args.x = x;
-    args.w = w;
-    args.b = b;
-    args.eps = eps;
-    args.out = out;
-    args.mean = mean;
-    args.rstd = rstd;
-    return pl_cuda_norm(&args, q);
-}
-
-pl_status pl_cuda_layer_norm_grad(const pl_tensor *g, const pl_tensor *x, const pl_tensor *w,
-                                  const pl_tensor *mean, const pl_tensor *rstd, pl_tensor *dx,
-                                  pl_tensor *dw, bool accumulate_w, pl_tensor *db,
-                                  bool accumulate_b, pl_cuda_queue *q) {
-    pl_cuda_norm_grad_args args = {};
-    args.g = g;
-    args.x = x;
-    args.w = w;
-    args.mean = mean;
-    args.rstd = rstd;
-    args.dx = dx;
-    args.dw = dw;
-    args.accumulate_w = accumulate_w;
-    args.db = db;
-    args.accumulate_b = accumulate_b;
-    return pl_cuda_norm_grad(&args, q);
 }

@@ -56,13 +56,8 @@ KERNEL(linear_grad_gelu, in *g, in *w, in *x, out *dx) {
     RUN(pl_cuda_blas_linear_grad_gelu(g, w, x, dx, blas));
 }
 
-KERNEL(layer_norm, in *x, in *w, in *bias, double eps, out *y, out *mean, out *rstd) {
-    RUN(b->layer_norm(x, w, bias, eps, y, mean, rstd, q));
-}
-KERNEL(layer_norm_grad, in *g, in *x, in *w, in *mean, in *rstd, out *dx, out *dw,
-       bool accumulate_w, out *db, bool accumulate_b) {
-    RUN(b->layer_norm_grad(g, x, w, mean, rstd, dx, dw, accumulate_w, db, accumulate_b, q));
-}
+KERNEL(norm, const pl_norm_args *args) { RUN(b->norm(args, q)); }
+KERNEL(norm_grad, const pl_norm_grad_args *args) { RUN(b->norm_grad(args, q)); }
 KERNEL(softmax, bool log, in *x, out *y) { RUN(b->softmax(log, x, y, q)); }
 KERNEL(softmax_grad, bool log, in *g, in *y, out *dx) { RUN(b->softmax_grad(log, g, y, dx, q)); }
 
@@ -157,10 +152,10 @@ const pl_kernels pl__cuda_kernels = {
     .fill = fill, .fill_int = fill_int, .arange = arange, .reduce = reduce, .argreduce = argreduce,
     .cumsum = cumsum, .sort = sort, .sum_squares = sum_squares, .matmul = matmul,
     .linear = linear, .linear_grad = linear_grad, .linear_grad_gelu = linear_grad_gelu,
-    .layer_norm = layer_norm,
-    .layer_norm_grad = layer_norm_grad, .softmax = softmax, .softmax_grad = softmax_grad,
+    .norm = norm, .norm_grad = norm_grad, .softmax = softmax, .softmax_grad = softmax_grad,
     .cross_entropy = cross_entropy, .cross_entropy_grad = cross_entropy_grad,
-    .cross_entropy_fused = cross_entropy_fused, .take = take, .take_grad = take_grad, .gather = gather, .scatter_add = scatter_add,
+    .cross_entropy_fused = cross_entropy_fused, .take = take, .take_grad = take_grad,
+    .gather = gather, .scatter_add = scatter_add,
     .count_nonzero = count_nonzero, .nonzero = nonzero, .uniform = uniform, .normal = normal,
     .randint = randint, .dropout = dropout, .swiglu = swiglu,
     .swiglu_grad = swiglu_grad, .rotary = rotary, .attention = attention,

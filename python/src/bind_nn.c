@@ -124,6 +124,57 @@ static PyObject *py_layer_norm(ARGS) {
     return pl_call(&pl_op_layer_norm, 3, in, &a);
 }
 
+static PyObject *py_rms_norm(ARGS) {
+    COUNT("rms_norm", 4);
+    pl_tensor *in[2] = {pl_tensor_of(args[0], "rms_norm"), NULL};
+    pl_attrs a = {.n = 1};
+    if (!in[0] || pl_arg_optional(args[1], "rms_norm", &in[1]) ||
+        pl_arg_int64(args[2], "n_dims", &a.i[0]) || pl_arg_double(args[3], "eps", &a.f[0])) {
+        return NULL;
+    }
+    return pl_call(&pl_op_rms_norm, 2, in, &a);
+}
+
+// x, residual, weight and, where the norm has one, bias; then n_dims and eps. Gives the norm of the
+// sum and the sum.
+static PyObject *added(const char *name, const pl_op *norm, PyObject *const *args, Py_ssize_t n) {
+    int tensors = norm == &pl_op_layer_norm ? 4 : 3;
+    if (pl_arg_count(name, n, tensors + 2)) return NULL;
+    pl_tensor *in[4] = {pl_tensor_of(args[0], name), NULL, NULL, NULL}, *out[2] = {NULL, NULL};
+    pl_attrs a = {.n = 1};
+    if (!in[0] || !(in[1] = pl_tensor_of(args[1], name)) ||
+        pl_arg_optional(args[2], name, &in[2]) ||
+        (tensors == 4 && pl_arg_optional(args[3], name, &in[3])) ||
+        pl_arg_int64(args[tensors], "n_dims", &a.i[0]) ||
+        pl_arg_double(args[tensors + 1], "eps", &a.f[0]) || pl_ensure_native()) {
+        return NULL;
+    }
+    pl_status st;
+    if (in[0]->numel + in[1]->numel < PL_GIL_NUMEL) {
+        st = pl_amp_apply_added(norm, in, &a, out);
+    } else {
+        Py_BEGIN_ALLOW_THREADS
+        st = pl_amp_apply_added(norm, in, &a, out);
+        Py_END_ALLOW_THREADS
+    }
+    if (st != PL_OK) return pl_raise(NULL, st);
+    PyObject *normed = pl_tensor_wrap(out[0]), *sum = pl_tensor_wrap(out[1]);
+    PyObject *r = normed && sum ? PyTuple_Pack(2, normed, sum) : NULL;
+    Py_XDECREF(normed);
+    Py_XDECREF(sum);
+    return r;
+}
+
+static PyObject *py_add_layer_norm(ARGS) {
+    (void)module;
+    return added("add_layer_norm", &pl_op_layer_norm, args, n);
+}
+
+static PyObject *py_add_rms_norm(ARGS) {
+    (void)module;
+    return added("add_rms_norm", &pl_op_rms_norm, args, n);
+}
+
 // Softmax along any dimension: the kernel's is the last.
 static PyObject *softmax_like(const pl_op *op, PyObject *const *args, Py_ssize_t n) {
     if (pl_arg_count(op->name, n, 2)) return NULL;
@@ -269,9 +320,10 @@ static PyObject *py_attention(ARGS) {
 }
 
 static PyMethodDef functions[] = {
-    FAST(matmul),           FAST(linear),        FAST(layer_norm),      FAST(softmax),
-    FAST(log_softmax),      FAST(cross_entropy), FAST(dropout),         FAST(swiglu),
-    FAST(rotary_embedding), FAST(attention),     {NULL, NULL, 0, NULL},
+    FAST(matmul),         FAST(linear),          FAST(layer_norm), FAST(rms_norm),
+    FAST(add_layer_norm), FAST(add_rms_norm),    FAST(softmax),    FAST(log_softmax),
+    FAST(cross_entropy),  FAST(dropout),         FAST(swiglu),     FAST(rotary_embedding),
+    FAST(attention),      {NULL, NULL, 0, NULL},
 };
 
 int pl_bind_nn(PyObject *module) { return PyModule_AddFunctions(module, functions); }

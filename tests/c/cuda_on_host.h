@@ -172,23 +172,21 @@ static pl_status host_arange(pl_tensor *out, double start, double step) {
     ON_HOST(r, pl_cuda_arange(out, start, step, &r.q));
 }
 
-static pl_status host_layer_norm(const pl_tensor *x, const pl_tensor *w, const pl_tensor *b,
-                                 double eps, pl_tensor *out, pl_tensor *mean, pl_tensor *rstd) {
+static pl_status host_norm(const pl_norm_args *args) {
     host_run r = {0};
-    host_writes(&r, out, false, NULL);
-    host_writes(&r, mean, false, NULL);
-    host_writes(&r, rstd, false, NULL);
-    ON_HOST(r, pl_cuda_layer_norm(x, w, b, eps, out, mean, rstd, &r.q));
+    host_writes(&r, args->sum, false, NULL);
+    host_writes(&r, args->out, false, NULL);
+    host_writes(&r, args->mean, false, NULL);
+    host_writes(&r, args->rstd, false, NULL);
+    ON_HOST(r, pl_cuda_norm(args, &r.q));
 }
 
-static pl_status host_layer_norm_grad(const pl_tensor *g, const pl_tensor *x, const pl_tensor *w,
-                                      const pl_tensor *mean, const pl_tensor *rstd, pl_tensor *dx,
-                                      pl_tensor *dw, bool add_w, pl_tensor *db, bool add_b) {
+static pl_status host_norm_grad(const pl_norm_grad_args *args) {
     host_run r = {0};
-    host_writes(&r, dx, false, NULL);
-    host_writes(&r, dw, add_w, NULL);
-    host_writes(&r, db, add_b, NULL);
-    ON_HOST(r, pl_cuda_layer_norm_grad(g, x, w, mean, rstd, dx, dw, add_w, db, add_b, &r.q));
+    host_writes(&r, args->dx, args->accumulate_x, NULL);
+    host_writes(&r, args->dw, args->accumulate_w, NULL);
+    host_writes(&r, args->db, args->accumulate_b, NULL);
+    ON_HOST(r, pl_cuda_norm_grad(args, &r.q));
 }
 
 static pl_status host_softmax(bool log_form, const pl_tensor *x, pl_tensor *out) {
@@ -419,8 +417,8 @@ static __attribute__((unused)) const pl_kernels *pl_kernels_on_host(void) {
         .fill = host_fill_value,
         .fill_int = host_fill_int,
         .arange = host_arange,
-        .layer_norm = host_layer_norm,
-        .layer_norm_grad = host_layer_norm_grad,
+        .norm = host_norm,
+        .norm_grad = host_norm_grad,
         .softmax = host_softmax,
         .softmax_grad = host_softmax_grad,
         .dropout = host_dropout,

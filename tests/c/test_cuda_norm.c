@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CPU's tests of layer norm, for kernels/cuda on the host stand-in.
+// The CPU's tests of the norms, for kernels/cuda on the host stand-in.
 #include "cuda_on_host.h"
 
 #include "test_kernels_norm.c"

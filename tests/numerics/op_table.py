@@ -99,6 +99,15 @@ def np_layer_norm(x: Array, w: Array, b: Array) -> Array:
     return (x - mean) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * w + b
 
 
+def np_rms_norm(x: Array, w: Array) -> Array:
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * w
+
+
+def added(pair: tuple[Any, Any]) -> Any:
+    """Both results of a norm with the sum before it, so that both have a gradient."""
+    return pair[0] + pair[1]
+
+
 def np_cross_entropy(x: Array, t: Array, smoothing: float = 0.0) -> Array:
     logp = np.log(np_softmax(x))
     nll = -logp[np.arange(len(t)), t]
@@ -277,6 +286,22 @@ CASES: list[Case] = [
     Case("layer_norm", "layer_norm", lambda x, w, b: _C.layer_norm(x, w, b, 1, 1e-5),
          several(normal(3, 2, 6), normal(6), normal(6)), np_layer_norm,
          several(normal(2048, 384), normal(384), normal(384)), spread=16),
+    Case("layer_norm", "layer_norm of a sum",
+         lambda x, r, w, b: added(_C.add_layer_norm(x, r, w, b, 1, 1e-5)),
+         several(normal(3, 2, 6), normal(3, 2, 6), normal(6), normal(6)),
+         lambda x, r, w, b: np_layer_norm(x + r, w, b) + x + r,
+         several(normal(2048, 384), normal(2048, 384), normal(384), normal(384)), spread=16),
+    Case("rms_norm", "rms_norm", lambda x, w: _C.rms_norm(x, w, 1, 1e-5),
+         several(normal(3, 2, 6), normal(6)), np_rms_norm,
+         several(normal(2048, 384), normal(384)), spread=16),
+    Case("rms_norm", "rms_norm over two dimensions", lambda x, w: _C.rms_norm(x, w, 2, 1e-5),
+         several(normal(3, 2, 6), normal(2, 6)),
+         lambda x, w: np_rms_norm(x.reshape(3, 12), w.reshape(12)).reshape(3, 2, 6), spread=16),
+    Case("rms_norm", "rms_norm of a sum",
+         lambda x, r, w: added(_C.add_rms_norm(x, r, w, 1, 1e-5)),
+         several(normal(3, 2, 6), normal(3, 2, 6), normal(6)),
+         lambda x, r, w: np_rms_norm(x + r, w) + x + r,
+         several(normal(2048, 384), normal(2048, 384), normal(384)), spread=16),
     Case("softmax", "softmax", lambda x: _C.softmax(x, -1), several(normal(3, 6)), np_softmax,
          several(normal(2048, 384)), spread=8),
     Case("softmax", "softmax of a middle dimension", lambda x: _C.softmax(x, 1),

@@ -20,6 +20,8 @@ MAKERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gelu_tanh": lambda x, w: F.gelu(x, approximate="tanh"),
     "silu": lambda x, w: F.silu(x),
     "layer_norm": lambda x, w: F.layer_norm(x, (WIDTH,), w[0], w[1]),
+    "rms_norm": lambda x, w: F.rms_norm(x, (WIDTH,), w[0]),
+    "layer_norm of a sum": lambda x, w: F.fused_add_layer_norm(x, w[:ROWS], (WIDTH,), w[0])[0],
     "linear_gelu": lambda x, w: F.linear(x, w, activation="gelu"),
     "linear_gelu_tanh": lambda x, w: F.linear(x, w, activation="gelu_tanh"),
 }

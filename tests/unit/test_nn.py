@@ -80,7 +80,7 @@ LAYERS = [
     "SiLU()", "Flatten()", "GELU()", "CrossEntropyLoss()", "MSELoss()", "Embedding(3, 2, 0)",
     "LayerNorm(3, elementwise_affine=False)", "ModuleList([nn.Linear(1, 2)])", "Sigmoid()",
     "Sequential()", "ModuleDict({'a': nn.ReLU()})", "LeakyReLU(0.2)", "Dropout()",
-    "LayerNorm((2, 3), eps=1e-3, bias=False)",
+    "LayerNorm((2, 3), eps=1e-3, bias=False)", "RMSNorm(3)", "RMSNorm([2, 3], 1e-5, False)",
 ]  # fmt: skip
 
 
@@ -298,6 +298,8 @@ def test_layers_start_as_in_pytorch() -> None:
     norm = nn.LayerNorm(3)
     assert norm.weight.tolist() == [1, 1, 1]
     assert norm.bias.tolist() == [0, 0, 0]
+    assert nn.RMSNorm((2, 1)).weight.tolist() == [[1], [1]]
+    assert nn.RMSNorm(3, elementwise_affine=False).weight is None
     paceline.manual_seed(0)
     assert paceline.equal(nn.Linear(100, 400).weight, layer.weight)
 
@@ -398,6 +400,9 @@ def test_functional_refusals() -> None:
         (ValueError, lambda: F.linear(x, x, activation="sin")),
         (RuntimeError, lambda: F.gelu(x, "fast")),
         (RuntimeError, lambda: F.layer_norm(x, (2,))),
+        (RuntimeError, lambda: F.rms_norm(x, ())),
+        (RuntimeError, lambda: F.rms_norm(x, (3,), paceline.ones(2))),
+        (RuntimeError, lambda: F.rms_norm(i, (2,))),
         (ValueError, lambda: F.dropout(x, 1.5)),
         (ValueError, lambda: F.cross_entropy(x, i, reduction="avg")),
         (TypeError, lambda: F.cross_entropy(x, i, size_average=True)),

@@ -31,6 +31,7 @@ from paceline.nn.layers import (
     Identity,
     LayerNorm,
     Linear,
+    RMSNorm,
     RotaryEmbedding,
     Unflatten,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "NLLLoss",
     "Parameter",
     "ParameterList",
+    "RMSNorm",
     "ReLU",
     "RotaryEmbedding",
     "Sequential",

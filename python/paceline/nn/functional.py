@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operators of `paceline.nn` as functions, with PyTorch's arguments.
 
-Losses are in ``losses.py``, activations in ``curves.py``; they are importable from here, where
-PyTorch has them.
+Losses are in ``losses.py``, activations in ``curves.py``, norms in ``norms.py``; they are
+importable from here, where PyTorch has them.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from paceline.nn.losses import (
     nll_loss,
     smooth_l1_loss,
 )
+from paceline.nn.norms import fused_add_layer_norm, fused_add_rms_norm, layer_norm, rms_norm
 from paceline.nn.rotary import rotary_embedding, rotary_tables
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ __all__ = [
     "cross_entropy",
     "dropout",
     "embedding",
+    "fused_add_layer_norm",
+    "fused_add_rms_norm",
     "gelu",
     "glu",
     "l1_loss",
@@ -59,6 +62,7 @@ __all__ = [
     "one_hot",
     "pad",
     "relu",
+    "rms_norm",
     "rotary_embedding",
     "rotary_tables",
     "scaled_dot_product_attention",
@@ -101,45 +105,6 @@ def linear(
             f"[linear] activation: got {activation!r}, expected one of {list(_ACTIVATIONS)}"
         ) from None
     return _C.linear(input, weight, bias, code)
-
-
-def layer_norm(
-    input: _C.Tensor,
-    normalized_shape: Sequence[int],
-    weight: _C.Tensor | None = None,
-    bias: _C.Tensor | None = None,
-    eps: float = 1e-05,
-) -> Tensor:
-    r"""Mean 0 and variance 1 over the last dimensions, then ``* weight + bias``.
-
-    Parameters
-    ----------
-    input : Tensor
-        (..., \*normalized_shape), floating.
-    normalized_shape : sequence of int
-        The last dimensions, over which mean and variance are taken.
-    weight, bias : Tensor, optional
-        Of shape `normalized_shape`.
-    eps : float
-        Added to the variance.
-
-    Returns
-    -------
-    Tensor
-        Shape and dtype of `input`.
-
-    Raises
-    ------
-    RuntimeError
-        If `input` does not end in `normalized_shape`.
-    """
-    n = len(normalized_shape)
-    if n == 0 or tuple(input.shape[-n:]) != tuple(normalized_shape):
-        raise RuntimeError(
-            f"[layer_norm] last dimensions: got input of shape {tuple(input.shape)}, "
-            f"expected it to end in {tuple(normalized_shape)}"
-        )
-    return _C.layer_norm(input, weight, bias, n, eps)
 
 
 def embedding(

@@ -187,6 +187,12 @@ class RotaryEmbedding(Module):
         return f"{self.dim}, max_position={self.max_position}, base={self.base}"
 
 
+def _sizes(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
+    if isinstance(normalized_shape, int):
+        return (normalized_shape,)
+    return tuple(normalized_shape)
+
+
 class LayerNorm(Module):
     """Mean 0 and variance 1 over the last dimensions, then ``* weight + bias``.
 
@@ -216,9 +222,7 @@ class LayerNorm(Module):
     ) -> None:
         super().__init__()
         at = place("LayerNorm", device)
-        whole = isinstance(normalized_shape, int)
-        shape: Any = (normalized_shape,) if whole else tuple(normalized_shape)  # type: ignore[arg-type]
-        self.normalized_shape: tuple[int, ...] = shape
+        self.normalized_shape = shape = _sizes(normalized_shape)
         self.eps = eps
         self.elementwise_affine = elementwise_affine
         code = float_code(dtype)
@@ -236,6 +240,56 @@ class LayerNorm(Module):
 
     def forward(self, input: Tensor) -> Tensor:
         return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+        )
+
+
+class RMSNorm(Module):
+    """``input / sqrt(mean(input ** 2) + eps)`` over the last dimensions, then ``* weight``.
+
+    Parameters
+    ----------
+    normalized_shape : int or sequence of int
+        Sizes of those dimensions.
+    eps : float, optional
+        Added to the mean of squares; by default as `functional.rms_norm`.
+    elementwise_affine : bool
+        Whether there is a weight.
+    device : device, optional
+        Where the weight lives.
+    dtype : dtype, optional
+        Its dtype.
+    """
+
+    weight: Parameter | None
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+        device: Where = None,
+        dtype: dtype | None = None,
+    ) -> None:
+        super().__init__()
+        at, code = place("RMSNorm", device), float_code(dtype)
+        self.normalized_shape = _sizes(normalized_shape)
+        self.eps = eps
+        self.elementwise_affine = elementwise_affine
+        value = _C.empty(self.normalized_shape, code, at) if elementwise_affine else None
+        self.register_parameter("weight", None if value is None else Parameter(value))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Weight 1."""
+        if self.weight is not None:
+            init.ones_(self.weight)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.rms_norm(input, self.normalized_shape, self.weight, self.eps)
 
     def extra_repr(self) -> str:
         return (
