@@ -8,8 +8,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { PL_LT_MAJOR = 13 };                                     // cublasLtGetVersion() / 10000
-enum { PL_LT_SUCCESS = 0, PL_LT_NOT_SUPPORTED = 15 };          // cublasStatus_t
+enum { PL_LT_MAJOR = 13 };  // cublasLtGetVersion() / 10000
+// cublasStatus_t
+enum {
+    PL_LT_SUCCESS = 0,
+    PL_LT_INVALID_VALUE = 7,
+    PL_LT_ARCH_MISMATCH = 8,
+    PL_LT_NOT_SUPPORTED = 15
+};
 enum { PL_LT_OP_N = 0, PL_LT_OP_T = 1 };                       // cublasOperation_t
 enum { PL_LT_32F = 68, PL_LT_64F = 70, PL_LT_32F_TF32 = 77 };  // cublasComputeType_t
 // cudaDataType

@@ -45,7 +45,7 @@ pl_status pl__blas_time(pl_cuda_blas *blas, pl_status (*run)(void *context), voi
 
 typedef struct trial {
     pl_cuda_blas *blas;
-    const pl_blas_plan *plan;
+    pl_blas_plan *plan;
     const pl_lt_algo *algo;
     const pl_blas_data *data;
 } trial;
@@ -86,5 +86,10 @@ pl_status pl__blas_fastest(pl_cuda_blas *blas, pl_blas_plan *plan, const pl_blas
         }
     }
     if (other) blas->args.release(other);
-    return st;
+    PL_TRY(st);
+    // Where all are refused, a device that has failed says so when it is waited for.
+    if (best == INFINITY) PL_TRY(r->sync_stream(r, blas->args.stream));
+    plan->choice.possible = best < INFINITY;
+    plan->choice.measured = true;
+    return PL_OK;
 }

@@ -42,7 +42,7 @@ typedef enum pl_blas_route {
 } pl_blas_route;
 typedef struct pl_blas_choice {
     pl_blas_call call;
-    bool possible;  // the library can do it; else the rest is empty
+    bool possible;  // the library can do it; else the rest says nothing
     bool measured;  // worth keeping in the file
     pl_blas_route route;
     pl_lt_algo algo;
@@ -96,14 +96,16 @@ pl_status pl__blas_plan(pl_cuda_blas *blas, const pl_blas_call *call, const pl_b
 // Enqueues the call. PL_EDEVICE where the library cannot do it.
 pl_status pl__blas_run(pl_cuda_blas *blas, const pl_blas_call *call,
                        const pl_blas_data *data) PL_MUST_USE;
-// The same by a plan, perhaps with another algorithm than its own.
-pl_status pl__blas_enqueue(pl_cuda_blas *blas, const pl_blas_plan *plan, const pl_lt_algo *algo,
+// The same by a plan, perhaps with another algorithm than its own. A plan whose epilogue the
+// library refuses only now is marked as not possible, besides failing.
+pl_status pl__blas_enqueue(pl_cuda_blas *blas, pl_blas_plan *plan, const pl_lt_algo *algo,
                            const pl_blas_data *data) PL_MUST_USE;
 void pl__blas_plans_free(pl_cuda_blas *blas);
 
 // ---- cublaslt_choice.c --------------------------------------------------------------------------
 bool pl__blas_may_measure(const pl_cuda_blas *blas);
-// plan->choice.algo: the fastest of the proposals, which are sorted by the library's expectation.
+// plan->choice: the fastest of the proposals, which are sorted by the library's expectation, and
+// that it was measured; not so where there is no memory for it.
 pl_status pl__blas_fastest(pl_cuda_blas *blas, pl_blas_plan *plan, const pl_blas_data *data,
                            const pl_lt_proposal *proposals, int count) PL_MUST_USE;
 // Seconds of one run of what `run` enqueues, which it may do several times.
@@ -135,16 +137,18 @@ typedef struct pl_blas_routes {
     pl_status (*separate)(void *context);
     void *context;  // all that they need, and that they may write
 } pl_blas_routes;
-// Does by the faster route what p, a call with an epilogue, is the fused half of. Both routes may
-// run several times before, to be measured.
+// Does by the faster route what p, a call with an epilogue, is the fused half of; by the separate
+// one also where the library refuses the fused call when it is made. Both routes may run several
+// times before, to be measured.
 pl_status pl__blas_faster(pl_cuda_blas *blas, const pl_blas_product *p,
                           const pl_blas_routes *r) PL_MUST_USE;
-// Its parts, for who measures in other memory: whether the fused call is to be used, `undecided`
-// where that could be measured now; and the measuring.
-pl_status pl__blas_decide(pl_cuda_blas *blas, const pl_blas_product *p, bool *fused,
-                          bool *undecided) PL_MUST_USE;
+// Its parts, for who measures in other memory: whether that is still to be done, doing it, and the
+// work itself.
+pl_status pl__blas_undecided(pl_cuda_blas *blas, const pl_blas_product *p, bool *out) PL_MUST_USE;
 pl_status pl__blas_compare(pl_cuda_blas *blas, const pl_blas_product *p,
                            const pl_blas_routes *r) PL_MUST_USE;
+pl_status pl__blas_take(pl_cuda_blas *blas, const pl_blas_product *p,
+                        const pl_blas_routes *r) PL_MUST_USE;
 // Whether t (M, N) contiguous can be what GELU keeps or its gradient takes.
 bool pl__blas_is_auxiliary(const pl_tensor *t);
 

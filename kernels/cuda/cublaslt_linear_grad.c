@@ -75,12 +75,10 @@ static pl_status grad_job_run(grad_job *j) {
     bool fused, undecided;
     PL_TRY(grad_fuse(j, &fused));
     if (!fused) return grad_separate(j);
-    PL_TRY(pl__blas_decide(j->blas, &j->fused, &fused, &undecided));
-    if (undecided) {
-        PL_TRY(grad_compare(j));
-        PL_TRY(pl__blas_decide(j->blas, &j->fused, &fused, &undecided));
-    }
-    return fused ? grad_fused(j) : grad_separate(j);
+    const pl_blas_routes r = {grad_fused, grad_separate, j};
+    PL_TRY(pl__blas_undecided(j->blas, &j->fused, &undecided));
+    if (undecided) PL_TRY(grad_compare(j));
+    return pl__blas_take(j->blas, &j->fused, &r);
 }
 
 static pl_status zero_unless(bool keep, pl_tensor *t, const pl_cuda_blas *blas) {

@@ -116,6 +116,14 @@ static int make_preference(const pl_lt_library *lib, const pl_blas_call *c, void
     return st;
 }
 
+// Some of what an epilogue cannot be combined with is told as NOT_SUPPORTED, some as if it were a
+// mistake of ours, some only when the call is made. There is another way to do such a call.
+static bool refused(const pl_blas_plan *p, int status) {
+    return p->choice.call.epilogue != PL_LT_EPILOGUE_DEFAULT &&
+           (status == PL_LT_NOT_SUPPORTED || status == PL_LT_INVALID_VALUE ||
+            status == PL_LT_ARCH_MISMATCH);
+}
+
 // None is no failure: *count 0.
 static pl_status proposals(pl_cuda_blas *blas, const pl_blas_plan *p, pl_lt_proposal *out,
                            int *count) {
@@ -129,7 +137,7 @@ static pl_status proposals(pl_cuda_blas *blas, const pl_blas_plan *p, pl_lt_prop
     }
     if (pref) (void)lib->pref_destroy(pref);
     *count = 0;
-    if (st == PL_LT_NOT_SUPPORTED) return PL_OK;
+    if (st == PL_LT_NOT_SUPPORTED || refused(p, st)) return PL_OK;
     if (st != PL_LT_SUCCESS) return pl__blas_failed("asking for algorithms", st);
     for (int i = 0; i < found; i++) {
         if (out[i].state == PL_LT_SUCCESS && out[i].workspace <= PL_BLAS_WORKSPACE) {
@@ -163,8 +171,8 @@ static pl_status choose(pl_cuda_blas *blas, pl_blas_plan *p, const pl_blas_data 
         p->choice.workspace = found[0].workspace;
     }
     if (pl__blas_may_measure(blas)) {
+        p->choice.measured = count < 2;
         if (count > 1) PL_TRY(pl__blas_fastest(blas, p, data, found, count));
-        p->choice.measured = true;
     }
     return pl__blas_memory_keep(&blas->memory, &p->choice);
 }
@@ -211,7 +219,7 @@ pl_status pl__blas_plan(pl_cuda_blas *blas, const pl_blas_call *call, const pl_b
 // ---- Running
 // -------------------------------------------------------------------------------------
 
-pl_status pl__blas_enqueue(pl_cuda_blas *blas, const pl_blas_plan *p, const pl_lt_algo *algo,
+pl_status pl__blas_enqueue(pl_cuda_blas *blas, pl_blas_plan *p, const pl_lt_algo *algo,
                            const pl_blas_data *data) {
     static const float one = 1.0f, zero = 0.0f;
     static const double one_wide = 1.0, zero_wide = 0.0;
@@ -226,7 +234,9 @@ pl_status pl__blas_enqueue(pl_cuda_blas *blas, const pl_blas_plan *p, const pl_l
                                data->d, p->d, data->d, p->d, algo, blas->workspace,
                                PL_BLAS_WORKSPACE, blas->args.queue->stream);
     }
-    return st == PL_LT_SUCCESS ? PL_OK : pl__blas_failed("a product", st);
+    if (st == PL_LT_SUCCESS) return PL_OK;
+    if (refused(p, st)) p->choice.possible = false;
+    return pl__blas_failed("a product", st);
 }
 
 pl_status pl__blas_run(pl_cuda_blas *blas, const pl_blas_call *call, const pl_blas_data *data) {

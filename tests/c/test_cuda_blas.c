@@ -381,10 +381,50 @@ TEST(what_the_library_cannot_do_is_said) {
     stop(blas);
 }
 
+// Some libraries propose algorithms for an epilogue and refuse the call: not supported, or invalid.
+TEST(an_epilogue_that_is_refused_when_it_is_called_is_done_apart) {
+    const char *folder = use_cache();
+    static const char *const statuses[] = {"15", "7"};
+    for (int i = 0; i < 4; i++) {
+        setenv("VCUDA_CUBLASLT_REFUSES", statuses[i % 2], 1);
+        pl_cuda_blas *blas = start(i < 2 ? "0" : "1");
+        products(blas, 12, 20, 16);
+        products(blas, 12, 20, 16);
+        int refused = 0;
+        for (int k = 0; k < PL_BLAS_PLANS; k++) {
+            const pl_blas_plan *p = &blas->plans[k];
+            bool plain = p->choice.call.epilogue == PL_LT_EPILOGUE_DEFAULT;
+            if (p->desc) CHECK_EQ(p->choice.possible, plain);
+            if (p->desc && !plain) refused++;
+        }
+        CHECK_EQ(refused, 3);
+        stop(blas);
+    }
+    remove_cache(folder);
+}
+
 static int allocations_left;
 static pl_status scarce_alloc(size_t nbytes, const char *tag, void **out) {
     if (allocations_left-- <= 0) return pl_fail(PL_ENOMEM, "[%s] no memory", tag);
     return blas_alloc(nbytes, tag, out);
+}
+
+// What is added to is measured in other memory: without it nothing is, and nothing kept on disk.
+TEST(a_choice_that_could_not_be_measured_is_not_kept) {
+    const char *folder = use_cache();
+    pl_tensor *a = check_tensor(PL_F32, 2, (int64_t[]){4, 4}, 1.0), *out;
+    CHECK_OK(pl_tensor_zeros(PL_F32, 2, a->shape, &out));
+    pl_cuda_blas *blas = start("1");
+    blas->args.alloc = scarce_alloc;
+    allocations_left = 1;  // the workspace
+    CHECK_OK(pl_cuda_blas_matmul(a, a, true, out, blas));
+    CHECK_EQ(blas->memory.count, 1);
+    CHECK(blas->memory.choices[0].possible && !blas->memory.choices[0].measured);
+    CHECK(!exists(file_of(folder)));
+    stop(blas);
+    pl_tensor_release(out);
+    pl_tensor_release(a);
+    remove_cache(folder);
 }
 
 // Each of the device's allocations fails once; nothing leaks, and later all is well.
