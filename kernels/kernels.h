@@ -57,7 +57,7 @@ typedef enum pl_activation {
 // A norm over the last dimension of (M, N), contiguous throughout, with the sum that stands before
 // it in a model: sum = x + residual, rounded; out = norm(sum). Layer norm: (sum - mean) * rstd * w
 // + b; RMS norm: sum * rstd * w with rstd = 1 / sqrt(mean(sum^2) + eps).
-typedef struct pl_norm_args {
+typedef struct pl_row_norm_args {
     bool rms;
     double eps;
     const pl_tensor *x;         // of sum's dtype, or of a half type beside a sum in f32
@@ -66,15 +66,15 @@ typedef struct pl_norm_args {
     const pl_tensor *w, *b;     // (N) or NULL, f32 or sum's dtype; b NULL for RMS
     pl_tensor *out;             // of sum's dtype
     pl_tensor *mean, *rstd;     // (M), f32 (f64 for f64); mean NULL for RMS
-} pl_norm_args;
+} pl_row_norm_args;
 
-typedef struct pl_norm_grad_args {
+typedef struct pl_row_norm_grad_args {
     bool rms;
     const pl_tensor *g, *x;  // (M, N) of one dtype; x is what was normed
     const pl_tensor *w, *mean, *rstd;
     pl_tensor *dx, *dw, *db;  // each may be NULL; of x's dtype, dw and db of a half type also f32
     bool accumulate_x, accumulate_w, accumulate_b;  // += instead of =
-} pl_norm_grad_args;
+} pl_row_norm_grad_args;
 
 // One step of SGD, Adam or AdamW over one run of n elements. Formulas are PyTorch's.
 typedef struct pl_adam_args {
@@ -208,8 +208,8 @@ typedef struct pl_kernels {
                                   pl_tensor *dx);
 
     // Layer norm or RMS norm over the last dimension, and its gradient.
-    pl_status (*norm)(const pl_norm_args *args);
-    pl_status (*norm_grad)(const pl_norm_grad_args *args);
+    pl_status (*norm)(const pl_row_norm_args *args);
+    pl_status (*norm_grad)(const pl_row_norm_grad_args *args);
 
     // Softmax over the last dimension; x, out, g, y, dx contiguous. log: log-softmax.
     pl_status (*softmax)(bool log, const pl_tensor *x, pl_tensor *out);

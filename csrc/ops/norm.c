@@ -64,16 +64,16 @@ static void parts_release(parts *p) {
 }
 
 static pl_status call_kernel(const pl_op *op, double eps, const parts *p) {
-    return pl_k(p->x)->norm(&(pl_norm_args){.rms = op->kind == RMS_NORM,
-                                            .eps = eps,
-                                            .x = p->x,
-                                            .residual = p->residual,
-                                            .sum = p->sum,
-                                            .w = p->w,
-                                            .b = p->b,
-                                            .out = p->out,
-                                            .mean = p->mean,
-                                            .rstd = p->rstd});
+    return pl_k(p->x)->norm(&(pl_row_norm_args){.rms = op->kind == RMS_NORM,
+                                                .eps = eps,
+                                                .x = p->x,
+                                                .residual = p->residual,
+                                                .sum = p->sum,
+                                                .w = p->w,
+                                                .b = p->b,
+                                                .out = p->out,
+                                                .mean = p->mean,
+                                                .rstd = p->rstd});
 }
 
 // The norm of p's x, or of its sum; `whole` has the shape of that.
@@ -191,18 +191,18 @@ static pl_status norm_backward(const pl_op_back *b) {
         st = i == 0 ? dest_open(b, i, 2, mn, &to[i]) : dest_open(b, i, 1, &mn[1], &to[i]);
     }
     if (st == PL_OK) {
-        st = pl_k(g)->norm_grad(&(pl_norm_grad_args){.rms = b->op->kind == RMS_NORM,
-                                                     .g = g,
-                                                     .x = x,
-                                                     .w = b->saved[1],
-                                                     .mean = b->saved[2],
-                                                     .rstd = b->saved[3],
-                                                     .dx = to[0].flat,
-                                                     .dw = to[1].flat,
-                                                     .db = to[2].flat,
-                                                     .accumulate_x = to[0].accumulate,
-                                                     .accumulate_w = to[1].accumulate,
-                                                     .accumulate_b = to[2].accumulate});
+        st = pl_k(g)->norm_grad(&(pl_row_norm_grad_args){.rms = b->op->kind == RMS_NORM,
+                                                         .g = g,
+                                                         .x = x,
+                                                         .w = b->saved[1],
+                                                         .mean = b->saved[2],
+                                                         .rstd = b->saved[3],
+                                                         .dx = to[0].flat,
+                                                         .dw = to[1].flat,
+                                                         .db = to[2].flat,
+                                                         .accumulate_x = to[0].accumulate,
+                                                         .accumulate_w = to[1].accumulate,
+                                                         .accumulate_b = to[2].accumulate});
     }
     pl_tensor_release(g);
     pl_tensor_release(cast);

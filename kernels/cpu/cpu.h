@@ -47,8 +47,8 @@ pl_status pl_cpu_linear(const pl_tensor *x, const pl_tensor *w, const pl_tensor 
 bool pl_cpu_linear_rounds(const pl_tensor *x, const pl_tensor *w);
 pl_status pl_cpu_linear_grad(const pl_tensor *g, const pl_tensor *x, pl_tensor *dw,
                              bool accumulate_w, pl_tensor *db, bool accumulate_b);
-pl_status pl_cpu_norm(const pl_norm_args *args);
-pl_status pl_cpu_norm_grad(const pl_norm_grad_args *args);
+pl_status pl_cpu_norm(const pl_row_norm_args *args);
+pl_status pl_cpu_norm_grad(const pl_row_norm_grad_args *args);
 pl_status pl_cpu_softmax(bool log, const pl_tensor *x, pl_tensor *out);
 pl_status pl_cpu_softmax_grad(bool log, const pl_tensor *g, const pl_tensor *y, pl_tensor *dx);
 pl_status pl_cpu_cross_entropy(const pl_tensor *logits, const pl_tensor *target,

@@ -15,7 +15,7 @@ static pl_status weight_or(const pl_tensor *t, int64_t n, double value, pl_dtype
     return t ? pl__vector_init(t, dr, out) : pl__vector_init_const(n, value, dr, out);
 }
 
-pl_status pl_cpu_norm(const pl_norm_args *a) {
+pl_status pl_cpu_norm(const pl_row_norm_args *a) {
     const pl_tensor *x = a->x;
     int64_t n = x->shape[x->ndim - 1];
     if (x->numel == 0) return PL_OK;
@@ -58,7 +58,7 @@ static void finish_columns(const void *partial, const pl_norm_job *job, int64_t 
     pl_parallel_for(job->n, 256, pl__rows()->sum_columns[out->dtype == PL_F64], &columns);
 }
 
-pl_status pl_cpu_norm_grad(const pl_norm_grad_args *a) {
+pl_status pl_cpu_norm_grad(const pl_row_norm_grad_args *a) {
     const pl_tensor *x = a->x;
     int64_t n = x->shape[x->ndim - 1];
     if (n == 0) return PL_OK;

@@ -61,8 +61,8 @@ pl_status pl_cuda_fill_int(pl_tensor *dst, int64_t value, pl_cuda_queue *q);
 pl_status pl_cuda_arange(pl_tensor *out, double start, double step, pl_cuda_queue *q);
 
 // ---- norm.cu ------------------------------------------------------------------------------------
-pl_status pl_cuda_norm(const pl_norm_args *args, pl_cuda_queue *q);
-pl_status pl_cuda_norm_grad(const pl_norm_grad_args *args, pl_cuda_queue *q);
+pl_status pl_cuda_norm(const pl_row_norm_args *args, pl_cuda_queue *q);
+pl_status pl_cuda_norm_grad(const pl_row_norm_grad_args *args, pl_cuda_queue *q);
 
 // ---- softmax.cu, dropout.cu ---------------------------------------------------------------------
 pl_status pl_cuda_softmax(bool log, const pl_tensor *x, pl_tensor *out, pl_cuda_queue *q);

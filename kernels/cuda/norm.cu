@@ -298,7 +298,7 @@ void start_forward(const forward_args<T, X> &args, pl_cuda_queue *q) {
 }
 
 template <typename T, typename X>
-pl_status forward(const pl_norm_args *a, int64_t rows, int64_t n, pl_cuda_queue *q) {
+pl_status forward(const pl_row_norm_args *a, int64_t rows, int64_t n, pl_cuda_queue *q) {
     typedef pl_acc<T> A;
     enum { P = 16 / sizeof(T) };
     const pl_tensor *residual = a->residual, *mean = a->rms ? NULL : a->mean;
@@ -325,7 +325,7 @@ pl_status forward(const pl_norm_args *a, int64_t rows, int64_t n, pl_cuda_queue 
 }
 
 template <typename T>
-pl_norm_weights<T> weights_of(const pl_norm_grad_args *a, int64_t rows, int64_t n) {
+pl_norm_weights<T> weights_of(const pl_row_norm_grad_args *a, int64_t rows, int64_t n) {
     typedef pl_acc<T> A;
     pl_norm_weights<T> w = {};
     w.g = pl_data<T>(a->g);
@@ -358,7 +358,7 @@ struct fused_sums<double> {
 };
 
 template <typename T>
-pl_status grad(const pl_norm_grad_args *a, int64_t rows, int64_t n, pl_cuda_queue *q) {
+pl_status grad(const pl_row_norm_grad_args *a, int64_t rows, int64_t n, pl_cuda_queue *q) {
     typedef pl_acc<T> A;
     pl_norm_weights<T> weights = weights_of<T>(a, rows, n);
     bool wanted = a->dw != NULL || a->db != NULL, makes_dx = a->dx != NULL && rows > 0;
@@ -393,7 +393,7 @@ pl_status grad(const pl_norm_grad_args *a, int64_t rows, int64_t n, pl_cuda_queu
 
 }  // namespace
 
-pl_status pl_cuda_norm(const pl_norm_args *args, pl_cuda_queue *q) {
+pl_status pl_cuda_norm(const pl_row_norm_args *args, pl_cuda_queue *q) {
     if (args->x->numel == 0) return PL_OK;
     int64_t n = pl_last_dim(args->x), rows = args->x->numel / n;
     if (args->out->dtype == PL_F32 && args->x->dtype == PL_BF16) {
@@ -407,7 +407,7 @@ pl_status pl_cuda_norm(const pl_norm_args *args, pl_cuda_queue *q) {
 #undef CALL
 }
 
-pl_status pl_cuda_norm_grad(const pl_norm_grad_args *args, pl_cuda_queue *q) {
+pl_status pl_cuda_norm_grad(const pl_row_norm_grad_args *args, pl_cuda_queue *q) {
     int64_t n = pl_last_dim(args->x), rows = n == 0 ? 0 : args->x->numel / n;
     if (n == 0) return PL_OK;
 #define CALL(T) return grad<T>(args, rows, n, q)

@@ -56,8 +56,8 @@ KERNEL(linear_grad_gelu, in *g, in *w, in *x, out *dx) {
     RUN(pl_cuda_blas_linear_grad_gelu(g, w, x, dx, blas));
 }
 
-KERNEL(norm, const pl_norm_args *args) { RUN(b->norm(args, q)); }
-KERNEL(norm_grad, const pl_norm_grad_args *args) { RUN(b->norm_grad(args, q)); }
+KERNEL(norm, const pl_row_norm_args *args) { RUN(b->norm(args, q)); }
+KERNEL(norm_grad, const pl_row_norm_grad_args *args) { RUN(b->norm_grad(args, q)); }
 KERNEL(softmax, bool log, in *x, out *y) { RUN(b->softmax(log, x, y, q)); }
 KERNEL(softmax_grad, bool log, in *g, in *y, out *dx) { RUN(b->softmax_grad(log, g, y, dx, q)); }
 

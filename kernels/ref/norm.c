@@ -9,7 +9,7 @@ static double mean_of(const pl_tensor *x, int64_t at, int64_t n) {
     return sum / (double)n;
 }
 
-static void norm_row(const pl_norm_args *a, const pl_tensor *x, int64_t i, int64_t n) {
+static void norm_row(const pl_row_norm_args *a, const pl_tensor *x, int64_t i, int64_t n) {
     double mu = a->rms ? 0.0 : mean_of(x, i * n, n), squares = 0.0;
     for (int64_t j = 0; j < n; j++) {
         double d = ref_get(x, i * n + j) - mu;
@@ -26,7 +26,7 @@ static void norm_row(const pl_norm_args *a, const pl_tensor *x, int64_t i, int64
     }
 }
 
-pl_status pl_ref_norm(const pl_norm_args *a) {
+pl_status pl_ref_norm(const pl_row_norm_args *a) {
     int64_t rows = ref_rows(a->x), n = ref_last(a->x);
     const pl_tensor *x = a->residual != NULL ? a->sum : a->x;
     for (int64_t i = 0; i < rows * n && a->residual != NULL; i++) {
@@ -36,12 +36,12 @@ pl_status pl_ref_norm(const pl_norm_args *a) {
     return PL_OK;
 }
 
-static double mu_of(const pl_norm_grad_args *a, int64_t i) {
+static double mu_of(const pl_row_norm_grad_args *a, int64_t i) {
     return a->rms ? 0.0 : ref_get(a->mean, i);
 }
 
 // One column of dw and db.
-static void grad_column(const pl_norm_grad_args *a, int64_t j, double *dw, double *db) {
+static void grad_column(const pl_row_norm_grad_args *a, int64_t j, double *dw, double *db) {
     int64_t rows = ref_rows(a->x), n = ref_last(a->x);
     *dw = *db = 0.0;
     for (int64_t i = 0; i < rows; i++) {
@@ -53,7 +53,7 @@ static void grad_column(const pl_norm_grad_args *a, int64_t j, double *dw, doubl
 
 // One row of dx: rstd * (gw - mean(gw) - xhat * mean(gw * xhat)) with gw = g * w; RMS without
 // mean(gw).
-static void grad_row(const pl_norm_grad_args *a, int64_t i) {
+static void grad_row(const pl_row_norm_grad_args *a, int64_t i) {
     int64_t n = ref_last(a->x);
     double mu = mu_of(a, i), r = ref_get(a->rstd, i), sum = 0.0, dot = 0.0;
     for (int64_t j = 0; j < n; j++) {
@@ -70,7 +70,7 @@ static void grad_row(const pl_norm_grad_args *a, int64_t i) {
     }
 }
 
-pl_status pl_ref_norm_grad(const pl_norm_grad_args *a) {
+pl_status pl_ref_norm_grad(const pl_row_norm_grad_args *a) {
     int64_t rows = ref_rows(a->x), n = ref_last(a->x);
     for (int64_t j = 0; j < n && (a->dw != NULL || a->db != NULL); j++) {
         double dw, db;

@@ -168,8 +168,8 @@ pl_status pl_ref_linear_grad(const pl_tensor *g, const pl_tensor *x, pl_tensor *
                              bool accumulate_w, pl_tensor *db, bool accumulate_b);
 pl_status pl_ref_linear_grad_gelu(const pl_tensor *g, const pl_tensor *w, const pl_tensor *x,
                                   pl_tensor *dx);
-pl_status pl_ref_norm(const pl_norm_args *args);
-pl_status pl_ref_norm_grad(const pl_norm_grad_args *args);
+pl_status pl_ref_norm(const pl_row_norm_args *args);
+pl_status pl_ref_norm_grad(const pl_row_norm_grad_args *args);
 pl_status pl_ref_softmax(bool log, const pl_tensor *x, pl_tensor *out);
 pl_status pl_ref_softmax_grad(bool log, const pl_tensor *g, const pl_tensor *y, pl_tensor *dx);
 pl_status pl_ref_cross_entropy(const pl_tensor *logits, const pl_tensor *target,

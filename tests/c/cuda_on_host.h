@@ -172,7 +172,7 @@ static pl_status host_arange(pl_tensor *out, double start, double step) {
     ON_HOST(r, pl_cuda_arange(out, start, step, &r.q));
 }
 
-static pl_status host_norm(const pl_norm_args *args) {
+static pl_status host_row_norm(const pl_row_norm_args *args) {
     host_run r = {0};
     host_writes(&r, args->sum, false, NULL);
     host_writes(&r, args->out, false, NULL);
@@ -181,7 +181,7 @@ static pl_status host_norm(const pl_norm_args *args) {
     ON_HOST(r, pl_cuda_norm(args, &r.q));
 }
 
-static pl_status host_norm_grad(const pl_norm_grad_args *args) {
+static pl_status host_row_norm_grad(const pl_row_norm_grad_args *args) {
     host_run r = {0};
     host_writes(&r, args->dx, args->accumulate_x, NULL);
     host_writes(&r, args->dw, args->accumulate_w, NULL);
@@ -417,8 +417,8 @@ static __attribute__((unused)) const pl_kernels *pl_kernels_on_host(void) {
         .fill = host_fill_value,
         .fill_int = host_fill_int,
         .arange = host_arange,
-        .norm = host_norm,
-        .norm_grad = host_norm_grad,
+        .norm = host_row_norm,
+        .norm_grad = host_row_norm_grad,
         .softmax = host_softmax,
         .softmax_grad = host_softmax_grad,
         .dropout = host_dropout,

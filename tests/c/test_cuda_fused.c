@@ -25,23 +25,23 @@ static void weights_of(pl_dtype dt, int64_t m, int64_t n, bool add) {
     CHECK_OK(pl_tensor_empty(PL_F64, 1, &m, &wmean));
     CHECK_OK(pl_tensor_empty(PL_F64, 1, &m, &wrstd));
     const pl_kernels *ref = pl_kernels_ref();
-    pl_norm_args f = {.eps = 1e-5, .x = x, .w = w, .out = out, .mean = wmean, .rstd = wrstd};
+    pl_row_norm_args f = {.eps = 1e-5, .x = x, .w = w, .out = out, .mean = wmean, .rstd = wrstd};
     CHECK_OK(ref->norm(&f));
     CHECK_OK(ref->copy(wmean, mean));
     CHECK_OK(ref->copy(wrstd, rstd));
     CHECK_OK(ref->copy(dw, want_w));
     CHECK_OK(ref->copy(db, want_b));
-    pl_norm_grad_args b = {.g = g,
-                           .x = x,
-                           .w = w,
-                           .mean = mean,
-                           .rstd = rstd,
-                           .dx = dx,
-                           .dw = dw,
-                           .db = db,
-                           .accumulate_w = add,
-                           .accumulate_b = add};
-    CHECK_OK(host_norm_grad(&b));
+    pl_row_norm_grad_args b = {.g = g,
+                               .x = x,
+                               .w = w,
+                               .mean = mean,
+                               .rstd = rstd,
+                               .dx = dx,
+                               .dw = dw,
+                               .db = db,
+                               .accumulate_w = add,
+                               .accumulate_b = add};
+    CHECK_OK(host_row_norm_grad(&b));
     b.mean = wmean, b.rstd = wrstd, b.dx = want, b.dw = want_w, b.db = want_b;
     CHECK_OK(ref->norm_grad(&b));
     // A thread adds up to 31 rows, then come its block's warps and the blocks; terms are below 3.
@@ -73,26 +73,26 @@ static void long_rows(pl_dtype dt, int64_t n, bool rms) {
     CHECK_OK(pl_tensor_empty(PL_F64, 1, &m, &wmean));
     CHECK_OK(pl_tensor_empty(PL_F64, 1, &m, &wrstd));
     double tol = check_sum_eps(dt) * 64.0;  // 8 per thread, 8 levels of threads
-    pl_norm_args f = {.rms = rms,
-                      .eps = 1e-5,
-                      .x = before,
-                      .residual = x,
-                      .sum = sum,
-                      .w = w,
-                      .out = out,
-                      .mean = mean,
-                      .rstd = rstd};
-    CHECK_OK(host_norm(&f));
-    pl_norm_args r = {
+    pl_row_norm_args f = {.rms = rms,
+                          .eps = 1e-5,
+                          .x = before,
+                          .residual = x,
+                          .sum = sum,
+                          .w = w,
+                          .out = out,
+                          .mean = mean,
+                          .rstd = rstd};
+    CHECK_OK(host_row_norm(&f));
+    pl_row_norm_args r = {
         .rms = rms, .eps = 1e-5, .x = sum, .w = w, .out = want, .mean = wmean, .rstd = wrstd};
     CHECK_OK(pl_kernels_ref()->norm(&r));
     check_close("norm", out, want, check_eps(dt) + tol, tol);
     r.x = before, r.residual = x, r.sum = like(x, dt);
     CHECK_OK(pl_kernels_ref()->norm(&r));
     check_same_bits("sum", sum, r.sum);
-    pl_norm_grad_args b = {
+    pl_row_norm_grad_args b = {
         .rms = rms, .g = x, .x = sum, .w = w, .mean = mean, .rstd = rstd, .dx = out};
-    CHECK_OK(host_norm_grad(&b));
+    CHECK_OK(host_row_norm_grad(&b));
     b.dx = want;
     CHECK_OK(pl_kernels_ref()->norm_grad(&b));
     check_close("dx", out, want, check_eps(dt) + tol, 8.0 * tol);

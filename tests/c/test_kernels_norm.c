@@ -31,7 +31,7 @@ static pl_tensor *check_forward(const norm_case *c, const pl_tensor *w, const pl
     int64_t shape[2] = {c->m, c->n};
     pl_tensor *x = check_tensor(c->xdt, 2, shape, 1.0), *out = empty(c->dt, c->m, c->n);
     pl_tensor *sum = x, *again = empty(c->dt, c->m, c->n);
-    pl_norm_args args = {.rms = c->rms, .eps = 1e-5, .x = x, .w = w, .b = b, .out = out};
+    pl_row_norm_args args = {.rms = c->rms, .eps = 1e-5, .x = x, .w = w, .b = b, .out = out};
     args.mean = c->rms ? NULL : mean;
     args.rstd = rstd;
     if (c->residual) {
@@ -72,7 +72,8 @@ static void check_backward(const norm_case *c, const pl_tensor *x, const pl_tens
     pl_tensor *dw = check_tensor(c->wdt, 1, &c->n, 1.0), *want_w = of_type(PL_F64, dw);
     pl_tensor *db = check_tensor(c->wdt, 1, &c->n, 1.0), *want_b = of_type(PL_F64, db);
     pl_tensor *alone = of_type(c->dt, dx);
-    pl_norm_grad_args args = {.rms = c->rms, .g = g, .x = x, .w = w, .mean = mean, .rstd = rstd};
+    pl_row_norm_grad_args args = {
+        .rms = c->rms, .g = g, .x = x, .w = w, .mean = mean, .rstd = rstd};
     args.accumulate_x = args.accumulate_w = c->accumulate;
     args.accumulate_b = !c->accumulate;
     args.dx = dx, args.dw = dw, args.db = c->rms ? NULL : db;
@@ -145,7 +146,7 @@ TEST(no_rows_give_zero_gradients) {
     dw = check_tensor(PL_F32, 1, &n, 1.0);
     db = check_tensor(PL_F32, 1, &n, 1.0);
     double kept = check_get(db, 2);
-    pl_norm_grad_args args = {.g = x, .x = x, .mean = mean, .rstd = mean, .dw = dw, .db = db};
+    pl_row_norm_grad_args args = {.g = x, .x = x, .mean = mean, .rstd = mean, .dw = dw, .db = db};
     args.accumulate_b = true;
     CHECK_OK(pl_kernels_cpu()->norm_grad(&args));
     for (int64_t j = 0; j < n; j++) CHECK(check_get(dw, j) == 0.0);
@@ -163,7 +164,7 @@ TEST(nan_stays_in_its_row) {
     CHECK_OK(pl_tensor_empty(PL_F32, 2, x->shape, &out));
     CHECK_OK(pl_tensor_empty(PL_F32, 1, &m, &mean));
     CHECK_OK(pl_tensor_empty(PL_F32, 1, &m, &rstd));
-    pl_norm_args args = {.eps = 1e-5, .x = x, .out = out, .mean = mean, .rstd = rstd};
+    pl_row_norm_args args = {.eps = 1e-5, .x = x, .out = out, .mean = mean, .rstd = rstd};
     CHECK_OK(pl_kernels_cpu()->norm(&args));
     for (int64_t j = 0; j < 80; j++) CHECK_EQ(isnan(check_get(out, j)) != 0, j < 40);
     pl_tensor_release(rstd);
@@ -179,14 +180,14 @@ TEST(the_thread_count_changes_no_bit) {
     CHECK_OK(pl_tensor_empty(PL_F32, 1, &m, &mean));
     CHECK_OK(pl_tensor_empty(PL_F32, 1, &m, &rstd));
     CHECK_OK(pl_tensor_empty(PL_F32, 2, x->shape, &out));
-    pl_norm_args f = {.eps = 1e-5, .x = x, .out = out, .mean = mean, .rstd = rstd};
+    pl_row_norm_args f = {.eps = 1e-5, .x = x, .out = out, .mean = mean, .rstd = rstd};
     CHECK_OK(pl_kernels_cpu()->norm(&f));
     for (int i = 0; i < 2; i++) {
         CHECK_OK(pl_set_num_threads(i ? 3 : 1));
         CHECK_OK(pl_tensor_empty(PL_F32, 1, &n, &dw[i]));
         CHECK_OK(pl_tensor_empty(PL_F32, 1, &n, &db[i]));
         CHECK_OK(pl_tensor_empty(PL_F32, 2, x->shape, &dx[i]));
-        pl_norm_grad_args b = {.g = out, .x = x, .mean = mean, .rstd = rstd, .dx = dx[i]};
+        pl_row_norm_grad_args b = {.g = out, .x = x, .mean = mean, .rstd = rstd, .dx = dx[i]};
         b.dw = dw[i], b.db = db[i];
         CHECK_OK(pl_kernels_cpu()->norm_grad(&b));
     }
