@@ -397,6 +397,13 @@ static pl_status finish(pass *p, pl_status st) {
     return st;
 }
 
+// Note [chosen streams], base/device.h.
+static pl_status order_streams(int n, pl_tensor *const *roots, bool before) {
+    const pl_device_services *d = NULL;
+    for (int i = 0; i < n && !d; i++) d = pl_device_find(pl_tensor_device(roots[i]));
+    return d && d->order_streams ? d->order_streams(before) : PL_OK;
+}
+
 static pl_status run_pass(pass *p, int n, pl_tensor *const *roots, pl_tensor *const *grads) {
     if (in_pass) {
         return pl_fail(PL_ERUNTIME, "[backward] called from inside a backward pass");
@@ -404,11 +411,14 @@ static pl_status run_pass(pass *p, int n, pl_tensor *const *roots, pl_tensor *co
     pthread_mutex_lock(&pass_lock);
     in_pass = true;
     p->id = ++pass_id;
-    pl_status st = seed(p, n, roots, grads);
+    pl_status st = order_streams(n, roots, true);
+    if (st == PL_OK) st = seed(p, n, roots, grads);
     if (st == PL_OK) st = collect(p);
     if (st == PL_OK) st = settle_leaf_roots(p, n, roots, grads);
     if (st == PL_OK) st = run_all(p);
     st = finish(p, st);
+    pl_status ordered = order_streams(n, roots, false);  // after a failure too: memory was released
+    if (st == PL_OK) st = ordered;
     in_pass = false;
     pthread_mutex_unlock(&pass_lock);
     return st;

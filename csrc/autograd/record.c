@@ -205,7 +205,12 @@ __attribute__((noinline, cold)) static pl_status apply_met(const pl_op *op, int 
     if (n_in > FEW) PL_TRY(pl_alloc(2 * (size_t)n_in * sizeof *met, &block));
     if (block) met = block;
     pl_tensor **args = met + n_in;
-    pl_status st = pl_meet(op->name, n_in, in, met);
+    pl_status st = pl_tensors_used_here(n_in, in);
+    if (st == PL_OK) {
+        st = pl_meet(op->name, n_in, in, met);
+    } else {
+        memset(met, 0, (size_t)n_in * sizeof *met);
+    }
     for (int i = 0; st == PL_OK && i < n_in; i++) args[i] = met[i] ? met[i] : in[i];
     if (st == PL_OK) {
         st = apply(op, n_in, args, edges ? edges : in, attrs, out);
@@ -312,6 +317,7 @@ pl_status pl_autograd_apply_inplace(const pl_op *op, int n_in, pl_tensor *const 
     PL_ASSERT(n_in <= MOST_INPLACE);
     if (PL_LIKELY(pl_all_cpu(n_in, in))) return apply_inplace(op, n_in, in, in, attrs);
     pl_tensor *met[MOST_INPLACE], *args[MOST_INPLACE];
+    PL_TRY(pl_tensors_used_here(n_in, in));
     PL_TRY(pl_meet(op->name, n_in, in, met));
     pl_status st = PL_OK;
     if (met[0]) {

@@ -8,8 +8,14 @@
 // the launchers place ranks. A second one is refused where it is opened.
 //
 // Note [order on a device]: work on one stream runs in the order of calls; nothing else is ordered
-// but by events and synchronisation. Operators run on services->compute. Whoever puts work on
+// but by events and synchronisation. Operators run on the stream that the calling thread has
+// chosen (pl_device_current), which is services->compute until it chooses. Whoever puts work on
 // another stream orders it by events on both sides, and tells the allocator (used).
+//
+// Note [chosen streams]: what a tensor holds is ordered by who chose the streams, as in PyTorch: by
+// events. How long its memory lives is not: an operator that reads what was made on another stream
+// tells the allocator, and so does a release on another stream. A backward pass comes behind all
+// chosen streams, and they behind it (order_streams).
 #ifndef PL_DEVICE_H
 #define PL_DEVICE_H
 
@@ -64,6 +70,9 @@ struct pl_runtime {
     // What comes on the stream from now on waits for the event's latest record.
     pl_status (*wait)(pl_runtime *r, pl_stream *s, pl_event *e);
     pl_status (*event_done)(pl_runtime *r, pl_event *e, bool *out);  // never recorded: done
+    // An event that knows when it was reached; ms between two of them, both recorded and done.
+    pl_status (*timed_event_new)(pl_runtime *r, pl_event **out);
+    pl_status (*elapsed)(pl_runtime *r, pl_event *from, pl_event *to, float *ms);
     pl_status (*sync_stream)(pl_runtime *r, pl_stream *s);
     pl_status (*sync_event)(pl_runtime *r, pl_event *e);
     // ---- work ----
@@ -74,6 +83,9 @@ struct pl_runtime {
     pl_status (*launch)(pl_runtime *r, pl_stream *s, const pl_task *task);
     // The library's own handle (cudaStream_t), for libraries that enqueue by themselves.
     void *(*native)(pl_runtime *r, pl_stream *s);
+    // The stream of another library behind such a handle, for as long as that one keeps it; the
+    // legacy default stream is 1, the thread's default one 2, as in DLPack.
+    pl_stream *(*adopt)(pl_runtime *r, uintptr_t native);
 };
 
 // Of the allocator. Bytes: in blocks that tensors hold, the most so far; all that was asked of the
@@ -91,14 +103,24 @@ typedef struct pl_device_services {
     const char *name;                  // of the hardware: "NVIDIA H200"
     const struct pl_kernels *kernels;  // opaque below kernels.h
     pl_stream *compute;
-    // Memory for use on `compute`, contents undefined; 0 bytes give NULL. `tag` (a literal) names
-    // its use when there is none left (PL_ENOMEM). release waits for nothing. Any thread.
+    // Streams besides `compute`, which is number 0: from a pool, never given back. `current` is
+    // that of the calling thread, `choose` gives the number that was chosen before; -1 only asks.
+    // Where `current` is NULL there is `compute` only.
+    pl_stream *(*current)(void);
+    pl_stream *(*stream)(int number);  // NULL: there is none
+    pl_status (*stream_new)(bool high_priority, int *number);
+    int (*choose)(int number);
+    // The current stream waits for all others of the pool (before), or they for it.
+    pl_status (*order_streams)(bool before);
+    // Memory for use on the current stream, contents undefined; 0 bytes give NULL. `tag` (a
+    // literal) names its use when there is none left (PL_ENOMEM). release waits for nothing. Any
+    // thread.
     pl_status (*alloc)(size_t nbytes, const char *tag, void **out);
     void (*release)(void *p);
     // Note [uploads]: what comes from page-locked memory does not wait for what is computed
     // meanwhile. alloc_ahead gives memory that only uploads have used since it was last computed
-    // with; upload copies into it on a stream of its own, and what is enqueued on `compute` from
-    // then on waits for that. release serves both kinds.
+    // with; upload copies into it on a stream of its own, and what is enqueued on the current
+    // stream from then on waits for that. release serves both kinds.
     pl_status (*alloc_ahead)(size_t nbytes, const char *tag, void **out);
     pl_status (*upload)(void *dst, const void *src, size_t nbytes);
     pl_status (*used)(void *p, pl_stream *s);  // work that touches p was put on another stream
@@ -107,8 +129,8 @@ typedef struct pl_device_services {
     // Waits for all work on all streams, then tells what kernels complained of (an index out of
     // range), if anything.
     pl_status (*synchronize)(void);
-    // nbytes of the device to the host, after what is on `compute`; waits for that, then tells what
-    // kernels complained of.
+    // nbytes of the device to the host, after what is on the current stream; waits for that, then
+    // tells what kernels complained of.
     pl_status (*read)(void *dst, const void *src, size_t nbytes);
 } pl_device_services;
 
@@ -116,6 +138,9 @@ typedef struct pl_device_services {
 pl_status pl_device_register(const pl_device_services *s) PL_MUST_USE;
 const pl_device_services *pl_device_find(pl_device d);  // NULL: not open (or the CPU)
 const pl_device_services *pl_device_open_one(void);     // whichever it is; NULL: none
+static inline pl_stream *pl_device_current(const pl_device_services *s) {
+    return s->current ? s->current() : s->compute;
+}
 
 // Waiting on the host for what a device does. Work may wait for another process in its turn, which
 // may die or never come: who puts such work on a stream watches over it, so that a wait ends.
@@ -134,6 +159,9 @@ void pl_device_watch_remove(pl_device_watch *w);  // no look is under way after 
 // Waits until all that is on the stream now is done, or until a watch says why it never will be
 // or is worthless; Ctrl-C ends it too (PL_EINTR), and the work goes on then. Any thread.
 pl_status pl_device_wait(const pl_device_services *s, pl_stream *stream) PL_MUST_USE;
+// The same, polled even where nobody watches: for an event, or a stream, that a user waits for.
+pl_status pl_device_wait_event(const pl_device_services *s, pl_event *event) PL_MUST_USE;
+pl_status pl_device_wait_polled(const pl_device_services *s, pl_stream *stream) PL_MUST_USE;
 // The same for the compute stream and those of all watches.
 pl_status pl_device_wait_all(const pl_device_services *s) PL_MUST_USE;
 

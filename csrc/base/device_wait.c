@@ -77,9 +77,18 @@ static pl_status poll(pl_runtime *r, pl_event *e) {
 // One event for each thread that waits: they are few, and live as long as the device.
 static _Thread_local pl_event *waited_for;
 
+pl_status pl_device_wait_event(const pl_device_services *s, pl_event *event) {
+    return poll(s->runtime, event);
+}
+
 pl_status pl_device_wait(const pl_device_services *s, pl_stream *stream) {
     pl_runtime *r = s->runtime;
     if (!is_watched(r->device)) return r->sync_stream(r, stream);
+    return pl_device_wait_polled(s, stream);
+}
+
+pl_status pl_device_wait_polled(const pl_device_services *s, pl_stream *stream) {
+    pl_runtime *r = s->runtime;
     if (!waited_for) PL_TRY(r->event_new(r, &waited_for));
     PL_TRY(r->record(r, waited_for, stream));
     return poll(r, waited_for);

@@ -139,11 +139,11 @@ static pl_status post(pl_group *g, pl__call *c) {
     return st;
 }
 
-// A copy between the host's memory and the device's, in the order of its compute stream.
+// A copy between the host's memory and the device's, in the order of the current stream.
 static pl_status copy_over(const pl_device_services *s, pl_copy_kind kind, void *dst,
                            const void *src, size_t nbytes) {
-    PL_TRY(s->runtime->copy(s->runtime, s->compute, kind, dst, src, nbytes));
-    return pl_device_wait(s, s->compute);
+    PL_TRY(s->runtime->copy(s->runtime, pl_device_current(s), kind, dst, src, nbytes));
+    return pl_device_wait(s, pl_device_current(s));
 }
 
 // Through a buffer of the host. Not NCCL's send and recv: those would wait for each other on the

@@ -106,14 +106,14 @@ pl_status pl__device_begin(pl_group *g, pl__call *call) {
     call->on = d;
     PL_TRY(take_event(d, &call->ready));
     pl_status st = take_event(d, &call->done);
-    if (st == PL_OK) st = d->r->record(d->r, call->ready, d->services->compute);
+    if (st == PL_OK) st = d->r->record(d->r, call->ready, pl_device_current(d->services));
     if (st != PL_OK) pl__device_forget(call);
     return st;
 }
 
 pl_status pl__device_order(const pl__call *call) {
     pl__device *d = call->on;
-    return d->r->wait(d->r, d->services->compute, call->done);
+    return d->r->wait(d->r, pl_device_current(d->services), call->done);
 }
 
 bool pl__device_done(const pl__call *call) {

@@ -3,7 +3,7 @@
 //
 // Note [device collectives]: the ranks meet and compare on the host, as for any collective, and
 // whoever fails there fails the group before data moves. Then each rank puts its part on a stream
-// of the group's own: `ready` orders it behind the compute stream, `done` the compute stream
+// of the group's own: `ready` orders it behind the caller's current stream, `done` that stream
 // behind it. The host waits for none of that. What NCCL waits for, a peer's part, may never come:
 // the communicator does not block, is polled, and is aborted as soon as the group has failed, by
 // whoever sees it first (the thread inside, a host that waits for the device, the watch thread).

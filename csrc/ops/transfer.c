@@ -13,8 +13,8 @@ static pl_status copy_bytes(const pl_tensor *src, pl_tensor *dst, bool non_block
     bool late = non_blocking && from.type == PL_CPU && pl_storage_is_pinned(src->storage);
     if (!late || nbytes == 0) return pl_bytes_copy(to, dst->data, from, src->data, nbytes);
     const pl_device_services *s = pl_device_find(to);
-    PL_TRY(
-        s->runtime->copy(s->runtime, s->compute, PL_COPY_TO_DEVICE, dst->data, src->data, nbytes));
+    PL_TRY(s->runtime->copy(s->runtime, pl_device_current(s), PL_COPY_TO_DEVICE, dst->data,
+                            src->data, nbytes));
     return pl_storage_pinned_used(src->storage);
 }
 
@@ -23,6 +23,7 @@ pl_status pl_copy_across(const pl_tensor *src, pl_tensor *dst, bool non_blocking
         return pl_k(src)->copy(src, dst);
     }
     pl_tensor *packed = NULL, *landing = NULL;
+    PL_TRY(pl_tensors_used_here(1, (pl_tensor *const[]){dst}));
     bool pack = src->dtype != dst->dtype || !pl_tensor_is_contiguous(src);
     pl_status st = pack ? pl_copy_new(src, dst->dtype, &packed) : PL_OK;
     if (st == PL_OK && !pl_tensor_is_contiguous(dst)) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Bytes that may lie on a device: zeroed, copied, and small numbers read back. See tensor.h.
-// Threads: any; the order on a device is that of its stream `compute`.
+// Threads: any; the order on a device is that of the thread's current stream.
 #include <string.h>
 
 #include "tensor/tensor.h"
@@ -19,7 +19,7 @@ pl_status pl_bytes_zero(pl_device d, void *p, size_t nbytes) {
         return PL_OK;
     }
     PL_TRY(services_of(d, &s));
-    return s->runtime->zero(s->runtime, s->compute, p, nbytes);
+    return s->runtime->zero(s->runtime, pl_device_current(s), p, nbytes);
 }
 
 pl_status pl_bytes_copy(pl_device to, void *dst, pl_device from, const void *src, size_t nbytes) {
@@ -32,7 +32,7 @@ pl_status pl_bytes_copy(pl_device to, void *dst, pl_device from, const void *src
     PL_TRY(services_of(to.type == PL_CPU ? from : to, &s));
     if (to.type == PL_CPU) return s->read(dst, src, nbytes);
     if (from.type == PL_CPU) return pl_bytes_upload(s, dst, src, nbytes);
-    return s->runtime->copy(s->runtime, s->compute, PL_COPY_ON_DEVICE, dst, src, nbytes);
+    return s->runtime->copy(s->runtime, pl_device_current(s), PL_COPY_ON_DEVICE, dst, src, nbytes);
 }
 
 pl_status pl_numbers_open(pl_device d, size_t nbytes, void *host, pl_numbers *out) {

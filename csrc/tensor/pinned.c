@@ -86,7 +86,7 @@ static pl_status block_of(pl_runtime *r, size_t nbytes, size_t most, pinned **ou
 static pl_status note_use(const pl_device_services *d, pinned *p) {
     pthread_mutex_lock(&lock);
     pl_status st = p->done == NULL ? d->runtime->event_new(d->runtime, &p->done) : PL_OK;
-    if (st == PL_OK) st = d->runtime->record(d->runtime, p->done, d->compute);
+    if (st == PL_OK) st = d->runtime->record(d->runtime, p->done, pl_device_current(d));
     pthread_mutex_unlock(&lock);
     return st;
 }
@@ -114,11 +114,11 @@ pl_status pl_bytes_upload(const pl_device_services *s, void *dst, const void *sr
     pinned *p = NULL;
     if (nbytes <= STAGE_MOST) PL_TRY(block_of(r, nbytes, LOCKED_MOST, &p));
     if (p == NULL) {
-        PL_TRY(r->copy(r, s->compute, PL_COPY_TO_DEVICE, dst, src, nbytes));
-        return pl_device_wait(s, s->compute);
+        PL_TRY(r->copy(r, pl_device_current(s), PL_COPY_TO_DEVICE, dst, src, nbytes));
+        return pl_device_wait(s, pl_device_current(s));
     }
     memcpy(p->data, src, nbytes);
-    pl_status st = r->copy(r, s->compute, PL_COPY_TO_DEVICE, dst, p->data, nbytes);
+    pl_status st = r->copy(r, pl_device_current(s), PL_COPY_TO_DEVICE, dst, p->data, nbytes);
     if (st == PL_OK) st = note_use(s, p);
     give_back(p, NULL);
     return st;

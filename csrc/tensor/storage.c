@@ -27,8 +27,24 @@ pl_status pl_storage_new(size_t nbytes, pl_storage **out) {
     return st;
 }
 
+// The owner is the stream that the memory was asked for on.
 static void release_on(void *owner, void *data) {
-    ((const pl_device_services *)owner)->release(data);
+    (void)owner;
+    pl_device_open_one()->release(data);
+}
+
+pl_status pl_storage_used_on(const pl_storage *s, pl_stream *stream) {
+    // The CPU's, or another library's: nobody here hands that memory out again.
+    if (s->release != release_on || stream == s->owner) return PL_OK;
+    return pl_device_open_one()->used(s->data, stream);
+}
+
+pl_status pl_tensors_used_here(int n, pl_tensor *const *t) {
+    const pl_device_services *d = pl_device_open_one();
+    for (int i = 0; d != NULL && d->current != NULL && i < n; i++) {
+        if (t[i] != NULL) PL_TRY(pl_storage_used_on(t[i]->storage, d->current()));
+    }
+    return PL_OK;
 }
 
 static pl_status new_on_gpu(pl_device d, bool ahead, size_t nbytes, pl_storage **out) {
@@ -41,8 +57,7 @@ static pl_status new_on_gpu(pl_device d, bool ahead, size_t nbytes, pl_storage *
     }
     void *data = NULL;
     PL_TRY((ahead ? s->alloc_ahead : s->alloc)(nbytes, "tensors", &data));
-    // A table is never freed, so the storage may name it for as long as it lives.
-    pl_status st = pl_storage_wrap(data, nbytes, release_on, (void *)(uintptr_t)s, out);
+    pl_status st = pl_storage_wrap(data, nbytes, release_on, pl_device_current(s), out);
     if (st == PL_OK) {
         (*out)->device = d;
     } else {

@@ -46,11 +46,13 @@ pl_status pl_storage_new_on(pl_device d, size_t nbytes, pl_storage **out) PL_MUS
 // it is released, and given again once the copies that used it are done. Needs an open device.
 pl_status pl_storage_new_pinned(size_t nbytes, pl_storage **out) PL_MUST_USE;
 bool pl_storage_is_pinned(const pl_storage *s);
-// A copy that touches s was put on the device's stream `compute`.
+// A copy that touches s was put on the device's current stream.
 pl_status pl_storage_pinned_used(pl_storage *s) PL_MUST_USE;
 pl_status pl_storage_pinned_trim(void) PL_MUST_USE;  // what nobody holds goes back to the system
 // On a GPU, for an upload (Note [uploads], base/device.h).
 pl_status pl_storage_new_ahead(pl_device d, size_t nbytes, pl_storage **out) PL_MUST_USE;
+// Work that touches s was put on this stream: told to the allocator where its memory is another's.
+pl_status pl_storage_used_on(const pl_storage *s, pl_stream *stream) PL_MUST_USE;
 pl_status pl_storage_wrap(void *data, size_t nbytes, void (*release)(void *owner, void *data),
                           void *owner, pl_storage **out) PL_MUST_USE;
 void pl_storage_retain(pl_storage *s);
@@ -79,6 +81,8 @@ pl_tensor *pl_tensor_retain(pl_tensor *t);  // gives t back
 void pl_tensor_release(pl_tensor *t);       // NULL is legal
 // True where nobody else holds t or its storage, and t is contiguous.
 bool pl_tensor_is_only(const pl_tensor *t);
+// The same for these (NULL is legal) and the current stream. Note [chosen streams], base/device.h.
+pl_status pl_tensors_used_here(int n, pl_tensor *const *t) PL_MUST_USE;
 // Makes t look at another storage of the same dtype, shape and strides (bucket placement).
 void pl_tensor_rebind(pl_tensor *t, pl_storage *s, int64_t offset_elements);
 

@@ -13,6 +13,7 @@ pl_status pl_cuda_blas_new(const pl_cuda_blas_args *args, pl_cuda_blas **out) {
     PL_TRY(pl_calloc(sizeof(pl_cuda_blas), &p));
     pl_cuda_blas *blas = p;
     blas->args = *args;
+    blas->workspace = &blas->first_workspace;
     *out = blas;
     return PL_OK;
 }
@@ -22,10 +23,17 @@ void pl_cuda_blas_free(pl_cuda_blas *blas) {
     if (blas->lib) {
         pl__blas_plans_free(blas);
         (void)blas->lib->destroy(blas->handle);
-        blas->args.release(blas->workspace);
+        blas->args.release(blas->first_workspace);
         pl__blas_memory_deinit(&blas->memory);
     }
     pl_free(blas);
+}
+
+void pl_cuda_blas_on(pl_cuda_blas *blas, pl_stream *stream, pl_cuda_queue *queue,
+                     void **workspace) {
+    blas->args.stream = stream;
+    blas->args.queue = queue;
+    blas->workspace = workspace;
 }
 
 static atomic_bool tf32;  // relaxed: which product is the first with it is the caller's affair
@@ -49,26 +57,27 @@ static pl_status enter(pl_cuda_blas *blas) {
     return PL_OK;
 }
 
-pl_status pl__blas_ready(pl_cuda_blas *blas) {
-    PL_TRY(enter(blas));
-    if (PL_LIKELY(blas->lib != NULL)) return PL_OK;
+static pl_status open(pl_cuda_blas *blas) {
     const pl_lt_library *lib;
     PL_TRY(pl__blas_library(&lib));
-    pl_status st = PL_OK;
-    void *handle, *workspace = NULL;
+    void *handle;
     int made = lib->create(&handle);
     if (made != PL_LT_SUCCESS) return pl__blas_failed("starting", made);
-    PL_TRY_GOTO(st, blas->args.alloc(PL_BLAS_WORKSPACE, "workspace of products", &workspace), fail);
-    PL_TRY_GOTO(st, pl__blas_memory_init(&blas->memory, blas->args.device_name, lib->version()),
-                fail);
+    pl_status st = pl__blas_memory_init(&blas->memory, blas->args.device_name, lib->version());
+    if (st != PL_OK) {
+        (void)lib->destroy(handle);
+        return st;
+    }
     blas->handle = handle;
-    blas->workspace = workspace;
     blas->lib = lib;
     return PL_OK;
-fail:
-    if (workspace) blas->args.release(workspace);
-    (void)lib->destroy(handle);
-    return st;
+}
+
+pl_status pl__blas_ready(pl_cuda_blas *blas) {
+    PL_TRY(enter(blas));
+    if (PL_UNLIKELY(blas->lib == NULL)) PL_TRY(open(blas));
+    if (PL_LIKELY(*blas->workspace != NULL)) return PL_OK;
+    return blas->args.alloc(PL_BLAS_WORKSPACE, "workspace of products", blas->workspace);
 }
 
 pl_tensor pl__blas_transposed(const pl_tensor *t) {

@@ -4,8 +4,8 @@
 // run-time table and the table of kernels, no CUDA header. docs/cuda.md says how an algorithm is
 // chosen.
 //
-// Note [one blas per queue]: a pl_cuda_blas belongs to one queue: its workspace is used by that
-// stream alone, in order, and it is no more thread-safe than the queue.
+// Note [one blas per queue]: a pl_cuda_blas serves one queue at a time (pl_cuda_blas_on): a
+// workspace is used by one stream alone, in order, and a blas is no more thread-safe than a queue.
 #ifndef PL_CUDA_CUBLASLT_H
 #define PL_CUDA_CUBLASLT_H
 
@@ -30,6 +30,9 @@ typedef struct pl_cuda_blas_args {
 // Opens nothing yet; *args is copied.
 pl_status pl_cuda_blas_new(const pl_cuda_blas_args *args, pl_cuda_blas **out) PL_MUST_USE;
 void pl_cuda_blas_free(pl_cuda_blas *blas);  // NULL is legal; the stream must be idle
+// From now on products go to this queue, with workspace of its own: *workspace is NULL at first,
+// the caller keeps it for the stream, and releases what is in it at the end.
+void pl_cuda_blas_on(pl_cuda_blas *blas, pl_stream *stream, pl_cuda_queue *queue, void **workspace);
 
 // The members of pl_kernels; tensors' data are device memory. Enqueued on the queue's stream,
 // except that the first product of a shape may be measured (see pl_cuda_blas_measure), which waits.

@@ -81,7 +81,8 @@ enum { PL_BLAS_PLANS = 1024, PL_BLAS_WORKSPACE = 32 << 20 };
 struct pl_cuda_blas {
     pl_cuda_blas_args args;
     const pl_lt_library *lib;  // NULL: not open yet
-    void *handle, *workspace;
+    void *handle;
+    void **workspace, *first_workspace;  // of the current queue; where none was given, the own one
     int64_t measured_ns;  // in all
     pl_blas_memory memory;
     pl_blas_plan plans[PL_BLAS_PLANS];

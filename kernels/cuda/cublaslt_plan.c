@@ -231,7 +231,7 @@ pl_status pl__blas_enqueue(pl_cuda_blas *blas, pl_blas_plan *p, const pl_lt_algo
     int st = set_pointers(blas->lib, p, data);
     if (st == PL_LT_SUCCESS) {
         st = blas->lib->matmul(blas->handle, p->desc, alpha, data->a, p->a, data->b, p->b, beta,
-                               data->d, p->d, data->d, p->d, algo, blas->workspace,
+                               data->d, p->d, data->d, p->d, algo, *blas->workspace,
                                PL_BLAS_WORKSPACE, blas->args.queue->stream);
     }
     if (st == PL_LT_SUCCESS) return PL_OK;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The services of base/device.h on the open GPU: memory by the caching allocator, the compute
-// stream with its scratch memory and fault record, and reading back.
+// The services of base/device.h on the open GPU: memory by the caching allocator, scratch memory
+// and the fault record of kernels, and reading back. Streams are streams.c's.
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,7 +28,7 @@ static pl_status alloc(size_t nbytes, const char *tag, void **out) {
     *out = NULL;
     if (nbytes == 0) return PL_OK;
     pthread_mutex_lock(&pl__cuda.memory_lock);
-    pl_status st = pl_cuda_cache_alloc(pl__cuda.cache, nbytes, pl__cuda.compute, tag, out);
+    pl_status st = pl_cuda_cache_alloc(pl__cuda.cache, nbytes, pl__cuda_current(), tag, out);
     pthread_mutex_unlock(&pl__cuda.memory_lock);
     return st;
 }
@@ -39,7 +39,7 @@ static pl_status alloc_ahead(size_t nbytes, const char *tag, void **out) {
     pthread_mutex_lock(&pl__cuda.memory_lock);
     pl_status st = pl_cuda_cache_alloc(pl__cuda.cache, nbytes, pl__cuda.uploads, tag, out);
     // When it is released its next upload waits for all that compute does with it until then.
-    if (st == PL_OK) st = pl_cuda_cache_used(pl__cuda.cache, *out, pl__cuda.compute);
+    if (st == PL_OK) st = pl_cuda_cache_used(pl__cuda.cache, *out, pl__cuda_current());
     pthread_mutex_unlock(&pl__cuda.memory_lock);
     return st;
 }
@@ -50,7 +50,7 @@ static pl_status upload(void *dst, const void *src, size_t nbytes) {
     pthread_mutex_lock(&pl__cuda.memory_lock);
     pl_status st = r->copy(r, pl__cuda.uploads, PL_COPY_TO_DEVICE, dst, src, nbytes);
     if (st == PL_OK) st = r->record(r, pl__cuda.uploaded, pl__cuda.uploads);
-    if (st == PL_OK) st = r->wait(r, pl__cuda.compute, pl__cuda.uploaded);
+    if (st == PL_OK) st = r->wait(r, pl__cuda_current(), pl__cuda.uploaded);
     pthread_mutex_unlock(&pl__cuda.memory_lock);
     return st;
 }
@@ -58,8 +58,11 @@ static pl_status upload(void *dst, const void *src, size_t nbytes) {
 static void release(void *p) {
     if (p == NULL) return;
     pthread_mutex_lock(&pl__cuda.memory_lock);
-    // It fails for a GPU that has failed: the block then stays in use, which nobody can mend.
-    pl_status st = pl_cuda_cache_release(pl__cuda.cache, p);
+    // It fails for a GPU that has failed: the block then stays in use, which nobody can mend. Who
+    // releases it has used it, perhaps on another stream than its own (Note [chosen streams]).
+    pl_status st = PL_OK;
+    if (pl__cuda.lane_count > 1) st = pl_cuda_cache_used(pl__cuda.cache, p, pl__cuda_current());
+    if (st == PL_OK) st = pl_cuda_cache_release(pl__cuda.cache, p);
     (void)st;
     pthread_mutex_unlock(&pl__cuda.memory_lock);
 }
@@ -88,16 +91,16 @@ static pl_device_memory statistics(bool reset_peak) {
 }
 
 // Kept between calls and grown: the call before may still use it, but on the same stream.
-static pl_status scratch(void *owner, size_t nbytes, void **out) {
-    pl_cuda_state *s = owner;
-    if (nbytes > s->scratch_nbytes) {
+pl_status pl__cuda_scratch(void *owner, size_t nbytes, void **out) {
+    pl_cuda_lane *lane = owner;
+    if (nbytes > lane->scratch_nbytes) {
         void *more = NULL;
         PL_TRY(alloc(nbytes, "scratch of kernels", &more));
-        release(s->scratch);
-        s->scratch = more;
-        s->scratch_nbytes = nbytes;
+        release(lane->scratch);
+        lane->scratch = more;
+        lane->scratch_nbytes = nbytes;
     }
-    *out = s->scratch;
+    *out = lane->scratch;
     return PL_OK;
 }
 
@@ -108,23 +111,23 @@ static pl_status told(void) {
     pl_cuda_fault f = stage->fault;
     if (f.kind == PL_CUDA_FAULT_NONE) return PL_OK;
     pl_runtime *r = pl__cuda.runtime;
-    PL_TRY(r->zero(r, pl__cuda.compute, pl__cuda.queue.fault, sizeof f));
+    PL_TRY(r->zero(r, pl__cuda_current(), pl__cuda.fault, sizeof f));
     return pl__cuda.backend->fault_status(&f);
 }
 
 static pl_status fetch(void *dst, const void *src, size_t nbytes) {
     pl_runtime *r = pl__cuda.runtime;
-    return r->copy(r, pl__cuda.compute, PL_COPY_TO_HOST, dst, src, nbytes);
+    return r->copy(r, pl__cuda_current(), PL_COPY_TO_HOST, dst, src, nbytes);
 }
 
 static pl_status read_locked(void *dst, const void *src, size_t nbytes) {
     bool small = nbytes <= STAGE;
     // A copy to memory that is not page-locked waits inside the driver, where nothing can end it:
     // only once all before it is done.
-    if (!small) PL_TRY(pl_device_wait(&services, pl__cuda.compute));
+    if (!small) PL_TRY(pl_device_wait(&services, pl__cuda_current()));
     if (nbytes > 0) PL_TRY(fetch(small ? stage->data : dst, src, nbytes));
-    PL_TRY(fetch(&stage->fault, pl__cuda.queue.fault, sizeof stage->fault));
-    PL_TRY(pl_device_wait(&services, pl__cuda.compute));
+    PL_TRY(fetch(&stage->fault, pl__cuda.fault, sizeof stage->fault));
+    PL_TRY(pl_device_wait(&services, pl__cuda_current()));
     if (small && nbytes > 0) memcpy(dst, stage->data, nbytes);
     return told();
 }
@@ -136,9 +139,13 @@ static pl_status read_back(void *dst, const void *src, size_t nbytes) {
     return st;
 }
 
-// Streams that the allocator was not told of and nobody watches touch no tensor.
+// Streams that were not chosen, and that the allocator was not told of and nobody watches, touch no
+// tensor.
 static pl_status synchronize(void) {
     PL_TRY(pl_device_wait_all(&services));
+    for (int i = 1; pl__cuda_stream(i) != NULL; i++) {
+        PL_TRY(pl_device_wait(&services, pl__cuda_stream(i)));
+    }
     for (int i = 0;; i++) {
         pthread_mutex_lock(&pl__cuda.memory_lock);
         pl_stream *s = pl_cuda_cache_stream(pl__cuda.cache, i);
@@ -161,21 +168,19 @@ static pl_status start_memory(void) {
     PL_TRY(pl_cuda_cache_new(r, whole != NULL && strcmp(whole, "1") == 0, &pl__cuda.cache));
     PL_TRY(r->host_malloc(r, sizeof *stage, &room));
     stage = room;
-    PL_TRY(r->malloc(r, sizeof *pl__cuda.queue.fault, &room));
-    pl__cuda.queue.fault = room;
-    return r->zero(r, pl__cuda.compute, room, sizeof *pl__cuda.queue.fault);
+    PL_TRY(r->malloc(r, sizeof *pl__cuda.fault, &room));
+    pl__cuda.fault = room;
+    PL_TRY(r->zero(r, pl__cuda.compute, room, sizeof *pl__cuda.fault));
+    return pl__cuda_lane_start(pl__cuda.compute);
 }
 
 static pl_status start_queue(void) {
     pl_cuda_state *s = &pl__cuda;
-    s->queue.stream = s->runtime->native(s->runtime, s->compute);
-    s->queue.scratch = scratch;
-    s->queue.owner = s;
     pl_cuda_blas_args args = {.runtime = s->runtime,
                               .backend = s->backend,
                               .device_name = s->properties.name,
                               .stream = s->compute,
-                              .queue = &s->queue,
+                              .queue = &s->lanes[0].queue,
                               .alloc = alloc,
                               .release = release};
     return pl_cuda_blas_new(&args, &s->blas);
@@ -191,6 +196,11 @@ pl_status pl__cuda_start(const pl_cuda_backend *backend, int index) {
                                     .name = pl__cuda.properties.name,
                                     .kernels = &pl__cuda_kernels,
                                     .compute = pl__cuda.compute,
+                                    .current = pl__cuda_current,
+                                    .stream = pl__cuda_stream,
+                                    .stream_new = pl__cuda_stream_new,
+                                    .choose = pl__cuda_choose,
+                                    .order_streams = pl__cuda_order_streams,
                                     .alloc = alloc,
                                     .release = release,
                                     .alloc_ahead = alloc_ahead,

@@ -167,6 +167,19 @@ static pl_status event_new(pl_runtime *, pl_event **out) {
     return PL_OK;
 }
 
+static pl_status timed_event_new(pl_runtime *, pl_event **out) {
+    PL_TRY(enter());
+    cudaEvent_t e = NULL;
+    TRY_CUDA("event", cudaEventCreateWithFlags(&e, cudaEventDefault));
+    *out = (pl_event *)(void *)e;
+    return PL_OK;
+}
+
+static pl_status elapsed(pl_runtime *, pl_event *from, pl_event *to, float *ms) {
+    PL_TRY(enter());
+    return pl_cuda_status("elapsed time", cudaEventElapsedTime(ms, event_of(from), event_of(to)));
+}
+
 static pl_status record(pl_runtime *, pl_event *e, pl_stream *s) {
     PL_TRY(enter());
     return pl_cuda_status("record", cudaEventRecord(event_of(e), stream_of(s)));
@@ -224,6 +237,9 @@ static pl_status launch(pl_runtime *, pl_stream *, const pl_task *task) {
 
 static void *native(pl_runtime *, pl_stream *s) { return s; }
 
+// CUDA's own names of the default streams are 1 and 2 too.
+static pl_stream *adopt(pl_runtime *, uintptr_t handle) { return (pl_stream *)handle; }
+
 // ---- Opening ------------------------------------------------------------------------------------
 
 pl_status pl_cuda_runtime(int index, pl_runtime **out) {
@@ -232,9 +248,11 @@ pl_status pl_cuda_runtime(int index, pl_runtime **out) {
     pthread_mutex_lock(&lock);
     int other = used_device;
     if (other < 0) {
-        table = {{PL_CUDA, index}, device_malloc, device_free, host_malloc, host_free,  memory,
-                 stream_new,       event_new,     record,      wait,        event_done, sync_stream,
-                 sync_event,       copy,          zero,        launch,      native};
+        table = {
+            {PL_CUDA, index}, device_malloc, device_free, host_malloc, host_free,  memory,
+            stream_new,       event_new,     record,      wait,        event_done, timed_event_new,
+            elapsed,          sync_stream,   sync_event,  copy,        zero,       launch,
+            native,           adopt};
         __atomic_store_n(&used_device, index, __ATOMIC_RELAXED);
     }
     pthread_mutex_unlock(&lock);

@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// The table of kernels for tensors on the GPU: each member puts its work on the one queue, in the
-// order of calls, and comes back (Note [two locks], state.h). Products are cuBLASLt's.
+// The table of kernels for tensors on the GPU: each member puts its work on the thread's stream, in
+// the order of calls, and comes back (Note [two locks], state.h). Products are cuBLASLt's.
 #include "cuda/state.h"
 
 // `call` returns a status; q and blas are what it runs on.
-#define RUN(call)                                    \
-    do {                                             \
-        pl_cuda_queue *q = &pl__cuda.queue;          \
-        const pl_cuda_backend *b = pl__cuda.backend; \
-        pl_cuda_blas *blas = pl__cuda.blas;          \
-        (void)q, (void)b, (void)blas;                \
-        pthread_mutex_lock(&pl__cuda.queue_lock);    \
-        pl_status st = (call);                       \
-        pthread_mutex_unlock(&pl__cuda.queue_lock);  \
-        return st;                                   \
+#define RUN(call)                                                 \
+    do {                                                          \
+        pl_cuda_lane *lane = pl__cuda_lane();                     \
+        pl_cuda_queue *q = &lane->queue;                          \
+        const pl_cuda_backend *b = pl__cuda.backend;              \
+        pl_cuda_blas *blas = pl__cuda.blas;                       \
+        (void)q, (void)b, (void)blas;                             \
+        pthread_mutex_lock(&pl__cuda.queue_lock);                 \
+        pl_cuda_blas_on(blas, lane->stream, q, &lane->workspace); \
+        pl_status st = (call);                                    \
+        pthread_mutex_unlock(&pl__cuda.queue_lock);               \
+        return st;                                                \
     } while (0)
 
 #define KERNEL(name, ...) static pl_status name(__VA_ARGS__)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from paceline._cuda_streams import Stream
+
 # Inside the class these names are methods and properties.
 Int = int
 Float = float
@@ -182,6 +184,13 @@ class Tensor(MathMethods, ShapeMethods, _C.Tensor):
 
     def is_pinned(self, device: Any = None) -> Bool:
         return self._is_pinned
+
+    def record_stream(self, stream: Stream) -> None:
+        """Keep this tensor's memory, once it is released, until a stream is done with it.
+
+        Operators do so by themselves; this is for what other libraries put on the stream.
+        """
+        _C.record_stream(self, stream._number)
 
     def clone(self) -> Tensor:
         return _C.clone(self)

@@ -21,6 +21,15 @@ from paceline._cuda_memory import (
     memory_summary,
     reset_peak_memory_stats,
 )
+from paceline._cuda_streams import (
+    Event,
+    Stream,
+    StreamContext,
+    current_stream,
+    default_stream,
+    set_stream,
+    stream,
+)
 from paceline.errors import DeviceError
 
 TYPE_CHECKING = False  # typing itself takes 5 ms to load
@@ -31,8 +40,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DeviceProperties",
+    "Event",
     "OutOfMemoryError",
+    "Stream",
+    "StreamContext",
     "current_device",
+    "current_stream",
+    "default_stream",
     "device_count",
     "empty_cache",
     "get_device_capability",
@@ -52,6 +66,8 @@ __all__ = [
     "memory_summary",
     "reset_peak_memory_stats",
     "set_device",
+    "set_stream",
+    "stream",
     "synchronize",
     "why_unused",
 ]

@@ -76,5 +76,6 @@ int pl_bind_data(PyObject *module);
 int pl_bind_rows(PyObject *module);
 int pl_bind_dlpack(PyObject *module);
 int pl_bind_device(PyObject *module);
+int pl_bind_stream(PyObject *module);
 
 #endif

@@ -60,6 +60,14 @@ void run_set(void *context) {
     memset(c->dst, c->value, c->nbytes);
 }
 
+// The default streams by CUDA's numbers. Nothing waits for them by itself: all others are made as
+// cudaStreamNonBlocking.
+cudaStream_t real(cudaStream_t s) {
+    if (s != (cudaStream_t)1 && s != (cudaStream_t)2) return s;
+    static cudaStream_t legacy = vcuda_stream_new(false), per_thread = vcuda_stream_new(false);
+    return s == (cudaStream_t)1 ? legacy : per_thread;
+}
+
 void stage(const copying &c, cudaStream_t s) {
     char *all = new char[sizeof(c) + c.nbytes];
     memcpy(all, &c, sizeof(c));
@@ -172,25 +180,25 @@ cudaError_t cudaStreamCreateWithPriority(cudaStream_t *out, unsigned, int priori
 
 cudaError_t cudaStreamSynchronize(cudaStream_t s) {
     USABLE();
-    vcuda_sync_stream(s);
+    vcuda_sync_stream(real(s));
     return keep(vcuda_lost());
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
     USABLE();
-    vcuda_wait(s, e);
+    vcuda_wait(real(s), e);
     return cudaSuccess;
 }
 
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned) {
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned flags) {
     USABLE();
-    *out = vcuda_event_new();
+    *out = vcuda_event_new((flags & cudaEventDisableTiming) == 0);
     return cudaSuccess;
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
     USABLE();
-    vcuda_record(e, s);
+    vcuda_record(e, real(s));
     return cudaSuccess;
 }
 
@@ -207,6 +215,12 @@ cudaError_t cudaEventSynchronize(cudaEvent_t e) {
     return keep(vcuda_lost());
 }
 
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to) {
+    USABLE();
+    if (!vcuda_elapsed(from, to, ms)) return keep(cudaErrorInvalidResourceHandle);
+    return vcuda_query(to) && vcuda_query(from) ? cudaSuccess : keep(cudaErrorNotReady);
+}
+
 // ---- Work ---------------------------------------------------------------------------------------
 
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t nbytes, cudaMemcpyKind kind,
@@ -217,6 +231,7 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t nbytes, cudaMemcp
         vcuda_is_device(src, nbytes) != from_device) {
         return keep(cudaErrorInvalidValue);
     }
+    s = real(s);
     copying c = {dst, src, nbytes};
     if (!from_device && !vcuda_is_pinned(src, nbytes)) {
         stage(c, s);
@@ -231,6 +246,6 @@ cudaError_t cudaMemsetAsync(void *dst, int value, size_t nbytes, cudaStream_t s)
     USABLE();
     if (s == nullptr || !vcuda_is_device(dst, nbytes)) return keep(cudaErrorInvalidValue);
     setting c = {dst, value, nbytes};
-    vcuda_enqueue(s, run_set, &c, sizeof(c));
+    vcuda_enqueue(real(s), run_set, &c, sizeof(c));
     return cudaSuccess;
 }

@@ -53,9 +53,11 @@ void vcuda_lose(cudaError_t e, const char *why);
 // ---- queue.cc: streams, events, tasks. None of these fails but with a lost device ---------------
 
 vcuda_stream *vcuda_stream_new(bool high_priority);
-vcuda_event *vcuda_event_new(void);
+vcuda_event *vcuda_event_new(bool timed);
 void vcuda_record(vcuda_event *e, vcuda_stream *s);
 void vcuda_wait(vcuda_stream *s, vcuda_event *e);
+// Simulated: a microsecond for every task that ran between. false: not recorded, or not timed.
+bool vcuda_elapsed(vcuda_event *from, vcuda_event *to, float *ms);
 bool vcuda_query(vcuda_event *e);  // runs a few tasks, perhaps
 void vcuda_sync_stream(vcuda_stream *s);
 void vcuda_sync_event(vcuda_event *e);

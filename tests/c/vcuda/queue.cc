@@ -25,6 +25,7 @@
 struct vcuda_event {
     vcuda_stream *stream;  // NULL: never recorded
     uint64_t upto;
+    std::atomic<uint64_t> *reached;  // tasks that had run when it was; NULL: not asked for
 };
 
 namespace {
@@ -63,6 +64,7 @@ struct device {
     vcuda_random random;
     enum order { ANY, EARLY, LATE } order;
     uint64_t waiting, most_waiting;  // tasks; beyond `most` some run at once
+    std::atomic<uint64_t> clock;     // tasks that have run
     bool running;
     vcuda_stream *burst;  // the worker stays at a stream for a while
 };
@@ -92,6 +94,7 @@ void finish(device &d, vcuda_stream *s) {
     free(s->queue.front().context);
     s->queue.pop_front();
     s->done++;
+    d.clock++;
     d.waiting--;
     for (vcuda_stream *other : d.streams) other->stalled = false;
     d.changed.notify_all();
@@ -274,11 +277,11 @@ void put_work(void *stream, task t, const void *context, size_t nbytes) {
 }  // namespace
 
 void vcuda_enqueue(void *stream, void (*run)(void *), const void *context, size_t nbytes) {
-    put_work(stream, task{run, nullptr, nullptr, {nullptr, 0}}, context, nbytes);
+    put_work(stream, task{run, nullptr, nullptr, {nullptr, 0, nullptr}}, context, nbytes);
 }
 
 void vcuda_enqueue_poll(void *stream, bool (*run)(void *), const void *context, size_t nbytes) {
-    put_work(stream, task{nullptr, run, nullptr, {nullptr, 0}}, context, nbytes);
+    put_work(stream, task{nullptr, run, nullptr, {nullptr, 0, nullptr}}, context, nbytes);
 }
 
 vcuda_stream *vcuda_stream_new(bool high_priority) {
@@ -289,11 +292,31 @@ vcuda_stream *vcuda_stream_new(bool high_priority) {
     return d.streams.back();
 }
 
-vcuda_event *vcuda_event_new(void) { return new vcuda_event(); }
+vcuda_event *vcuda_event_new(bool timed) {
+    vcuda_event *e = new vcuda_event();
+    if (timed) e->reached = new std::atomic<uint64_t>();
+    return e;
+}
+
+static void note_time(void *context) {
+    std::atomic<uint64_t> *reached;
+    memcpy(&reached, context, sizeof reached);
+    *reached = gpu().clock.load();
+}
 
 void vcuda_record(vcuda_event *e, vcuda_stream *s) {
+    if (e->reached != nullptr) vcuda_enqueue(s, note_time, &e->reached, sizeof e->reached);
     holding hold(gpu().lock);
-    *e = vcuda_event{s, s->enqueued};
+    e->stream = s;
+    e->upto = s->enqueued;
+}
+
+bool vcuda_elapsed(vcuda_event *from, vcuda_event *to, float *ms) {
+    if (from->reached == nullptr || to->reached == nullptr) return false;
+    holding hold(gpu().lock);
+    if (from->stream == nullptr || to->stream == nullptr) return false;
+    *ms = ((float)*to->reached - (float)*from->reached) * 1e-3f;  // each task a microsecond
+    return true;
 }
 
 void vcuda_wait(vcuda_stream *s, vcuda_event *e) {
@@ -318,7 +341,7 @@ void vcuda_count(vcuda_counts *out) { *out = vcuda_counts{launches, waits}; }
 void vcuda_sync_stream(vcuda_stream *s) {
     device &d = gpu();
     holding hold(d.lock);
-    vcuda_event now = {s, s->enqueued};
+    vcuda_event now = {s, s->enqueued, nullptr};
     hold.unlock();
     run_until(now);
 }

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Streams under many orders: right with their waits, wrong in some order without one.
+
+Waits that the script makes are left out by the script; those that paceline makes by itself (memory
+that another stream still reads, a backward pass behind all streams) by the virtual GPU, which can
+drop all waits of streams without a high priority.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+import vcuda
+
+# Prints one line: the values that a stream computed from what another one made.
+DATA = """\
+import os, paceline as torch
+cuda = torch.cuda
+x = torch.zeros(64, device="cuda")
+side = cuda.Stream()
+out = []
+for k in range(1, 6):
+    x = x + k
+    if not os.environ.get("LEAVE_OUT"):
+        side.wait_stream(cuda.current_stream())
+    with cuda.stream(side):
+        out.append((x * 2).sum().item())
+print(out)
+"""
+
+# Memory: x's is handed out again while the side stream still reads it.
+MEMORY = """\
+import paceline as torch
+cuda = torch.cuda
+side = cuda.Stream(priority=-1)
+out = []
+for k in range(1, 6):
+    x = torch.full((64,), float(k), device="cuda")
+    side.wait_stream(cuda.current_stream())
+    with cuda.stream(side):
+        y = x * 2
+    del x
+    z = torch.full((64,), 1000.0, device="cuda")
+    with cuda.stream(side):
+        out.append(y.sum().item())
+    cuda.synchronize()
+    del z, y
+print(out)
+"""
+
+# A forward pass on one stream, the backward pass on another.
+BACKWARD = """\
+import paceline as torch
+cuda = torch.cuda
+w = torch.ones(64, device="cuda", requires_grad=True)
+side = cuda.Stream(priority=-1)
+out = []
+for k in range(1, 6):
+    side.wait_stream(cuda.current_stream())
+    with cuda.stream(side):
+        loss = ((w * k) ** 2).sum()
+    loss.backward()
+    out.append(w.grad.sum().item())
+    w.grad = None
+    del loss
+print(out)
+"""
+
+
+def printed(code: str, seed: int, **variables: str) -> str:
+    # Shared blocks, whatever the seed: that is where memory is handed out again at once.
+    env = {**vcuda.environment(seed=seed), "PACELINE_CUDA_WHOLE_BLOCKS": "0", **variables}
+    return vcuda.run(code, env={**os.environ, **env})
+
+
+@pytest.mark.parametrize(
+    ("code", "expected", "left_out"),
+    [
+        (DATA, [128.0 * k for k in (1, 3, 6, 10, 15)], {"LEAVE_OUT": "1"}),
+        (MEMORY, [128.0 * k for k in range(1, 6)], {"PACELINE_VCUDA_DROPPED_WAITS": "2"}),
+        (BACKWARD, [128.0 * k * k for k in range(1, 6)], {"PACELINE_VCUDA_DROPPED_WAITS": "2"}),
+    ],
+    ids=["data", "memory", "backward"],
+)
+def test_waits(code: str, expected: list[float], left_out: dict[str, str]) -> None:
+    for seed in range(3):
+        assert printed(code, seed).strip() == str(expected)
+    assert any(printed(code, seed, **left_out).strip() != str(expected) for seed in range(8))
