@@ -70,7 +70,29 @@ class Block(nn.Module):
         return x + self.drop(self.mlp(self.norm2(x)))
 
 
-class GPT(nn.Module):
+class LanguageModel(nn.Module):
+    """What models over bytes share; one has a ``config.context`` and an embedding ``tokens``."""
+
+    def parameter_groups(self, weight_decay):
+        """Decay matrices and embeddings, but neither biases nor norms."""
+        every = list(self.parameters())
+        return [
+            {"params": [p for p in every if p.dim() > 1], "weight_decay": weight_decay},
+            {"params": [p for p in every if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+
+    @torch.no_grad()
+    def generate(self, prompt, length, temperature=0.8):
+        """Give ``prompt`` (bytes) and ``length`` bytes more, drawn one by one."""
+        text = list(prompt)
+        for _ in range(length):
+            window = torch.tensor([text[-self.config.context :]], device=self.tokens.weight.device)
+            logits = self(window)[0, -1].float() / temperature
+            text.append(int(torch.multinomial(F.softmax(logits, dim=-1), 1).item()))
+        return bytes(text)
+
+
+class GPT(LanguageModel):
     """The language model."""
 
     def __init__(self, config):
@@ -105,24 +127,6 @@ class GPT(nn.Module):
         for block in self.blocks:
             x = block(x)
         return F.linear(self.norm(x), self.tokens.weight)
-
-    def parameter_groups(self, weight_decay):
-        """Decay matrices and embeddings, but neither biases nor norms."""
-        every = list(self.parameters())
-        return [
-            {"params": [p for p in every if p.dim() > 1], "weight_decay": weight_decay},
-            {"params": [p for p in every if p.dim() <= 1], "weight_decay": 0.0},
-        ]
-
-    @torch.no_grad()
-    def generate(self, prompt, length, temperature=0.8):
-        """Give ``prompt`` (bytes) and ``length`` bytes more, drawn one by one."""
-        text = list(prompt)
-        for _ in range(length):
-            window = torch.tensor([text[-self.config.context :]], device=self.tokens.weight.device)
-            logits = self(window)[0, -1].float() / temperature
-            text.append(int(torch.multinomial(F.softmax(logits, dim=-1), 1).item()))
-        return bytes(text)
 
 
 def language_loss(logits, targets, reduction="mean"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train a byte-level GPT on the source code of Python's own standard library.
+"""Train a byte-level GPT, or Llama, on the source code of Python's own standard library.
 
     paceline launch --num_processes 2 --mixed_precision bf16 examples/train_gpt.py
 
@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from gpt import GPT, GPTConfig, language_loss
+from llama import Llama, LlamaConfig
 
 import paceline as torch
 from paceline import Accelerator
@@ -63,8 +64,10 @@ class Windows(Dataset):
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
+    add("--model", choices=["gpt", "llama"], default="gpt")
     add("--layers", type=int, default=6)
     add("--heads", type=int, default=6)
+    add("--key-heads", type=int, help="of keys and values, for llama: one for each head")
     add("--width", type=int, default=384)
     add("--context", type=int, default=256)
     add("--dropout", type=float, default=0.0)
@@ -83,7 +86,20 @@ def parse_arguments():
     add("--out", type=Path, default=Path("gpt-out"))
     add("--stop-after", type=int, help="leave early at this step, to go on with --resume")
     add("--resume", action="store_true", help="go on from the checkpoint in --out")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.model == "llama" and args.dropout:
+        parser.error("--model llama has no dropout")
+    if args.model == "gpt" and args.key_heads:
+        parser.error("--key-heads needs --model llama")
+    return args
+
+
+def make_model(args):
+    sizes = {"layers": args.layers, "width": args.width, "context": args.context}
+    if args.model == "gpt":
+        return GPT(GPTConfig(heads=args.heads, dropout=args.dropout, **sizes))
+    key_heads = args.key_heads or args.heads
+    return Llama(LlamaConfig(heads=args.heads, key_heads=key_heads, **sizes))
 
 
 def learning_rate(step, args):
@@ -108,8 +124,7 @@ class Run:
 
     def __init__(self, accelerator, args):
         self.accelerator, self.args = accelerator, args
-        config = GPTConfig(args.layers, args.heads, args.width, args.context, dropout=args.dropout)
-        model = GPT(config)
+        model = make_model(args)
         groups = model.parameter_groups(args.weight_decay)
         optimizer = AdamW(groups, lr=args.lr, betas=(0.9, 0.95))
         self.model, self.optimizer = accelerator.prepare(model, optimizer)

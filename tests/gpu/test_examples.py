@@ -66,3 +66,13 @@ def test_the_main_job_resumed(tmp_path: Path, on_cpus: list[str]) -> None:
     assert len(begun) == len(rest) == 1
     for here, there in zip(on_cpus, begun + rest, strict=True):
         assert abs(float(here) - float(there)) < 2e-3  # three digits are printed
+
+
+def test_the_main_job_with_the_other_model(tmp_path: Path) -> None:
+    llama = ("--model", "llama", "--key-heads", "1")
+    (tmp_path / "there").mkdir()
+    there = train(tmp_path / "there", "--cpu", "--num_processes", "2", more=llama)
+    here = train(tmp_path, more=llama)
+    assert len(here) == len(there) == 2
+    for one, other in zip(here, there, strict=True):
+        assert abs(float(one) - float(other)) < 2e-3  # three digits are printed

@@ -19,6 +19,7 @@ MAKERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gelu": lambda x, w: F.gelu(x),
     "gelu_tanh": lambda x, w: F.gelu(x, approximate="tanh"),
     "silu": lambda x, w: F.silu(x),
+    "swiglu": lambda x, w: F.swiglu(paceline.cat([x, x], 1)),
     "layer_norm": lambda x, w: F.layer_norm(x, (WIDTH,), w[0], w[1]),
     "rms_norm": lambda x, w: F.rms_norm(x, (WIDTH,), w[0]),
     "layer_norm of a sum": lambda x, w: F.fused_add_layer_norm(x, w[:ROWS], (WIDTH,), w[0])[0],

@@ -74,3 +74,13 @@ def test_main_job_learns_and_resumes_where_it_was(tmp_path: Path, n: int) -> Non
     assert _curve(tmp_path / "parts") == whole
     drawn = (tmp_path / "whole" / "curve.png").exists()
     assert drawn == (importlib.util.find_spec("matplotlib") is not None)
+
+
+def test_main_job_with_the_other_model(tmp_path: Path) -> None:
+    llama = ("--model", "llama", "--key-heads", "1", "--steps", "20", "--out", "whole")
+    text = _launch(2, "train_gpt.py", *TINY, *llama, cwd=tmp_path)
+    assert "--- a sample ---" in text
+    whole = _curve(tmp_path / "whole")
+    assert [bits for _, kind, bits in whole if kind == "validation"][-1] < 7.0 < whole[0][2]
+    with pytest.raises(AssertionError, match="--key-heads needs --model llama"):
+        _run(str(EXAMPLES / "train_gpt.py"), "--key-heads", "1", cwd=tmp_path)

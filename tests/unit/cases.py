@@ -77,6 +77,7 @@ METHODS = [
 
 CALLS = [
     "F.linear(x, w, b)", "F.relu(x)", "F.gelu(x)", "F.gelu(x, approximate='tanh')", "F.silu(x)",
+    "F.glu(x)", "F.glu(x, 0)", "F.glu(x[0], dim=-1)",
     "F.leaky_relu(x, 0.3)", "F.softplus(x * 30)", "F.softplus(x, 2.0)", "F.logsigmoid(x * 50)",
     "F.softmax(x, dim=0)", "F.log_softmax(x, -1)", "F.layer_norm(x, (6,), w[0], w[1], 1e-3)",
     "F.layer_norm(x, (4, 6))", "F.rms_norm(x, (6,), w[0], 1e-3)", "F.rms_norm(x * 1e-4, (4, 6))",
@@ -108,6 +109,10 @@ CALLS = [
     "m[:2, None, :3])",
     "F.scaled_dot_product_attention(x.view(1, 2, 1, 2, 6), w.view(1, 2, 1, 3, 6), "
     "w.view(1, 2, 1, 3, 6), m[0, :3].expand(1, 2, 1, 2, 3))",
+    "F.scaled_dot_product_attention(x.view(1, 4, 1, 6), w.view(1, 2, 3, 6), w.view(1, 2, 3, 6), "
+    "enable_gqa=True)",
+    "F.scaled_dot_product_attention(x.view(4, 1, 6), w.view(2, 3, 6), w.view(2, 3, 6), "
+    "m[:4, None, :3], enable_gqa=True, scale=0.7)",
 ]  # fmt: skip
 
 PRINTED = [
