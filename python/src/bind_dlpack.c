@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // DLPack both ways, without copying: tensors lent to other libraries, and theirs taken in.
 // Threads: everything here needs the GIL but the two kinds of deleter, which may run anywhere.
+//
+// Note [lent GPU memory]: DLPack orders streams where memory is handed over, not where it is given
+// back. Of what is lent to the default stream the allocator knows that it is used there; of what
+// was taken the default stream waits for our work before its owner hears that we are done.
+#include <pthread.h>
 #include <string.h>
 
 #include "call.h"
@@ -52,8 +57,9 @@ static void describe(lent *l, pl_dl_tensor *out) {
     const pl_tensor *t = l->t;
     memcpy(l->shape, t->shape, sizeof l->shape);
     memcpy(l->strides, t->strides, sizeof l->strides);
+    pl_device d = pl_tensor_device(t);
     *out = (pl_dl_tensor){.data = t->data,
-                          .device = {PL_DL_CPU, 0},
+                          .device = {d.type == PL_CPU ? PL_DL_CPU : PL_DL_CUDA, d.index},
                           .ndim = t->ndim,
                           .dtype = dtype_of(t->dtype),
                           .shape = l->shape,
@@ -67,12 +73,6 @@ static PyObject *py_to_dlpack(ARGS) {
     pl_tensor *t = pl_tensor_of(args[0], "to_dlpack");
     int versioned = PyObject_IsTrue(args[1]);
     if (!t || versioned < 0) return NULL;
-    if (!pl_tensor_is_cpu(t)) {
-        PyErr_Format(PyExc_BufferError,
-                     "[to_dlpack] the tensor lies on cuda:%d, which is not lent yet: use x.cpu()",
-                     pl_tensor_device(t).index);
-        return NULL;
-    }
     pl_status st = pl_calloc(sizeof *l, (void **)&l);
     if (st != PL_OK) return pl_raise(NULL, st);
     l->t = pl_tensor_retain(t);
@@ -100,6 +100,31 @@ static void release_versioned(void *owner, void *data) {
     pl_dl_versioned *m = owner;
     (void)data;
     if (m->deleter) m->deleter(m);
+}
+
+// Note [lent GPU memory]. It fails for a GPU that has failed, where nothing is ordered any more.
+static void order_behind_ours(void) {
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static pl_event *e;  // guarded by lock, from record to wait
+    const pl_device_services *s = pl_device_open_one();
+    pl_runtime *r = s->runtime;
+    pl_stream *theirs = r->adopt(r, 1), *ours = s->compute;
+    pthread_mutex_lock(&lock);
+    pl_status st = e ? PL_OK : r->event_new(r, &e);
+    for (int i = 1; st == PL_OK && ours; i++) {
+        st = r->record(r, e, ours);
+        if (st == PL_OK) st = r->wait(r, theirs, e);
+        ours = s->stream ? s->stream(i) : NULL;
+    }
+    pthread_mutex_unlock(&lock);
+}
+static void release_old_gpu(void *owner, void *data) {
+    order_behind_ours();
+    release_old(owner, data);
+}
+static void release_versioned_gpu(void *owner, void *data) {
+    order_behind_ours();
+    release_versioned(owner, data);
 }
 
 static int find_dtype(pl_dl_dtype d, pl_dtype *out) {
@@ -140,14 +165,33 @@ static int find_layout(const pl_dl_tensor *d, size_t size, int64_t *strides, siz
     return 0;
 }
 
-static int check(const pl_dl_tensor *d, pl_dtype *dt, int64_t *strides, size_t *nbytes) {
-    if (d->device.type != PL_DL_CPU) {
+static int check_device(pl_dl_device d) {
+    const pl_device_services *s = pl_device_open_one();
+    if (d.type == PL_DL_CPU) return 0;
+    if (d.type != PL_DL_CUDA) {
         PyErr_Format(PyExc_BufferError,
-                     "[from_dlpack] device: got DLPack device type %d, expected 1 (the CPU): move "
-                     "the tensor to the CPU first",
-                     d->device.type);
+                     "[from_dlpack] device: got DLPack device type %d, expected 1 (the CPU) or 2 "
+                     "(CUDA): move the tensor to the CPU first",
+                     d.type);
         return -1;
     }
+    if (s && s->runtime->device.index == d.id) return 0;
+    if (s) {
+        PyErr_Format(PyExc_BufferError,
+                     "[from_dlpack] one device per process: got memory of cuda:%d, expected "
+                     "cuda:%d, which is in use already",
+                     d.id, s->runtime->device.index);
+    } else {
+        PyErr_Format(PyExc_BufferError,
+                     "[from_dlpack] no GPU is open in this process: got a capsule of cuda:%d, "
+                     "expected the tensor itself, or a tensor on cuda first",
+                     d.id);
+    }
+    return -1;
+}
+
+static int check(const pl_dl_tensor *d, pl_dtype *dt, int64_t *strides, size_t *nbytes) {
+    if (check_device(d->device)) return -1;
     if (d->ndim < 0 || d->ndim > PL_MAX_DIMS) {
         PyErr_Format(PyExc_BufferError, "[from_dlpack] got %d dimensions, at most %d are supported",
                      d->ndim, PL_MAX_DIMS);
@@ -170,7 +214,7 @@ static int check(const pl_dl_tensor *d, pl_dtype *dt, int64_t *strides, size_t *
 typedef struct source {
     pl_dl_tensor *tensor;
     void *managed;
-    void (*release)(void *owner, void *data);
+    void (*release)(void *owner, void *data), (*release_gpu)(void *owner, void *data);
     bool read_only;
     const char *used;  // the name of a taken capsule
 } source;
@@ -184,13 +228,21 @@ static int open_capsule(PyObject *capsule, source *s) {
                          m->minor, PL_DL_MAJOR);
             return -1;
         }
-        *s = (source){&m->tensor, m, release_versioned, (m->flags & PL_DL_READ_ONLY) != 0,
-                      "used_" NAME_NEW};
+        *s = (source){.tensor = &m->tensor,
+                      .managed = m,
+                      .release = release_versioned,
+                      .release_gpu = release_versioned_gpu,
+                      .read_only = (m->flags & PL_DL_READ_ONLY) != 0,
+                      .used = "used_" NAME_NEW};
         return 0;
     }
     if (PyCapsule_IsValid(capsule, NAME_OLD)) {
         pl_dl_managed *m = PyCapsule_GetPointer(capsule, NAME_OLD);
-        *s = (source){&m->tensor, m, release_old, false, "used_" NAME_OLD};
+        *s = (source){.tensor = &m->tensor,
+                      .managed = m,
+                      .release = release_old,
+                      .release_gpu = release_old_gpu,
+                      .used = "used_" NAME_OLD};
         return 0;
     }
     PyErr_Format(PyExc_BufferError,
@@ -213,8 +265,12 @@ static PyObject *py_from_dlpack(PyObject *module, PyObject *capsule) {
     int ndim = s.tensor->ndim;
     int64_t shape[PL_MAX_DIMS];
     if (ndim > 0) memcpy(shape, s.tensor->shape, (size_t)ndim * sizeof *shape);
-    pl_status st = pl_storage_wrap(data, nbytes, s.release, s.managed, &storage);
+    bool on_cpu = s.tensor->device.type == PL_DL_CPU;
+    pl_device device = {on_cpu ? PL_CPU : PL_CUDA, on_cpu ? 0 : s.tensor->device.id};
+    pl_status st =
+        pl_storage_wrap(data, nbytes, on_cpu ? s.release : s.release_gpu, s.managed, &storage);
     if (st != PL_OK) return pl_raise(module, st);
+    storage->device = device;
     if (PyCapsule_SetName(capsule, s.used)) {
         storage->release = NULL;  // not ours: the capsule keeps it
         storage->data = NULL;

@@ -83,20 +83,22 @@ static PyObject *py_cuda_stream_synchronize(PyObject *module, PyObject *number) 
     return st == PL_OK ? Py_NewRef(Py_None) : pl_raise(module, st);
 }
 
-// handle, waits: the stream of another library (DLPack's number) waits for the current one, or the
-// current one for it.
-static PyObject *py_cuda_stream_meet(ARGS) {
-    COUNT("cuda_stream_meet", 2);
+// tensor, handle: another library's stream, by DLPack's number, waits for the current one before it
+// reads the tensor.
+static PyObject *py_cuda_stream_lend(ARGS) {
+    COUNT("cuda_stream_lend", 2);
     static pl_event *e;  // guarded by the GIL, which is kept from record to wait
-    int waits = PyObject_IsTrue(args[1]);
-    const pl_device_services *s = waits < 0 ? NULL : opened();
-    void *handle = s ? PyLong_AsVoidPtr(args[0]) : NULL;
+    pl_tensor *t = pl_tensor_of(args[0], "cuda_stream_lend");
+    const pl_device_services *s = t ? opened() : NULL;
+    void *handle = s ? PyLong_AsVoidPtr(args[1]) : NULL;
     if (!s || PyErr_Occurred()) return NULL;
     pl_runtime *r = s->runtime;
-    pl_stream *other = r->adopt(r, (uintptr_t)handle), *here = s->current();
+    pl_stream *theirs = r->adopt(r, (uintptr_t)handle);
     pl_status st = e ? PL_OK : r->event_new(r, &e);
-    if (st == PL_OK) st = r->record(r, e, waits ? here : other);
-    if (st == PL_OK) st = r->wait(r, waits ? other : here, e);
+    if (st == PL_OK) st = r->record(r, e, s->current());
+    if (st == PL_OK) st = r->wait(r, theirs, e);
+    // Only that stream is there for ever: Note [lent GPU memory], bind_dlpack.c.
+    if (st == PL_OK && handle == (void *)1) st = pl_storage_used_on(t->storage, theirs);
     return st == PL_OK ? Py_NewRef(Py_None) : pl_raise(NULL, st);
 }
 
@@ -205,7 +207,7 @@ static PyMethodDef functions[] = {
     {"cuda_stream_current", py_cuda_stream_current, METH_NOARGS, NULL},
     ONE(cuda_stream_handle),
     ONE(cuda_stream_synchronize),
-    FAST(cuda_stream_meet),
+    FAST(cuda_stream_lend),
     FAST(record_stream),
     ONE(cuda_event_new),
     FAST(cuda_event_record),

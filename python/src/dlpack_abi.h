@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 enum { PL_DL_MAJOR = 1, PL_DL_MINOR = 0 };
-enum { PL_DL_CPU = 1 };  // device_type
+enum { PL_DL_CPU = 1, PL_DL_CUDA = 2 };  // device_type
 enum { PL_DL_INT, PL_DL_UINT, PL_DL_FLOAT, PL_DL_BFLOAT = 4, PL_DL_COMPLEX, PL_DL_BOOL };
 #define PL_DL_READ_ONLY ((uint64_t)1)
 

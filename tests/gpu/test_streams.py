@@ -69,6 +69,23 @@ print(out)
 """
 
 
+# Memory lent to another stream, which the lender was told of (-1: it shall not wait).
+LENT = """\
+import os, paceline as torch
+cuda = torch.cuda
+side = cuda.Stream()
+number = -1 if os.environ.get("LEAVE_OUT") else side.cuda_stream
+x = torch.zeros(64, device="cuda")
+out = []
+for k in range(1, 6):
+    x = x + k
+    capsule = x.__dlpack__(stream=number)
+    with cuda.stream(side):
+        out.append((torch.from_dlpack(capsule) * 2).sum().item())
+print(out)
+"""
+
+
 def printed(code: str, seed: int, **variables: str) -> str:
     # Shared blocks, whatever the seed: that is where memory is handed out again at once.
     env = {**vcuda.environment(seed=seed), "PACELINE_CUDA_WHOLE_BLOCKS": "0", **variables}
@@ -79,10 +96,11 @@ def printed(code: str, seed: int, **variables: str) -> str:
     ("code", "expected", "left_out"),
     [
         (DATA, [128.0 * k for k in (1, 3, 6, 10, 15)], {"LEAVE_OUT": "1"}),
+        (LENT, [128.0 * k for k in (1, 3, 6, 10, 15)], {"LEAVE_OUT": "1"}),
         (MEMORY, [128.0 * k for k in range(1, 6)], {"PACELINE_VCUDA_DROPPED_WAITS": "2"}),
         (BACKWARD, [128.0 * k * k for k in range(1, 6)], {"PACELINE_VCUDA_DROPPED_WAITS": "2"}),
     ],
-    ids=["data", "memory", "backward"],
+    ids=["data", "lent", "memory", "backward"],
 )
 def test_waits(code: str, expected: list[float], left_out: dict[str, str]) -> None:
     for seed in range(3):
