@@ -211,9 +211,9 @@ static pl_status offer_destination(const pass *p, const pl_node *node, int i, pl
 // Note [through GELU], ops.h: x, where the node that made input 0 gets its gradient from this node
 // alone (it is no root either, which has one already) and nobody else is to see that gradient.
 static pl_status offer_through(const pass *p, const pl_node *node, pl_tensor **x) {
-    const pl_node *from = node->n_in > 0 ? node->edges[0].node : NULL;
+    const pl_node *from = node->edges[0].node;
     if (!from || from->givers != 1 || from->grad) return PL_OK;
-    pl_tensor *offer = pl_op_through(node->op, from->op, &from->attrs, from->saved);
+    pl_tensor *offer = pl_op_through(from->op, &from->attrs, from->saved);
     if (!offer || (p->captures && find_capture(p, from, NULL))) return PL_OK;
     if (!pl_device_equal(from->out.device, node->out.device)) return PL_OK;
     PL_TRY(pl__check_saved(from));
@@ -258,7 +258,7 @@ static pl_status run_node(pass *p, pl_node *node) {
     if (st == PL_OK && node->again) st = pl__again_make(node);
     pl_tensor *through = NULL;
     bool went_through = false;
-    if (st == PL_OK) st = offer_through(p, node, &through);
+    if (st == PL_OK && pl_op_goes_through(node->op)) st = offer_through(p, node, &through);
     for (int i = 0; i < node->n_in; i++) {
         needs[i] = node->edges[i].node || node->edges[i].leaf;
         acc[i] = false;

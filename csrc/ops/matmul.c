@@ -186,12 +186,10 @@ static pl_status linear_inner_grad(const pl_op_back *b, pl_tensor **out) {
     return st;
 }
 
-pl_tensor *pl_op_through(const pl_op *op, const pl_op *from, const pl_attrs *from_attrs,
-                         pl_tensor *const *from_saved) {
-    if (op != &pl_op_linear) return NULL;
-    bool inside = from == &pl_op_linear && from_attrs->i[0] == PL_ACT_GELU_TANH;
+pl_tensor *pl_op_through(const pl_op *from, const pl_attrs *attrs, pl_tensor *const *saved) {
+    bool inside = from == &pl_op_linear && attrs->i[0] == PL_ACT_GELU_TANH;
     if (!inside && from != &pl_op_gelu_tanh) return NULL;
-    pl_tensor *x = from_saved[inside ? 2 : 0];
+    pl_tensor *x = saved[inside ? 2 : 0];
     return pl_k(x)->linear_grad_gelu && pl_tensor_is_contiguous(x) ? x : NULL;
 }
 

@@ -136,10 +136,10 @@ bool pl_op_remake_needs(const pl_op *op, const pl_attrs *attrs, int slot);
 pl_status pl_op_remake(const pl_op *op, const pl_attrs *attrs, pl_tensor *const *saved,
                        pl_tensor **out) PL_MUST_USE;
 
-// Note [through GELU]: x, where a call of `from` gave gelu_tanh(x) and its gradient comes from `op`
-// on a device whose kernels can use that; else NULL.
-pl_tensor *pl_op_through(const pl_op *op, const pl_op *from, const pl_attrs *from_attrs,
-                         pl_tensor *const *from_saved);
+// Note [through GELU]: whether a call of op can give its first input's gradient that way; and x,
+// where a call of `from` gave gelu_tanh(x) on a device whose kernels can use that, else NULL.
+static inline bool pl_op_goes_through(const pl_op *op) { return op == &pl_op_linear; }
+pl_tensor *pl_op_through(const pl_op *from, const pl_attrs *attrs, pl_tensor *const *saved);
 
 // A sum and the norm of it by one kernel (norm.c). Whether it can add these two:
 bool pl_norm_adds(const pl_tensor *x, const pl_tensor *residual);
