@@ -309,10 +309,12 @@ static pl_tensor part_of(const pl_tensor *x, uint32_t dims, bool reduced) {
     return t;
 }
 
+// One element into each output (a batch of one, over which a gradient is summed) is a single row.
 static bool column_wise(const job *j) {
     int last = j->keep.ndim - 1, inner = j->reduced.ndim - 1;
     int64_t step = j->keep.op[1].strides[last];
-    return j->keep.shape[last] >= 8 && step > 0 && step < j->reduced.op[0].strides[inner];
+    if (j->count == 0 || j->keep.shape[last] < 8 || step <= 0) return false;
+    return j->count == 1 || step < j->reduced.op[0].strides[inner];
 }
 
 pl_status pl_cpu_reduce(pl_reduce op, const pl_tensor *x, uint32_t dims, pl_tensor *out) {
@@ -332,5 +334,5 @@ pl_status pl_cpu_reduce(pl_reduce op, const pl_tensor *x, uint32_t dims, pl_tens
     j.count = reduced.numel;
     pl__cpu_walk_init(&j.keep, 2, (const pl_tensor *const[]){&to, &kept});
     pl__cpu_walk_init(&j.reduced, 1, (const pl_tensor *const[]){&reduced});
-    return j.count > 1 && column_wise(&j) ? reduce_columns(&j) : reduce_rows(&j);
+    return column_wise(&j) ? reduce_columns(&j) : reduce_rows(&j);
 }
