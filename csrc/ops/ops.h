@@ -183,6 +183,9 @@ pl_status pl_reduce_new(pl_reduce op, pl_tensor *x, uint32_t dims, bool keepdim,
 pl_status pl_copy_across(const pl_tensor *src, pl_tensor *dst, bool non_blocking) PL_MUST_USE;
 // t itself (retained) where it is there.
 pl_status pl_to_device(pl_tensor *t, pl_device to, bool non_blocking, pl_tensor **out) PL_MUST_USE;
+// A copy of a device's t in pinned memory, without waiting: undefined until its storage is
+// pl_storage_pinned_done.
+pl_status pl_to_host_later(pl_tensor *t, pl_tensor **out) PL_MUST_USE;
 // Inputs meet on one device, or fail naming two. A 0-d tensor of the CPU may meet others of a
 // device: it is made there again, in met[i] (owned); the others are NULL. in[i] may be NULL.
 pl_status pl_meet(const char *op, int n, pl_tensor *const *in, pl_tensor **met) PL_MUST_USE;

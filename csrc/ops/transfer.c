@@ -74,6 +74,29 @@ pl_status pl_to_device(pl_tensor *t, pl_device to, bool non_blocking, pl_tensor 
     return PL_OK;
 }
 
+pl_status pl_to_host_later(pl_tensor *t, pl_tensor **out) {
+    pl_storage *s = NULL;
+    pl_tensor *packed = NULL, *r = NULL;
+    const pl_device_services *d = pl_device_find(pl_tensor_device(t));
+    if (d == NULL) return pl_fail(PL_EINVAL, "[to_host_later] got a tensor on the CPU");
+    PL_TRY(pl_storage_new_pinned(pl_tensor_nbytes(t), &s));
+    pl_status st = pl_tensor_from_storage(s, t->dtype, t->ndim, t->shape, NULL, 0, &r);
+    if (st == PL_OK) st = pl_contiguous(t, &packed);
+    if (st == PL_OK && t->numel > 0) {
+        st = d->runtime->copy(d->runtime, d->compute, PL_COPY_TO_HOST, r->data, packed->data,
+                              pl_tensor_nbytes(t));
+        if (st == PL_OK) st = pl_storage_pinned_used(s);
+    }
+    pl_storage_release(s);
+    pl_tensor_release(packed);
+    if (st != PL_OK) {
+        pl_tensor_release(r);
+        return st;
+    }
+    *out = r;
+    return PL_OK;
+}
+
 static pl_status to_device_forward(pl_op_call *c) {
     const int64_t *i = c->attrs.i;
     pl_device to = {(pl_device_type)i[0], (int)i[1]};

@@ -109,6 +109,16 @@ bool pl_storage_is_pinned(const pl_storage *s) { return s->release == give_back;
 
 pl_status pl_storage_pinned_used(pl_storage *s) { return note_use(pl_device_open_one(), s->owner); }
 
+pl_status pl_storage_pinned_done(pl_storage *s, bool *out) {
+    pl_runtime *r = pl_device_open_one()->runtime;
+    pinned *p = s->owner;
+    pthread_mutex_lock(&lock);
+    *out = true;
+    pl_status st = p->done != NULL ? r->event_done(r, p->done, out) : PL_OK;
+    pthread_mutex_unlock(&lock);
+    return st;
+}
+
 pl_status pl_bytes_upload(const pl_device_services *s, void *dst, const void *src, size_t nbytes) {
     pl_runtime *r = s->runtime;
     pinned *p = NULL;

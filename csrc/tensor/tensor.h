@@ -48,6 +48,7 @@ pl_status pl_storage_new_pinned(size_t nbytes, pl_storage **out) PL_MUST_USE;
 bool pl_storage_is_pinned(const pl_storage *s);
 // A copy that touches s was put on the device's current stream.
 pl_status pl_storage_pinned_used(pl_storage *s) PL_MUST_USE;
+pl_status pl_storage_pinned_done(pl_storage *s, bool *out) PL_MUST_USE;  // is the last one over?
 pl_status pl_storage_pinned_trim(void) PL_MUST_USE;  // what nobody holds goes back to the system
 // On a GPU, for an upload (Note [uploads], base/device.h).
 pl_status pl_storage_new_ahead(pl_device d, size_t nbytes, pl_storage **out) PL_MUST_USE;

@@ -104,6 +104,8 @@ def cuda_event_elapsed(start: Any, end: Any, /) -> float: ...  # ms; both timed,
 # t itself where it is there; differentiable. non_blocking: from pinned memory to the GPU it does not
 # wait (the memory must not be changed before the copy is done); else as without.
 def to_device(t: Tensor, device: int, non_blocking: bool, /) -> _T: ...
+def to_host_later(t: Tensor, /) -> _T: ...  # a copy of a GPU's in pinned memory; undefined until has_arrived
+def has_arrived(t: Tensor, /) -> bool: ...
 def pin_memory(t: Tensor, /) -> _T: ...  # a copy in pinned memory, without history; t itself if it is
 
 # Making tensors. `device` may be left out everywhere: the CPU. What comes from Python data or a

@@ -156,6 +156,22 @@ static PyObject *py_to_device(ARGS) {
     return st == PL_OK ? pl_tensor_wrap(out) : pl_raise(NULL, st);
 }
 
+static PyObject *py_to_host_later(PyObject *module, PyObject *arg) {
+    pl_tensor *x = pl_tensor_of(arg, "to_host_later"), *out = NULL;
+    if (!x) return NULL;
+    pl_status st = pl_to_host_later(x, &out);
+    return st == PL_OK ? pl_tensor_wrap(out) : pl_raise(module, st);
+}
+
+static PyObject *py_has_arrived(PyObject *module, PyObject *arg) {
+    pl_tensor *x = pl_tensor_of(arg, "has_arrived");
+    bool done = true;
+    if (!x) return NULL;
+    pl_status st = PL_OK;
+    if (pl_storage_is_pinned(x->storage)) st = pl_storage_pinned_done(x->storage, &done);
+    return st == PL_OK ? PyBool_FromLong(done) : pl_raise(module, st);
+}
+
 static pl_status pinned_copy(pl_tensor *x, pl_tensor **out) {
     pl_storage *s = NULL;
     pl_tensor *t = NULL;
@@ -199,6 +215,8 @@ static PyMethodDef functions[] = {
     ONE(cuda_allow_tf32),
     FAST(to_device),
     ONE(pin_memory),
+    ONE(to_host_later),
+    ONE(has_arrived),
     {NULL, NULL, 0, NULL},
 };
 

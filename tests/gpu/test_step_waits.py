@@ -55,8 +55,13 @@ class Model(nn.Module):
         return F.cross_entropy(self.head(self.norm(self.blocks(x))).reshape(-1, 32), targets)
 
 torch.manual_seed(0)
+accelerator = torch.Accelerator(mixed_precision="bf16" if %(low)s else "no")
 model = Model().to("cuda")
 optimizer = torch.optim.%(optimizer)s
+if %(prepared)s:
+    model, optimizer = accelerator.prepare(model, optimizer)
+clip = accelerator.clip_grad_norm_ if %(prepared)s else clip_grad_norm_
+backward = accelerator.backward if %(prepared)s else torch.Tensor.backward
 tokens = torch.randint(0, 32, (2, 8)).to("cuda")
 targets = torch.randint(0, 32, (16,)).to("cuda")
 norms, losses, seen = [], [], []
@@ -64,9 +69,9 @@ for step in range(3):
     before = count()
     with torch.autocast("cuda", torch.bfloat16, enabled=%(low)s):
         loss = model(tokens, targets)
-    loss.backward()
+    backward(loss)
     at_clip = count()
-    norms.append(clip_grad_norm_(model.parameters(), 0.5))
+    norms.append(clip(model.parameters(), 0.5))
     at_step = count()
     optimizer.step()
     after = count()
@@ -84,21 +89,19 @@ ADAMW = "AdamW(model.parameters(), lr=1e-2)"
 SGD = "SGD(model.parameters(), lr=0.1, momentum=0.9)"
 
 
-def seen(optimizer: str, low: bool, more: str = "pass") -> list[tuple[int, int, int]]:
+def seen(
+    optimizer: str, *, low: bool = False, prepared: bool = False, more: str = "pass"
+) -> list[tuple[int, int, int]]:
     """Waits of each step, launches of clipping, launches of the optimizer."""
-    out: list[tuple[int, int, int]] = ast.literal_eval(
-        vcuda.run(STEP % {"optimizer": optimizer, "low": low, "more": more}, timeout=120)
-    )
+    values = {"optimizer": optimizer, "low": low, "prepared": prepared, "more": more}
+    out: list[tuple[int, int, int]] = ast.literal_eval(vcuda.run(STEP % values, timeout=120))
     return out
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "low"),
-    [(ADAMW, False), (ADAMW, True), (SGD, False)],
-    ids=["adamw", "bf16", "sgd"],
-)
-def test_a_step_waits_for_nothing(optimizer: str, low: bool) -> None:
-    steps = seen(optimizer, low)
+@pytest.mark.parametrize("prepared", [False, True], ids=["", "accelerator"])
+@pytest.mark.parametrize("low", [False, True], ids=["fp32", "bf16"])
+def test_a_step_waits_for_nothing(low: bool, prepared: bool) -> None:
+    steps = seen(SGD if low and prepared else ADAMW, low=low, prepared=prepared)
     assert all(waits == 0 for waits, _, _ in steps)
     # The squares of all gradients, then their sum and the factor; all parameters.
     assert all((clip, step) == (2, 1) for _, clip, step in steps[1:])
@@ -106,4 +109,4 @@ def test_a_step_waits_for_nothing(optimizer: str, low: bool) -> None:
 
 
 def test_a_wait_is_counted() -> None:
-    assert [waits for waits, _, _ in seen(SGD, False, "loss.item()")] == [1, 1, 1]
+    assert [waits for waits, _, _ in seen(SGD, more="loss.item()")] == [1, 1, 1]

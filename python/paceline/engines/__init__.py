@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Engine",
     "GradientSync",
+    "LateLook",
     "LoaderParts",
     "autocast",
     "default_engine",
@@ -79,6 +80,22 @@ class LoaderParts:
     generators: tuple[Any, ...] = ()
     plain: bool = False
     pins: bool = False
+
+
+class LateLook(Protocol):
+    """What a step met, on its way from a device to the host."""
+
+    def arrived(self) -> bool:
+        """Whether the answers are there; before, what they are is not to be asked."""
+
+    def wait(self) -> None:
+        """Wait until they are."""
+
+    def bad_loss(self) -> str | None:
+        """Give the last loss that was not finite, as text."""
+
+    def bad_parameters(self) -> list[Any]:
+        """Give the parameters whose gradients were not finite."""
 
 
 class GradientSync(Protocol):
@@ -207,6 +224,12 @@ class Engine(Protocol):
         """Tell whether the gradients of the optimizer's last step were finite.
 
         None where the step did not look: then ``unscale_`` with a factor of 1 is asked.
+        """
+
+    def look_later(self, optimizer: Any, losses: Sequence[Any]) -> LateLook | None:
+        """Ask for what ``step_was_finite`` and ``is_finite`` tell, without waiting for it.
+
+        None where nothing would have to be waited for, or cannot be asked for in this way.
         """
 
     def is_finite(self, tensor: Any) -> bool | None:

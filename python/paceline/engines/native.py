@@ -23,6 +23,7 @@ from .._call_site import frames_of_ours
 from ..announce import say
 from .alike import AlikeModels
 from .native_data import NativeData
+from .native_late import LateLook
 from .native_state import NativeState
 
 if TYPE_CHECKING:
@@ -212,6 +213,13 @@ class NativeEngine(AlikeModels, NativeData, NativeState):
         """Tell what the update kernels saw."""
         finite: bool | None = getattr(optimizer, "grads_were_finite", None)
         return finite
+
+    def look_later(self, optimizer: Any, losses: Sequence[Any]) -> LateLook | None:
+        """Have the numbers of a GPU copied to the host behind all that was enqueued."""
+        unread = getattr(optimizer, "_unread", None)
+        if not unread:
+            return None
+        return LateLook(unread, [loss for loss in losses if loss._numel() == 1])
 
     def is_finite(self, tensor: Any) -> bool | None:
         """Tell whether a scalar is finite; other shapes are not looked at."""

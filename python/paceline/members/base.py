@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..scheduler import AcceleratedScheduler
     from ..settings import Settings
     from ..state import AcceleratorState, GradientState, PartialState
+    from ..training.nonfinite import NonFiniteGuard
     from ..utils.dataclasses import ProjectConfiguration
 
 __all__ = ["Members"]
@@ -40,6 +41,7 @@ class Members:
     _schedulers: list[AcceleratedScheduler]
     _dataloaders: list[DataLoaderShard]
     _report: RunReport | None
+    _guard: NonFiniteGuard
 
     @property
     def _partial(self) -> PartialState:

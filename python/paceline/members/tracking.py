@@ -218,5 +218,6 @@ class TrackingMembers(Members):
         """Finish the trackers and leave the process group; again does nothing."""
         try:
             self._finish_trackers()
+            self._guard.tell_late(wait=True)
         finally:
             self._partial.destroy_process_group()

@@ -28,7 +28,6 @@ class TrainingMembers(Members):
 
     _accumulation: Accumulation
     _scaling: LossScaling | None
-    _guard: NonFiniteGuard
     _one_batch_noted: bool
     _loaders_were_ready: bool | None  # before the call of `prepare` that is running, if one is
 
@@ -296,6 +295,7 @@ class TrainingMembers(Members):
 
     def _forget_training(self) -> None:
         """Forget what was prepared, and the windows that are open."""
+        self._guard.tell_late(wait=True)
         self._models.close()
         if self._scaling is not None:
             self._scaling.forget()

@@ -9,6 +9,7 @@ from paceline import _C
 from paceline.optim.optimizer import (
     Optimizer,
     Params,
+    Seen,
     follow,
     in_memory_order,
     refuse,
@@ -91,7 +92,7 @@ class Adam(Optimizer):
         if not group["weight_decay"] >= 0.0:
             raise ValueError(f"Invalid weight_decay value: {group['weight_decay']}")
 
-    def _update(self, group: dict[str, Any], params: list[Any], scale: float) -> list[Any]:
+    def _update(self, group: dict[str, Any], params: list[Any], scale: float) -> list[Seen]:
         params = in_memory_order(params)
         state = self.state
         fresh = [p for p in params if p not in state]
@@ -123,7 +124,7 @@ class Adam(Optimizer):
                 bool(group["maximize"]),
                 scale,
             )
-            finite.append(told)
+            finite.append((members, told))
             for s in held:
                 s["step"] = step
         return finite

@@ -16,6 +16,8 @@ from paceline._tensor import Tensor
 from paceline.dtypes import ALL
 
 Params = Iterable[Any]
+# Parameters of one call, and whether their gradients were finite, or numbers on a GPU that say so.
+Seen = tuple[list[Any], "bool | Tensor"]
 
 
 class Optimizer:
@@ -44,7 +46,7 @@ class Optimizer:
         self.state: dict[Tensor, dict[str, Any]] = {}
         self.param_groups: list[dict[str, Any]] = []
         self.grad_scale = 1.0
-        self._seen: list[bool | Tensor] | None = None
+        self._seen: list[Seen] | None = None
         if isinstance(params, _C.Tensor):
             raise TypeError(
                 "params argument given to the optimizer should be an iterable of Tensors or "
@@ -93,13 +95,11 @@ class Optimizer:
     def _check_group(self, group: dict[str, Any]) -> None:
         """Refuse settings that make no sense."""
 
-    def _update(
-        self, group: dict[str, Any], params: list[Any], scale: float
-    ) -> list[bool | Tensor] | None:
+    def _update(self, group: dict[str, Any], params: list[Any], scale: float) -> list[Seen] | None:
         """Update those parameters of a group that have a gradient; every subclass defines it.
 
-        Gives whether the gradients of each call were finite, as `_C.adam_step` does; None where it
-        did not look.
+        Gives the parameters of each call with what it saw of their gradients, as `_C.adam_step`
+        tells it; None where it did not look.
         """
         raise NotImplementedError
 
@@ -111,12 +111,17 @@ class Optimizer:
         """
         if self._seen is None:
             return None
-        known: list[bool | Tensor] = [
-            seen if isinstance(seen, bool) else not _C.any(seen, None, False).item()
-            for seen in self._seen
+        known = [
+            (params, told if isinstance(told, bool) else not _C.any(told, None, False).item())
+            for params, told in self._seen
         ]
-        self._seen = known
-        return all(known)
+        self._seen = [*known]
+        return all(finite for _, finite in known)
+
+    @property
+    def _unread(self) -> list[tuple[list[Any], Tensor]]:
+        """Of the last `step`: parameters on a GPU, and numbers there, not 0 of a bad gradient."""
+        return [(ps, t) for ps, t in self._seen or () if isinstance(t, _C.Tensor)]
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters from their gradients.
@@ -134,7 +139,7 @@ class Optimizer:
             finally:
                 _C.set_grad_enabled(before)
         scale, self.grad_scale = self.grad_scale, 1.0
-        told: list[bool | Tensor] | None = []
+        told: list[Seen] | None = []
         for group in self.param_groups:
             with_grad = _C.with_grad(group["params"])
             if with_grad:

@@ -9,6 +9,7 @@ from paceline import _C
 from paceline.optim.optimizer import (
     Optimizer,
     Params,
+    Seen,
     follow,
     in_memory_order,
     refuse,
@@ -79,10 +80,10 @@ class SGD(Optimizer):
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
 
-    def _update(self, group: dict[str, Any], params: list[Any], scale: float) -> list[Any]:
+    def _update(self, group: dict[str, Any], params: list[Any], scale: float) -> list[Seen]:
         params = in_memory_order(params)
         if not group["momentum"]:
-            return [self._call(group, params, None, False, scale)]
+            return [(params, self._call(group, params, None, False, scale))]
         state = self.state
         fresh = [p for p in params if state.get(p, {}).get("momentum_buffer") is None]
         if fresh:
@@ -96,7 +97,7 @@ class SGD(Optimizer):
             members = [p for p in params if (id(p) in is_fresh) == first]
             if members:
                 held = [state[p]["momentum_buffer"] for p in members]
-                finite.append(self._call(group, members, held, first, scale))
+                finite.append((members, self._call(group, members, held, first, scale)))
         return finite
 
     @staticmethod

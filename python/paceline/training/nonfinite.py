@@ -2,15 +2,17 @@
 """What happens when a loss or a gradient is NaN or infinite, where no scaler looks after it.
 
 ``"warn"`` costs next to nothing: the kernels that update the parameters read every gradient anyway
-and tell, so the line comes right after the step that was spoilt. ``"raise"`` and ``"skip"`` look
-before the step, one pass over the gradients, and all ranks agree on what they saw. Knows models
-and optimizers by their parameters, tensors through the engine.
+and tell, so the line comes right after the step that was spoilt; on a GPU nobody waits for what
+they tell, and it comes a step or more later. ``"raise"`` and ``"skip"`` look before the step, one
+pass over the gradients, and all ranks agree on what they saw. Knows models and optimizers by their
+parameters, tensors through the engine.
 """
 
 from __future__ import annotations
 
 import sys
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,7 +24,7 @@ from ..utils.dataclasses import NonFiniteAction
 
 if TYPE_CHECKING:
     from ..distributed import ProcessGroup
-    from ..engines import Engine
+    from ..engines import Engine, LateLook
     from ..model import PreparedModels
 
 __all__ = ["NonFiniteGuard"]
@@ -64,6 +66,8 @@ class NonFiniteGuard:
         self._loss: str | None = None  # what a bad loss of this window was
         # Losses that nobody has looked at: a look waits for a GPU, so it comes with the step's.
         self._unseen: list[tuple[Engine, Any]] = []
+        # Steps on a GPU whose answers are still on their way, in order.
+        self._late: deque[tuple[int, Any, LateLook]] = deque()
         self._steps = 0
         self._bad_steps = 0
 
@@ -118,6 +122,11 @@ class NonFiniteGuard:
         if self.action is not NonFiniteAction.WARN:
             return
         self._steps += 1
+        late = self._ask(optimizer)
+        if late is not None:
+            self._late.append((self._steps, optimizer, late))
+            self.tell_late(wait=len(self._late) > _MOST_UNSEEN)
+            return
         finite = self._step_was_finite(optimizer)
         self._look()
         if finite and self._loss is None:
@@ -134,6 +143,36 @@ class NonFiniteGuard:
                 _say(self._describe(optimizer, seen))
         else:
             _say(self._describe(optimizer, {self._rank: mine}))
+
+    def _ask(self, optimizer: Any) -> LateLook | None:
+        for p in _parameters(optimizer):
+            engine = engine_of_tensor(p)
+            late = engine.look_later(optimizer, [t for e, t in self._unseen if e is engine])
+            if late is not None:
+                self._unseen.clear()
+            return late
+        return None
+
+    def tell_late(self, *, wait: bool) -> None:
+        """Say what was wrong with steps on a GPU whose answers are there; or wait for them all."""
+        while self._late and (wait or self._late[0][2].arrived()):
+            step, optimizer, late = self._late.popleft()
+            late.wait()
+            loss, bad = late.bad_loss(), {id(p) for p in late.bad_parameters()}
+            if loss is not None or bad:
+                self._bad_steps += 1
+                if _worth_saying(self._bad_steps):
+                    self._say_late(step, optimizer, loss, bad)
+
+    def _say_late(self, step: int, optimizer: Any, loss: str | None, bad: set[int]) -> None:
+        # All ranks see reduced gradients alike, but not at the same time: nothing is exchanged,
+        # each speaks for its loss, and one for the gradients.
+        parts = [] if loss is None else [f"the loss of rank {self._rank} is {loss}"]
+        if bad and not (self._rank > 0 and self._models.gradients_agree(optimizer)):
+            name = self._name_where(optimizer, lambda p: id(p) in bad)
+            parts.append(f"the first parameter with NaN or Inf in its gradient is {name}")
+        if parts:
+            _say(f"step {step}: {'; '.join(parts)} (seen at step {self._steps})")
 
     @property
     def _group(self) -> ProcessGroup | None:
@@ -177,13 +216,19 @@ class NonFiniteGuard:
         return f"step {self._steps}: {'; '.join(parts)}"
 
     def _name(self, optimizer: Any) -> str:
+        def is_bad(p: Any) -> bool:
+            return p.grad is not None and not engine_of_tensor(p).unscale_([p.grad], 1.0)
+
+        return self._name_where(optimizer, is_bad)
+
+    def _name_where(self, optimizer: Any, is_bad: Callable[[Any], bool]) -> str:
         params = list(_parameters(optimizer))
         own = {id(p) for p in params}
         named = [(name, p) for name, p in self._models.named_parameters() if id(p) in own]
         known = {id(p) for _, p in named}
         rest = [(f"number {i} of the optimizer", p) for i, p in enumerate(params)]
         for name, p in [*named, *(pair for pair in rest if id(pair[1]) not in known)]:
-            if p.grad is not None and not engine_of_tensor(p).unscale_([p.grad], 1.0):
+            if is_bad(p):
                 return name
         return "not known, for the gradients were changed since"
 

@@ -95,6 +95,9 @@ class TorchModels(AlikeModels):
     def step_was_finite(self, optimizer: Any) -> bool | None:
         return None
 
+    def look_later(self, optimizer: Any, losses: Sequence[Any]) -> None:
+        return None
+
     def is_finite(self, tensor: Any) -> bool | None:
         if tensor.device.type != "cpu" or tensor.numel() != 1:
             return None
