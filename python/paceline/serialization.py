@@ -2,7 +2,8 @@
 """save and load: tensors and what holds them, without pickle.
 
 A file is safetensors. The nesting of dictionaries, lists, numbers and texts around the tensors
-stands as JSON in its metadata, under ``paceline``; a plain dictionary of tensors can be read by
+stands as JSON in its metadata, under ``paceline``, and where tensors were that were not on the
+CPU under ``paceline.devices``; a plain dictionary of tensors can be read by
 every other reader of safetensors, and theirs can be read here. What ``torch.save`` wrote is read
 by ``checkpoint/torch_file.py``, which runs nothing of it.
 """
@@ -17,7 +18,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
-from paceline import _C, _device
+from paceline import _C, _device, _map_location
 from paceline._replacing import replacing
 from paceline.dtypes import BY_NAME, dtype
 from paceline.safetensors_format import FormatError, is_pickle, read, write
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["FormatError", "load", "put_together", "save", "take_apart"]
 
 _KEY = "paceline"
+_DEVICES = "paceline.devices"  # {"cuda:0": [names]}; those on the CPU are not told
 _VERSION = 1
 _DEPTH = 200
 
@@ -305,6 +307,12 @@ def save(obj: Any, f: File) -> None:
     {'weight': tensor([1., 1.]), 'step': 7}
     """
     tensors, metadata = take_apart(obj)
+    devices: dict[str, list[str]] = {}
+    for name, t in tensors.items():
+        if t._device_index >= 0:
+            devices.setdefault(str(_device.named(t._device_index)), []).append(name)
+    if devices:
+        metadata[_DEVICES] = json.dumps(devices, separators=(",", ":"))
     if isinstance(f, (str, os.PathLike)):
         write_beside(os.fspath(f), tensors, metadata)
     else:
@@ -334,8 +342,12 @@ def load(f: File, map_location: Any = None, weights_only: bool = True) -> Any:
     ----------
     f : str, path or binary file
         Where from.
-    map_location : device, optional
-        Where tensors go: by default to the CPU, wherever they were when they were saved.
+    map_location : device, mapping or function, optional
+        Where tensors go. By default back to where they were: those of a GPU to this process's,
+        whatever its number, and to the CPU where there is none (PyTorch raises there). A device:
+        all go there. A mapping of locations, such as ``{"cuda:0": "cpu"}``: as by default for
+        those that it does not name. A function of a storage (a tensor on the CPU) and its
+        location: it gives the storage on some device, or None for the default.
     weights_only : bool
         Accepted: nothing in a file is ever executed.
 
@@ -343,30 +355,19 @@ def load(f: File, map_location: Any = None, weights_only: bool = True) -> Any:
     ------
     FormatError
         If the file is damaged, or of another format. It is a `ValueError`.
+    DeviceError
+        If a device is named that this process cannot use.
+    TypeError
+        If `map_location` is something else, or its function gives something else.
     """
-    if callable(map_location) or isinstance(map_location, dict):
-        raise NotImplementedError("[load] map_location: got a mapping, expected a device")
-    index = _device.place("load", map_location)
+    place = _map_location.rule(map_location)
     if isinstance(f, (str, os.PathLike)):
         with open(f, "rb") as file:
-            return _placed(_load(file), index)
-    return _placed(_load(f), index)
+            return _load(file, place)
+    return _load(f, place)
 
 
-def _placed(obj: Any, index: int) -> Any:
-    """An object of dictionaries and lists with its tensors on a device."""
-    if index < 0:
-        return obj
-    if isinstance(obj, _C.Tensor):
-        return _C.to_device(obj, index, False)
-    if type(obj) in (dict, OrderedDict):
-        return type(obj)((key, _placed(value, index)) for key, value in obj.items())
-    if type(obj) in (list, tuple):
-        return type(obj)(_placed(value, index) for value in obj)
-    return obj
-
-
-def _load(file: IO[bytes]) -> Any:
+def _load(file: IO[bytes], place: _map_location.Rule) -> Any:
     if file.seekable():
         here = file.tell()
         lead = file.read(9)
@@ -374,6 +375,17 @@ def _load(file: IO[bytes]) -> Any:
         if is_pickle(lead):
             from .checkpoint import torch_file
 
-            return torch_file.load(file)
+            return torch_file.load(file, place)
     tensors, metadata = read(file, _end_of(file))
-    return put_together(tensors, metadata)
+    was = _places(metadata)
+    placed = {name: place(t, was.get(name, "cpu")) for name, t in tensors.items()}
+    return put_together(placed, metadata)
+
+
+def _places(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Where tensors that were not on the CPU were when they were saved, by name."""
+    try:
+        told = json.loads(metadata.get(_DEVICES, "{}"))
+        return {name: str(_device.device(where)) for where, names in told.items() for name in names}
+    except (ValueError, AttributeError, TypeError, RuntimeError, RecursionError) as error:
+        raise FormatError(f"[load] {_DEVICES} in the metadata: {error}") from error

@@ -9,6 +9,7 @@ import math
 import os
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import paceline
+from paceline import safetensors_format, serialization
 from paceline.serialization import FormatError
 
 DTYPES = ["bool", "uint8", "int32", "int64", "float16", "bfloat16", "float32", "float64"]
@@ -322,13 +324,47 @@ def test_flipped_bytes_never_do_worse_than_refuse(data) -> None:
         pass
 
 
-def test_map_location() -> None:
+def _loaded(obj: Any, where: Any, devices: str | None = None) -> Any:
+    """What is loaded of an object that was saved, perhaps with another note of devices."""
     file = io.BytesIO()
-    paceline.save([1], file)
-    for where, error in (("cuda", RuntimeError), ({"cuda": "cpu"}, NotImplementedError)):
-        file.seek(0)
-        with pytest.raises(error):
-            paceline.load(file, map_location=where)
+    tensors, metadata = serialization.take_apart(obj)
+    if devices is not None:
+        metadata["paceline.devices"] = devices
+    safetensors_format.write(file, tensors, metadata)
+    file.seek(0)
+    return paceline.load(file, map_location=where)
+
+
+def test_map_location() -> None:
+    t = paceline.arange(3)
+    asked: list[tuple[list[int], str]] = []
+
+    def note(storage: Any, location: str) -> Any:
+        asked.append((storage.tolist(), location))
+        return None if location == "cpu" else storage.cpu()
+
+    note_of_gpu = '{"cuda:1": ["b"]}'
+    for where in (None, "cpu", paceline.device("cpu"), {"cuda:1": "cpu"}, note):
+        got = _loaded({"a": t, "b": t + 1, "c": t}, where, note_of_gpu)
+        assert [got[key].tolist() for key in "abc"] == [[0, 1, 2], [1, 2, 3], [0, 1, 2]]
+        assert got["a"] is got["c"]  # what was one is one
+    assert asked == [([0, 1, 2], "cpu"), ([1, 2, 3], "cuda:1")]
+
+
+def test_map_location_is_refused_where_it_makes_no_sense() -> None:
+    t = paceline.arange(3)
+    with pytest.raises(paceline.errors.DeviceError, match=r"\[load\]"):
+        _loaded([1], "cuda")
+    with pytest.raises(paceline.errors.DeviceError, match=r"\[load\]"):
+        _loaded({"b": t}, {"cuda:1": "cuda:0"}, '{"cuda:1": ["b"]}')
+    with pytest.raises(TypeError, match=r"map_location: got int, expected None, a device"):
+        _loaded([1], 1)
+    for wrong in (lambda storage, where: 1, lambda storage, where: storage[:1]):
+        with pytest.raises(TypeError, match="the function gave .* expected the storage"):
+            _loaded({"b": t}, wrong)
+    for damaged in ("[", "[1]", '{"gpu": ["b"]}', '{"cuda": 1}'):
+        with pytest.raises(FormatError, match="paceline.devices"):
+            _loaded({"b": t}, None, damaged)
 
 
 def test_a_header_whose_length_looks_like_a_pickle(tmp_path: Path) -> None:

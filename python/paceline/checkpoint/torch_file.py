@@ -41,8 +41,16 @@ _DTYPES = {f"torch.{name}": kind for name, kind in BY_NAME.items()}
 _CODES = {f"torch.{kind}Storage": BY_NAME[name].code for kind, name in _STORAGES.items()}
 
 
-def load(file: IO[bytes]) -> Any:
+def load(file: IO[bytes], place: Callable[[Any, str], Any] | None = None) -> Any:
     """Read one object from a seekable file that stands at its beginning.
+
+    Parameters
+    ----------
+    file : binary file
+        What to read.
+    place : callable, optional
+        Gives a storage, read on the CPU, on the device where it shall be, from its location when
+        it was saved ("cuda:0"); by default it stays on the CPU.
 
     Raises
     ------
@@ -54,9 +62,13 @@ def load(file: IO[bytes]) -> Any:
     zipped = file.read(2) == b"PK"
     file.seek(0)
     try:
-        return _load_zip(file, size) if zipped else _load_pickles(file, size)
+        return (_load_zip if zipped else _load_pickles)(file, size, place or _stay)
     except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
         raise FormatError(f"[load] archive is damaged: {error}") from error
+
+
+def _stay(storage: Any, was: str) -> Any:
+    return storage
 
 
 # -- tensors ----------------------------------------------------------------------------------
@@ -65,8 +77,11 @@ def load(file: IO[bytes]) -> Any:
 class _Storages:
     """Storages by key: one-dimensional tensors that are read when they are first asked for."""
 
-    def __init__(self, fetch: Callable[[str, int, int], Any]) -> None:
+    def __init__(
+        self, fetch: Callable[[str, int, int], Any], place: Callable[[Any, str], Any] = _stay
+    ) -> None:
         self._fetch = fetch
+        self._place = place
         self._held: dict[str, tuple[int, int, Any]] = {}
 
     def persistent(self, pid: Any) -> Any:
@@ -91,7 +106,9 @@ class _Storages:
         if not isinstance(key, str) or type(n) is not int or not 0 <= n < 2**60:
             raise FormatError(f"[load] storage {key!r:.100}: got {n!r:.100} elements")
         if key not in self._held:
-            self._held[key] = (code, n, self._fetch(key, code, n))
+            fetched, was = self._fetch(key, code, n), pid[3]
+            placed = fetched is None or type(was) is not str
+            self._held[key] = (code, n, fetched if placed else self._place(fetched, was))
         held = self._held[key]
         if held[:2] != (code, n):
             raise FormatError(f"[load] storage {key!r} is described in two ways")
@@ -116,7 +133,9 @@ def _rebuild(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> A
             f"storage of {storage._numel()}"
         )
     made = (
-        _C.empty(tuple(size), storage._dtype) if n == 0 else _strided(storage, offset, size, stride)
+        _C.empty(tuple(size), storage._dtype, storage._device_index)
+        if n == 0
+        else _strided(storage, offset, size, stride)
     )
     return _C.alias(type(made), made, True) if rest and rest[0] is True else made
 
@@ -132,7 +151,9 @@ def _strided(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int
         dense = dense and (size[d] == 1 or stride[d] == n)
         n *= size[d]
     if not dense:
-        return _copied(storage, offset, size, stride, n)
+        here = _C.to_device(storage, -1, False)
+        apart = _copied(here, offset, size, stride, n)
+        return _C.to_device(apart, storage._device_index, False)
     part = _C.slice(storage, 0, offset, offset + n, 1)
     back = [order.index(d) for d in range(len(size))]
     part = _C.view(part, [size[d] for d in order])
@@ -188,7 +209,7 @@ _TENSORS: dict[str, Builder] = {
 # -- the archive ------------------------------------------------------------------------------
 
 
-def _load_zip(file: IO[bytes], size: int) -> Any:
+def _load_zip(file: IO[bytes], size: int, place: Callable[[Any, str], Any]) -> Any:
     with zipfile.ZipFile(file) as archive:
         records = _records(archive, size)
         roots = [name.removesuffix("/data.pkl") for name in records if name.endswith("/data.pkl")]
@@ -214,7 +235,7 @@ def _load_zip(file: IO[bytes], size: int) -> Any:
             with archive.open(info) as record:
                 return _filled(record, f"storage {key!r}", code, n)
 
-        storages = _Storages(fetch)
+        storages = _Storages(fetch, place)
         info = records[f"{root}/data.pkl"]
         if info.file_size > _PICKLE_LIMIT:
             raise FormatError(f"[load] data.pkl: got {info.file_size} bytes")
@@ -259,7 +280,7 @@ def _filled(source: Any, what: str, code: int, n: int) -> Any:
 # -- the run of pickles -----------------------------------------------------------------------
 
 
-def _load_pickles(file: IO[bytes], size: int) -> Any:
+def _load_pickles(file: IO[bytes], size: int, place: Callable[[Any, str], Any]) -> Any:
     first = read_pickle(file, NUMPY)
     if first != _MAGIC:
         if file.read(1):
@@ -292,5 +313,5 @@ def _load_pickles(file: IO[bytes], size: int) -> Any:
     if file.read(1):
         raise FormatError("[load] file has bytes after its storages")
     file.seek(start)
-    storages = _Storages(lambda key, code, n: filled[key])
+    storages = _Storages(lambda key, code, n: filled[key], place)
     return read_pickle(file, _TENSORS, storages.persistent, _DTYPES)

@@ -69,8 +69,8 @@ def load(f: Any, map_location: Any = None, **kwargs: Any) -> Any:
     ----------
     f : path or file
         Where from.
-    map_location : device, optional
-        Where tensors go; by default the device of this process.
+    map_location : device, mapping or function, optional
+        Where tensors go, as for ``paceline.load``.
     **kwargs : object
         As for ``paceline.load``.
     """

@@ -221,7 +221,8 @@ def test_what_was_saved_on_one_device_loads_on_the_other(tmp_path: Path) -> None
             {"model": source.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "f"
         )
         state = torch.load(tmp_path / "f")
-        assert not state["model"]["head.weight"].is_cuda
+        assert state["model"]["head.weight"].is_cuda is (saved == "cuda")  # back where it was
+        assert not torch.load(tmp_path / "f", "cpu")["model"]["head.weight"].is_cuda
         target = Net().to(loaded)
         assert str(target.load_state_dict(state["model"])) == "<All keys matched successfully>"
         second = torch.optim.AdamW(target.parameters(), lr=0.1)
