@@ -35,7 +35,7 @@ void pl_cuda_blas_free(pl_cuda_blas *blas);  // NULL is legal; the stream must b
 void pl_cuda_blas_on(pl_cuda_blas *blas, pl_stream *stream, pl_cuda_queue *queue, void **workspace);
 
 // The members of pl_kernels; tensors' data are device memory. Enqueued on the queue's stream,
-// except that the first product of a shape may be measured (see pl_cuda_blas_measure), which waits.
+// except that the first product of a shape may be measured (PACELINE_BLAS_MEASURE), which waits.
 pl_status pl_cuda_blas_matmul(const pl_tensor *a, const pl_tensor *b, bool accumulate,
                               pl_tensor *out, pl_cuda_blas *blas) PL_MUST_USE;
 pl_status pl_cuda_blas_linear(const pl_tensor *x, const pl_tensor *w, const pl_tensor *bias,

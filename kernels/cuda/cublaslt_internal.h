@@ -83,7 +83,8 @@ struct pl_cuda_blas {
     const pl_lt_library *lib;  // NULL: not open yet
     void *handle;
     void **workspace, *first_workspace;  // of the current queue; where none was given, the own one
-    int64_t measured_ns;  // in all
+    int64_t measured_ns;                 // in all, of the host's time
+    pl_event *clock[2];                  // NULL until something is measured
     pl_blas_memory memory;
     pl_blas_plan plans[PL_BLAS_PLANS];
     uint32_t evicted;  // counts

@@ -15,8 +15,7 @@ static int data_type(int64_t dtype) {
                               : PL_LT_R_16F;
 }
 
-// ---- Descriptors
-// ---------------------------------------------------------------------------------
+// ---- Descriptors --------------------------------------------------------------------------------
 
 static void forget(const pl_lt_library *lib, pl_blas_plan *p) {
     if (p->desc) (void)lib->desc_destroy(p->desc);
@@ -96,8 +95,7 @@ static pl_status describe(const pl_lt_library *lib, const pl_blas_data *data, pl
     return st == PL_LT_SUCCESS ? PL_OK : pl__blas_failed("describing a product", st);
 }
 
-// ---- Proposals
-// -----------------------------------------------------------------------------------
+// ---- Proposals ----------------------------------------------------------------------------------
 
 static int make_preference(const pl_lt_library *lib, const pl_blas_call *c, void **out) {
     uint64_t workspace = PL_BLAS_WORKSPACE;
@@ -177,8 +175,7 @@ static pl_status choose(pl_cuda_blas *blas, pl_blas_plan *p, const pl_blas_data 
     return pl__blas_memory_keep(&blas->memory, &p->choice);
 }
 
-// ---- The table
-// -----------------------------------------------------------------------------------
+// ---- The table ----------------------------------------------------------------------------------
 
 // Multiply and fold as in wyhash.
 static uint32_t hash_call(const pl_blas_call *call) {
@@ -216,8 +213,7 @@ pl_status pl__blas_plan(pl_cuda_blas *blas, const pl_blas_call *call, const pl_b
     return PL_OK;
 }
 
-// ---- Running
-// -------------------------------------------------------------------------------------
+// ---- Running ------------------------------------------------------------------------------------
 
 pl_status pl__blas_enqueue(pl_cuda_blas *blas, pl_blas_plan *p, const pl_lt_algo *algo,
                            const pl_blas_data *data) {

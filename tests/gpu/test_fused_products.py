@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import vcuda
@@ -62,3 +64,15 @@ print("".join(found))
 def test_tf32_only_while_it_is_asked_for() -> None:
     """In every product of a layer and its gradients; never of float64. Plans are kept apart."""
     assert vcuda.run(TF32).strip() == "1111" + "0000" + "1" + "1111"
+
+
+def test_the_faster_route_is_found_by_the_devices_clock(tmp_path: Path) -> None:
+    """Each task takes a virtual GPU a microsecond, so whatever is fused is faster."""
+    env = vcuda.environment()
+    env |= {"PACELINE_BLAS_MEASURE": "1", "XDG_CACHE_HOME": str(tmp_path)}
+    assert vcuda.run(THROUGH_GELU, env=env).split() == ["False"]
+    (kept,) = (tmp_path / "paceline").glob("cublaslt-*.txt")
+    choices = [line.split() for line in kept.read_text().splitlines()[1:-1]]
+    # epilogue, possible and route: columns of cublaslt_memory.c
+    found = {(int(c[16]), c[-11], c[-10]) for c in choices if c[16] != "1"}
+    assert found == {(160, "1", "1"), (192, "1", "1")}
