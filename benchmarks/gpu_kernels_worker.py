@@ -32,6 +32,34 @@ PRODUCTS = {
 }
 
 
+def swiglu(torch: Any, x: Any) -> Any:
+    """silu(gate) * up of a packed product, as a user of either library writes it."""
+    functional = torch.nn.functional
+    if hasattr(functional, "swiglu"):
+        return functional.swiglu(x)
+    gate, up = x.chunk(2, dim=-1)
+    return functional.silu(gate) * up
+
+
+def rotary(torch: Any, size: str) -> Timed:
+    """Queries as views of a packed projection, turned: by one operator or as in transformers."""
+    rows, width, _, _ = SIZES[size]
+    head, length = min(width // 2, 64), min(rows, 1024)
+    qkv = torch.randn(rows // length, length, 3 * width).to(torch.bfloat16).to("cuda")
+    x = qkv[:, :, :width].view(-1, length, width // head, head).transpose(1, 2)
+    angles = torch.arange(length).float().unsqueeze(1) * 0.01 ** (torch.arange(head // 2) / head)
+    cos, sin = angles.cos().to("cuda"), angles.sin().to("cuda")
+    functional, half, amount = torch.nn.functional, head // 2, 2.0 * 2 * rows * width
+    if hasattr(functional, "rotary_embedding"):
+        return lambda: functional.rotary_embedding(x, cos, sin), amount
+    cos, sin = (torch.cat([t, t], dim=1).to(torch.bfloat16) for t in (cos, sin))
+
+    def turn() -> Any:
+        return x * cos + torch.cat([-x[..., half:], x[..., :half]], dim=-1) * sin
+
+    return turn, amount
+
+
 def forward_kernels(torch: Any, size: str) -> dict[str, Callable[[], Timed]]:
     """Calls that are made when they are asked for, in bf16."""
     rows, width, vocab, _ = SIZES[size]
@@ -70,6 +98,10 @@ def forward_kernels(torch: Any, size: str) -> dict[str, Callable[[], Timed]]:
         x = new(rows, width)
         return x.float, 6.0 * rows * width
 
+    def gated() -> Timed:
+        x = new(rows, 4 * width)
+        return partial(swiglu, torch, x), 1.5 * 2 * rows * 4 * width
+
     def total() -> Timed:
         x = new(rows, width)
         return x.sum, 2.0 * rows * width
@@ -80,6 +112,7 @@ def forward_kernels(torch: Any, size: str) -> dict[str, Callable[[], Timed]]:
         "gelu (tanh)": lambda: unary(lambda x: functional.gelu(x, approximate="tanh")),
         "softmax of rows": lambda: unary(lambda x: functional.softmax(x, dim=-1)),
         "dropout": lambda: unary(lambda x: functional.dropout(x, 0.1)),
+        "swiglu": gated, "rotary": partial(rotary, torch, size),
     }  # fmt: skip
 
 
@@ -115,6 +148,7 @@ def other_kernels(torch: Any, size: str) -> dict[str, Callable[[], Timed]]:
         "AdamW, fp32": adamw,
         "layer_norm, gradient": lambda: gradient(layer_norm, width, 3.0),
         "gelu (tanh), gradient": lambda: gradient(gelu, 4 * width, 3.0),
+        "swiglu, gradient": lambda: gradient(partial(swiglu, torch), 4 * width, 2.5),
         "softmax, gradient": lambda: gradient(lambda x: functional.softmax(x, -1), width, 3.0),
     }
 

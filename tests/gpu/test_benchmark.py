@@ -37,7 +37,14 @@ def test_the_gpu_part_runs(tmp_path: Path) -> None:
             assert row["ours"][0] > 0
             assert "failed" not in row["peers"].values()
     bounded = {row["case"] for row in tables[2]["rows"]}
-    assert {"copy", "layer_norm", "AdamW, fp32", "layer_norm, gradient"} <= bounded
+    assert {
+        "copy",
+        "layer_norm",
+        "AdamW, fp32",
+        "layer_norm, gradient",
+        "rotary",
+        "swiglu, gradient",
+    } <= bounded
 
 
 def test_the_share_of_the_peak_is_that_of_llm_c() -> None:
