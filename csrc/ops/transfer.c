@@ -81,10 +81,11 @@ pl_status pl_to_host_later(pl_tensor *t, pl_tensor **out) {
     if (d == NULL) return pl_fail(PL_EINVAL, "[to_host_later] got a tensor on the CPU");
     PL_TRY(pl_storage_new_pinned(pl_tensor_nbytes(t), &s));
     pl_status st = pl_tensor_from_storage(s, t->dtype, t->ndim, t->shape, NULL, 0, &r);
+    if (st == PL_OK) st = pl_tensors_used_here(1, &t);
     if (st == PL_OK) st = pl_contiguous(t, &packed);
     if (st == PL_OK && t->numel > 0) {
-        st = d->runtime->copy(d->runtime, d->compute, PL_COPY_TO_HOST, r->data, packed->data,
-                              pl_tensor_nbytes(t));
+        st = d->runtime->copy(d->runtime, pl_device_current(d), PL_COPY_TO_HOST, r->data,
+                              packed->data, pl_tensor_nbytes(t));
         if (st == PL_OK) st = pl_storage_pinned_used(s);
     }
     pl_storage_release(s);

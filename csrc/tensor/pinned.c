@@ -17,6 +17,7 @@ typedef struct pinned {
     void *data;
     size_t nbytes;
     pl_event *done;  // NULL: never used by a copy
+    pl_stream *on;   // where `done` was recorded last
 } pinned;
 
 // Guards locked, free_blocks and `done` of what is in it; nothing is taken inside but the run
@@ -85,8 +86,13 @@ static pl_status block_of(pl_runtime *r, size_t nbytes, size_t most, pinned **ou
 
 static pl_status note_use(const pl_device_services *d, pinned *p) {
     pthread_mutex_lock(&lock);
+    pl_stream *now = pl_device_current(d);
     pl_status st = p->done == NULL ? d->runtime->event_new(d->runtime, &p->done) : PL_OK;
-    if (st == PL_OK) st = d->runtime->record(d->runtime, p->done, pl_device_current(d));
+    // One event stands for the copies of all streams: each comes behind those of the one before.
+    if (st == PL_OK && p->on != NULL && p->on != now)
+        st = d->runtime->wait(d->runtime, now, p->done);
+    if (st == PL_OK) st = d->runtime->record(d->runtime, p->done, now);
+    p->on = now;
     pthread_mutex_unlock(&lock);
     return st;
 }

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from paceline._cuda_streams import Stream
+    from paceline.cuda.streams import Stream
 
 # Inside the class these names are methods and properties.
 Int = int

@@ -39,6 +39,8 @@ def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     "ask",
     ["zeros(1, device='cuda')", "ones(1).cuda()", "nn.Linear(1, 1).to('cuda:0')",
      "cuda.synchronize()", "cuda.current_device()", "cuda.mem_get_info()",
+     "cuda.Stream()", "cuda.current_stream()", "cuda.default_stream()", "cuda.Event().record()",
+     "cuda.init()", "cuda.device(0).__enter__()", "cuda.amp.autocast().__enter__()",
      "autocast('cuda')", "tensor(1, device='cuda')", "randn(1, device='cuda')"],
 )  # fmt: skip
 def test_a_build_without_cuda(ask: str) -> None:
@@ -62,6 +64,12 @@ def test_questions_without_cuda() -> None:
     assert cuda.memory_summary() == "no GPU was opened in this process"
     cuda.empty_cache()
     cuda.manual_seed_all(0)
+    cuda.seed_all()
+    cuda.ipc_collect()
+    assert cuda.get_rng_state_all() == []
+    assert not cuda.is_current_stream_capturing()
+    with cuda.amp.autocast(enabled=False), cuda.device(None):
+        assert cuda.amp.GradScaler(enabled=False).get_scale() == 1.0
     with pytest.raises(RuntimeError, match="no CUDA"):
         cuda.get_device_name()
 

@@ -250,6 +250,38 @@ def test_released_memory_goes_back_to_the_gpu() -> None:
     assert torch.cuda.memory_reserved() <= before - (32 << 20)
 
 
+def test_names_of_older_scripts() -> None:
+    from paceline.cuda.amp import GradScaler, autocast
+
+    torch.cuda.init()
+    x = torch.ones(2, 2, device="cuda")
+    with autocast():
+        assert (x @ x).dtype is torch.float16
+    with torch.cuda.amp.autocast(dtype=torch.bfloat16):
+        assert (x @ x).dtype is torch.bfloat16
+    assert GradScaler(init_scale=8.0).get_scale() == 8.0
+    with torch.cuda.device(0), torch.cuda.device("cuda"):
+        assert torch.empty(1, device="cuda").device.index == 0
+    with pytest.raises(torch.errors.DeviceError, match="one device per process"):
+        torch.cuda.device(1).__enter__()
+    torch.cuda.manual_seed(5)
+    assert torch.cuda.initial_seed() == 5
+    state = torch.cuda.get_rng_state_all()
+    first = torch.rand(3, device="cuda").tolist()
+    torch.cuda.set_rng_state_all(state)
+    assert torch.rand(3, device="cuda").tolist() == first
+    torch.cuda.seed()
+    assert torch.rand(3, device="cuda").tolist() != first
+    for record in (
+        torch.cuda.CUDAGraph,
+        lambda: torch.cuda.graph(None),
+        lambda: torch.cuda.make_graphed_callables(None, ()),
+    ):
+        with pytest.raises(NotImplementedError, match="CUDA graphs are not built"):
+            record()
+    assert not hasattr(torch.cuda, "nvtx")
+
+
 def test_questions() -> None:
     assert torch.cuda.current_device() == 0
     assert torch.cuda.get_device_capability() >= (7, 5)

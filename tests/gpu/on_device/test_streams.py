@@ -154,3 +154,19 @@ def test_numbers_that_are_no_streams() -> None:
         cuda.Stream("cpu")
     with pytest.raises(torch.errors.DeviceError):
         cuda.Stream("cuda:7")
+
+
+def test_pinned_memory_is_kept_for_copies_of_all_streams() -> None:
+    side = torch.cuda.Stream()
+    ours, theirs = [], []
+    for k in range(20):
+        host = torch.full((64,), float(k)).pin_memory()
+        ours.append(torch.empty(64, device="cuda"))
+        ours[-1].copy_(host, non_blocking=True)
+        with torch.cuda.stream(side):
+            theirs.append(torch.empty(64, device="cuda"))
+            theirs[-1].copy_(host, non_blocking=True)
+        del host
+    torch.cuda.synchronize()
+    for k in range(20):
+        assert ours[k].tolist() == theirs[k].tolist() == [float(k)] * 64

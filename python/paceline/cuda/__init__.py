@@ -10,7 +10,13 @@ from __future__ import annotations
 import os
 
 from paceline import _C, _device
-from paceline._cuda_memory import (
+from paceline.cuda.graphs import (
+    CUDAGraph,
+    graph,
+    is_current_stream_capturing,
+    make_graphed_callables,
+)
+from paceline.cuda.memory import (
     empty_cache,
     max_memory_allocated,
     max_memory_reserved,
@@ -21,7 +27,7 @@ from paceline._cuda_memory import (
     memory_summary,
     reset_peak_memory_stats,
 )
-from paceline._cuda_streams import (
+from paceline.cuda.streams import (
     Event,
     Stream,
     StreamContext,
@@ -34,27 +40,42 @@ from paceline.errors import DeviceError
 
 TYPE_CHECKING = False  # typing itself takes 5 ms to load
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
+
+    from paceline._tensor import Tensor
+    from paceline.cuda import amp
 
     Where = str | int | _device.device | None
 
 __all__ = [
+    "CUDAGraph",
     "DeviceProperties",
     "Event",
     "OutOfMemoryError",
     "Stream",
     "StreamContext",
+    "amp",
     "current_device",
     "current_stream",
     "default_stream",
+    "device",
     "device_count",
     "empty_cache",
     "get_device_capability",
     "get_device_name",
     "get_device_properties",
+    "get_rng_state",
+    "get_rng_state_all",
+    "graph",
+    "init",
+    "initial_seed",
+    "ipc_collect",
     "is_available",
     "is_bf16_supported",
+    "is_current_stream_capturing",
     "is_initialized",
+    "make_graphed_callables",
     "manual_seed",
     "manual_seed_all",
     "max_memory_allocated",
@@ -65,7 +86,11 @@ __all__ = [
     "memory_stats",
     "memory_summary",
     "reset_peak_memory_stats",
+    "seed",
+    "seed_all",
     "set_device",
+    "set_rng_state",
+    "set_rng_state_all",
     "set_stream",
     "stream",
     "synchronize",
@@ -220,6 +245,43 @@ def set_device(device: Where) -> None:
     _device.prefer(index)
 
 
+class device:  # noqa: N801 (PyTorch's name)
+    """``with cuda.device(0):``: the GPU that is meant inside, which is this process's one.
+
+    Raises
+    ------
+    DeviceError
+        Where it is another one than this process uses, or there is none.
+    """
+
+    def __init__(self, device: Where) -> None:
+        index = None if device is None else _device.index_of("cuda.device", device)
+        self.idx = -1 if index is None else index
+
+    def __enter__(self) -> None:
+        if self.idx >= 0:  # -1: as outside
+            init()
+            set_device(self.idx)
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def init() -> None:
+    """Open the GPU that ``"cuda"`` stands for; the first tensor on it does so too.
+
+    Raises
+    ------
+    DeviceError
+        Where there is none.
+    """
+    _device.open_gpu("cuda.init", _device.index_of("cuda.init", None))
+
+
+def ipc_collect() -> None:
+    """Nothing to do: memory of a GPU is not shared between processes."""
+
+
 def synchronize(device: Where = None) -> None:
     """Wait for the GPU, and raise what its kernels complained of.
 
@@ -250,3 +312,62 @@ def manual_seed(seed: int) -> None:
 def manual_seed_all(seed: int) -> None:
     """As `manual_seed`: a process has one GPU."""
     manual_seed(seed)
+
+
+def seed() -> None:
+    """Seed random numbers from the system's entropy: ``paceline.seed``; without a GPU nothing."""
+    if is_available():
+        from paceline.random import seed
+
+        seed()
+
+
+def seed_all() -> None:
+    """As `seed`: a process has one GPU."""
+    seed()
+
+
+def initial_seed() -> int:
+    """The seed of random numbers: ``paceline.initial_seed``."""
+    from paceline.random import initial_seed
+
+    return initial_seed()
+
+
+def get_rng_state(device: Where = "cuda") -> Tensor:
+    """Seed and place of the stream of random numbers, which is also the CPU's."""
+    from paceline.random import get_rng_state
+
+    return get_rng_state()
+
+
+def set_rng_state(new_state: _C.Tensor, device: Where = "cuda") -> None:
+    """Go on from what `get_rng_state` gave.
+
+    Raises
+    ------
+    ValueError
+        If it is not that.
+    """
+    from paceline.random import set_rng_state
+
+    set_rng_state(new_state)
+
+
+def get_rng_state_all() -> list[Tensor]:
+    """`get_rng_state` of each GPU of this process: of one, or of none."""
+    return [get_rng_state()] if is_available() else []
+
+
+def set_rng_state_all(new_states: Iterable[_C.Tensor]) -> None:
+    """Go on from what `get_rng_state_all` gave."""
+    for state in new_states:
+        set_rng_state(state)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "amp":  # it needs autocast, which needs this module
+        import paceline.cuda.amp as amp
+
+        return amp
+    raise AttributeError(f"module 'paceline.cuda' has no attribute {name!r}")
