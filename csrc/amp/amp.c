@@ -2,7 +2,7 @@
 // Autocast's policy: see amp.h. fp64 is never cast: who asks for it means it.
 #include "amp/amp.h"
 
-#define MAX_CAST 4  // operators with a policy have at most this many inputs
+#define MAX_CAST 5  // operators with a policy have at most this many inputs
 
 static _Thread_local int mode = -1;
 
@@ -32,11 +32,13 @@ pl_status pl_amp_apply(const pl_op *op, int n_in, pl_tensor *const *in, const pl
     if (mode < 0 || op->amp == PL_AMP_KEEP || n_in > MAX_CAST) {
         return pl_autograd_apply(op, n_in, in, NULL, attrs, out);
     }
-    for (int i = 0; i < n_in; i++) any |= wants_cast(op->amp, in[i], (pl_dtype)mode);
+    for (int i = 0; i < n_in; i++) {
+        any |= wants_cast(op->amp, in[i], (pl_dtype)mode) && !pl_op_keeps(op, i);
+    }
     if (!any) return pl_autograd_apply(op, n_in, in, NULL, attrs, out);
     pl_status st = PL_OK;
     for (int i = 0; i < n_in && st == PL_OK; i++) {
-        if (!wants_cast(op->amp, in[i], (pl_dtype)mode) ||
+        if (!wants_cast(op->amp, in[i], (pl_dtype)mode) || pl_op_keeps(op, i) ||
             // Of leaves only: keeping them costs no memory.
             (pl_is_leaf(in[i]) && pl_op_rounds(op, i, in, (pl_dtype)mode, &own))) {
             cast[i] = in[i] ? pl_tensor_retain(in[i]) : NULL;

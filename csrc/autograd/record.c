@@ -7,12 +7,14 @@
 
 static uint64_t next_seq;  // atomic
 
-static bool wanted(const pl_op *op, int n_in, pl_tensor *const *edges) {
-    if (!op->backward || !pl_grad_enabled()) return false;
+// Bit i: input i (the last bit: any from there on).
+static uint32_t wanted(const pl_op *op, int n_in, pl_tensor *const *edges) {
+    uint32_t bits = 0;
+    if (!op->backward || !pl_grad_enabled()) return 0;
     for (int i = 0; i < n_in; i++) {
-        if (edges[i] && pl_requires_grad(edges[i])) return true;
+        if (edges[i] && pl_requires_grad(edges[i])) bits |= 1u << (i < 31 ? i : 31);
     }
-    return false;
+    return bits;
 }
 
 static void meta_of(const pl_tensor *t, pl_in_meta *m) {
@@ -95,7 +97,9 @@ static pl_status forward(const pl_op *op, pl_op_call *call) {
 // Runs the call; *node is set where it is to be recorded. On failure nothing is left behind.
 static pl_status run(const pl_op *op, int n_in, pl_tensor *const *in, pl_tensor *const *edges,
                      const pl_attrs *attrs, pl_tensor **out, pl_node **node) {
-    pl_op_call call = {.op = op, .n_in = n_in, .in = in, .track = wanted(op, n_in, edges)};
+    pl_op_call call = {.op = op, .n_in = n_in, .in = in, .wants = wanted(op, n_in, edges)};
+    call.edges = edges;
+    call.track = call.wants != 0;
     if (attrs) call.attrs = *attrs;
     *node = NULL;
     pl_status st = forward(op, &call);

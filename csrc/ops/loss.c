@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Softmax cross-entropy of rows against class indices, with PyTorch's reductions.
+#include "ops/linear_loss.h"
 #include "ops/ops.h"
-
-enum { REDUCE_NONE, REDUCE_MEAN, REDUCE_SUM };
 
 static pl_status check(const pl_tensor *x, const pl_tensor *t, const pl_tensor *w) {
     char a[128], b[128];
@@ -25,6 +24,20 @@ static pl_status check(const pl_tensor *x, const pl_tensor *t, const pl_tensor *
     return PL_OK;
 }
 
+// idx (its own memory) into [0, n).
+static pl_status clamp_index(pl_tensor *idx, int64_t n) {
+    pl_tensor *lo = NULL, *hi = NULL, *vlo = NULL, *vhi = NULL;
+    pl_status st = pl_scalar_int(idx, PL_I64, 0, &lo);
+    if (st == PL_OK) st = pl_scalar_int(idx, PL_I64, n - 1, &hi);
+    if (st == PL_OK) st = pl_tensor_expand(lo, idx->ndim, idx->shape, &vlo);
+    if (st == PL_OK) st = pl_tensor_expand(hi, idx->ndim, idx->shape, &vhi);
+    if (st == PL_OK) st = pl_k(idx)->binary(PL_BINARY_MAXIMUM, idx, vlo, idx);
+    if (st == PL_OK) st = pl_k(idx)->binary(PL_BINARY_MINIMUM, idx, vhi, idx);
+    pl_tensor *own[] = {lo, hi, vlo, vhi};
+    for (int i = 0; i < 4; i++) pl_tensor_release(own[i]);
+    return st;
+}
+
 // 1 for a row that counts (its class weight where there are weights), 0 for an ignored one.
 static pl_status row_weights(pl_tensor *target, pl_tensor *w, int64_t ignore, pl_dtype dt,
                              pl_tensor **out) {
@@ -35,10 +48,12 @@ static pl_status row_weights(pl_tensor *target, pl_tensor *w, int64_t ignore, pl
     if (st == PL_OK) st = pl_cast(real, dt, &mask);
     if (st == PL_OK && !w) *out = pl_tensor_retain(mask);
     if (st == PL_OK && w) {
-        // An ignored row looks up class 0 and is masked afterwards.
+        // An ignored row looks up class 0 and is masked afterwards. One out of range is told by the
+        // loss: here it looks up what there is.
         int64_t table_shape[2] = {w->shape[0], 1};
         st = pl_cast(real, PL_I64, &safe);
         if (st == PL_OK) st = pl_binary_new(PL_BINARY_MUL, "cross_entropy", target, safe, &idx);
+        if (st == PL_OK) st = clamp_index(idx, w->shape[0]);
         if (st == PL_OK) st = pl_tensor_view(w, 2, table_shape, &table);
         int64_t taken_shape[2] = {target->shape[0], 1};
         if (st == PL_OK) st = pl_tensor_empty_beside(w, w->dtype, 2, taken_shape, &taken);
@@ -51,9 +66,8 @@ static pl_status row_weights(pl_tensor *target, pl_tensor *w, int64_t ignore, pl
     return st;
 }
 
-// What the sum of losses is divided by: the sum of the rows' weights.
-static pl_status denominator(pl_tensor *target, pl_tensor *w, int64_t ignore, pl_dtype dt,
-                             pl_tensor **out) {
+pl_status pl__loss_denominator(pl_tensor *target, pl_tensor *w, int64_t ignore, pl_dtype dt,
+                               pl_tensor **out) {
     pl_tensor *rows = NULL;
     PL_TRY(row_weights(target, w, ignore, dt, &rows));
     pl_status st = pl_reduce_new(PL_REDUCE_SUM, rows, 1u, false, out);
@@ -64,13 +78,13 @@ static pl_status denominator(pl_tensor *target, pl_tensor *w, int64_t ignore, pl
 static pl_status reduce_losses(pl_op_call *c, pl_tensor *losses, pl_tensor *target, pl_tensor *w,
                                pl_tensor **denom) {
     int how = (int)c->attrs.i[1];
-    if (how == REDUCE_NONE) {
+    if (how == PL_LOSS_NONE) {
         c->out = pl_tensor_retain(losses);
         return PL_OK;
     }
-    if (how == REDUCE_SUM) return pl_reduce_new(PL_REDUCE_SUM, losses, 1u, false, &c->out);
+    if (how == PL_LOSS_SUM) return pl_reduce_new(PL_REDUCE_SUM, losses, 1u, false, &c->out);
     pl_tensor *total = NULL;
-    PL_TRY(denominator(target, w, c->attrs.i[0], losses->dtype, denom));
+    PL_TRY(pl__loss_denominator(target, w, c->attrs.i[0], losses->dtype, denom));
     PL_TRY(pl_reduce_new(PL_REDUCE_SUM, losses, 1u, false, &total));
     pl_status st = pl_binary_new(PL_BINARY_DIV, "cross_entropy", total, *denom, &c->out);
     pl_tensor_release(total);

@@ -4,6 +4,7 @@
 // operands straight into the edge's dtype, accumulated in fp32.
 #include <string.h>
 
+#include "ops/linear_loss.h"
 #include "ops/ops.h"
 
 // ---- matmul ----------------------------------------------------------------------------------
@@ -97,13 +98,20 @@ static pl_status as_rows(pl_tensor *t, pl_tensor **out) {
 // A weight that its kernel rounds needs no copy in bf16: neither the time for one, nor the memory
 // until its gradient is there.
 bool pl_op_rounds(const pl_op *op, int i, pl_tensor *const *in, pl_dtype low, pl_attrs *attrs) {
-    if (op != &pl_op_linear || i != 1) return false;
     const pl_tensor *x = in[0], *w = in[1];
+    bool fused = op == &pl_op_linear_cross_entropy;
+    if ((op != &pl_op_linear && !fused) || i != 1) return false;
     const pl_kernels *k = pl_k(w);
     bool fits = low == PL_BF16 && w->dtype == PL_F32 && w->ndim == 2 && x->ndim >= 1 &&
                 x->shape[x->ndim - 1] == w->shape[1] && pl_tensor_is_contiguous(w);
-    if (!fits || pl_k(x) != k || !k->linear_rounds || !k->linear_rounds(x, w)) return false;
-    attrs->i[1] = 1;
+    if (!fits || pl_k(x) != k || !k->linear_rounds) return false;
+    pl_tensor rows = *x;  // what one product takes; for this call only
+    if (fused) {
+        rows.shape[0] = pl__loss_chunk(x, w->shape[0], low, attrs->i[2]);
+        rows.numel = rows.shape[0] * w->shape[1];
+    }
+    if (!k->linear_rounds(&rows, w)) return false;
+    attrs->i[fused ? 3 : 1] = 1;
     return true;
 }
 

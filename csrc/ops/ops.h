@@ -31,10 +31,12 @@ struct pl_op;
 typedef struct pl_op_call {
     const struct pl_op *op;
     int n_in;
-    pl_tensor *const *in;               // borrowed; NULL where an optional input is absent
-    pl_attrs attrs;                     // forward may add what backward needs
-    bool track;                         // a gradient may be asked for: save what it needs
-    pl_tensor *out;                     // forward's result, owned by the caller
+    pl_tensor *const *in;     // borrowed; NULL where an optional input is absent
+    pl_attrs attrs;           // forward may add what backward needs
+    bool track;               // a gradient may be asked for: save what it needs
+    uint32_t wants;           // bit i: input i's may be (the last bit: any from there on)
+    pl_tensor *const *edges;  // [n_in] what the graph connects to: a gradient has its dtype
+    pl_tensor *out;           // forward's result, owned by the caller
     pl_tensor *saved[PL_OP_MAX_SAVED];  // by pl_op_save
 } pl_op_call;
 
@@ -104,6 +106,8 @@ typedef struct pl_op {
     X(softmax) X(log_softmax) /* over the last dimension */                                       \
     X(cross_entropy) /* logits (M, C), target (M), weight; i[0] ignore_index, i[1] reduction      \
                         (0 none, 1 mean, 2 sum); f[0] label smoothing */                          \
+    X(linear_cross_entropy) /* x (M, K), w (C, K), target (M), bias, weight; i[0], i[1], f[0] as    \
+                               cross_entropy, i[2] rows of a chunk (0: chosen), i[3] w is wide */  \
     X(embedding)     /* weight (N, D), index; i[0] padding_idx or -1 */                           \
     X(gather)        /* x, index; i[0] dim */                                                     \
     X(dropout)       /* f[0] p; i[0] seed, i[1] offset */                                         \
@@ -127,6 +131,9 @@ extern const int pl_op_count;
 // Under autocast to `low`: whether a call of op takes input i as it is, since its kernel rounds it
 // as it reads; then attrs tells the call so.
 bool pl_op_rounds(const pl_op *op, int i, pl_tensor *const *in, pl_dtype low, pl_attrs *attrs);
+
+// Whether autocast leaves input i of op as it is.
+bool pl_op_keeps(const pl_op *op, int i);
 
 // Results that are cheap to compute again from what the call saved (remake.c).
 bool pl_op_can_remake(const pl_op *op, const pl_attrs *attrs);

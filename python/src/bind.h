@@ -66,6 +66,7 @@ int pl_bind_random(PyObject *module);
 int pl_bind_ops(PyObject *module);
 int pl_bind_shapes(PyObject *module);
 int pl_bind_nn(PyObject *module);
+int pl_bind_loss(PyObject *module);
 int pl_bind_autograd(PyObject *module);
 int pl_bind_optim(PyObject *module);
 int pl_bind_runtime(PyObject *module);

@@ -108,16 +108,28 @@ def added(pair: tuple[Any, Any]) -> Any:
     return pair[0] + pair[1]
 
 
-def np_cross_entropy(x: Array, t: Array, smoothing: float = 0.0) -> Array:
+def np_each_entropy(x: Array, t: Array, smoothing: float = 0.0) -> Array:
     logp = np.log(np_softmax(x))
     nll = -logp[np.arange(len(t)), t]
-    return np.mean((1 - smoothing) * nll - smoothing * logp.mean(-1))
+    return (1 - smoothing) * nll - smoothing * logp.mean(-1)
+
+
+def np_cross_entropy(x: Array, t: Array, smoothing: float = 0.0) -> Array:
+    return np.mean(np_each_entropy(x, t, smoothing))
 
 
 def np_weighted_entropy(x: Array, t: Array, w: Array) -> Array:
     keep = t != 0
     logp = np.log(np_softmax(x))[np.arange(len(t)), t]
     return -(logp * w[t] * keep).sum() / (w[t] * keep).sum()
+
+
+def np_linear_entropy(
+    x: Array, w: Array, t: Array, b: Array | float = 0.0, cw: Array | None = None
+) -> Array:
+    logp = np.log(np_softmax(x @ w.T + b))
+    share = (np.ones(len(w)) if cw is None else cw)[t]
+    return -(logp[np.arange(len(t)), t] * share).sum() / share.sum()
 
 
 def np_attention(q: Array, k: Array, v: Array, causal: bool) -> Array:
@@ -309,6 +321,18 @@ CASES: list[Case] = [
          lambda x: np.swapaxes(np_softmax(np.swapaxes(x, 1, 2)), 1, 2), spread=8),
     Case("log_softmax", "log_softmax", lambda x: _C.log_softmax(x, -1), several(normal(3, 6)),
          lambda x: np.log(np_softmax(x)), several(normal(2048, 384)), spread=8),
+    Case("linear_cross_entropy", "linear_cross_entropy",
+         lambda x, w, t: _C.linear_cross_entropy(x, w, t, None, None, -100, 0.0, 1, 0),
+         several(normal(5, 4), normal(7, 4), integers(7, 5)), np_linear_entropy,
+         several(normal(512, 768), normal(4096, 768), integers(4096, 512)), spread=16),
+    Case("linear_cross_entropy", "linear_cross_entropy in chunks",
+         lambda x, w, t, b, cw: _C.linear_cross_entropy(x, w, t, b, cw, -100, 0.0, 1, 2),
+         several(normal(5, 4), normal(7, 4), integers(7, 5), normal(7), positive(7)),
+         np_linear_entropy, spread=16, cast=(4,)),
+    Case("linear_cross_entropy", "linear_cross_entropy of each row",
+         lambda x, w, t, b: _C.linear_cross_entropy(x, w, t, b, None, -100, 0.1, 0, 2),
+         several(normal(5, 4), normal(7, 4), integers(7, 5), normal(7)),
+         lambda x, w, t, b: np_each_entropy(x @ w.T + b, t, 0.1), spread=16),
     Case("cross_entropy", "cross_entropy",
          lambda x, t: _C.cross_entropy(x, t, None, -100, 0.0, 1),
          several(normal(5, 7), integers(7, 5)), np_cross_entropy,
@@ -350,6 +374,7 @@ CASES: list[Case] = [
 # Cases whose gradient is not that of the small inputs' formula: nothing to differentiate.
 NOT_DIFFERENTIABLE: dict[str, tuple[int, ...]] = {
     "cross_entropy weighted, one class ignored": (2,),
+    "linear_cross_entropy in chunks": (4,),
     "rotary_embedding": (1, 2),
     "rotary_embedding from a later position": (1, 2),
     "rotary_embedding of a view and two dimensions": (1, 2),

@@ -78,6 +78,7 @@ def test_repr() -> None:
 LAYERS = [
     "Identity()", "ReLU()", "ReLU(inplace=True)", "Tanh()", "Softmax(dim=1)", "LogSoftmax(-1)",
     "SiLU()", "Flatten()", "GELU()", "CrossEntropyLoss()", "MSELoss()", "Embedding(3, 2, 0)",
+    "LinearCrossEntropyLoss(3, 5, bias=True)",
     "LayerNorm(3, elementwise_affine=False)", "ModuleList([nn.Linear(1, 2)])", "Sigmoid()",
     "Sequential()", "ModuleDict({'a': nn.ReLU()})", "LeakyReLU(0.2)", "Dropout()",
     "LayerNorm((2, 3), eps=1e-3, bias=False)", "RMSNorm(3)", "RMSNorm([2, 3], 1e-5, False)",

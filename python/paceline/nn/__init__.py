@@ -20,6 +20,7 @@ from paceline.nn.criteria import (
     BCEWithLogitsLoss,
     CrossEntropyLoss,
     L1Loss,
+    LinearCrossEntropyLoss,
     MSELoss,
     NLLLoss,
     SmoothL1Loss,
@@ -35,6 +36,7 @@ from paceline.nn.layers import (
     RotaryEmbedding,
     Unflatten,
 )
+from paceline.nn.linear_loss import LinearCrossEntropyOptions
 from paceline.nn.module import Module
 from paceline.nn.parameter import Buffer, Parameter
 
@@ -52,6 +54,8 @@ __all__ = [
     "LayerNorm",
     "LeakyReLU",
     "Linear",
+    "LinearCrossEntropyLoss",
+    "LinearCrossEntropyOptions",
     "LogSoftmax",
     "MSELoss",
     "Module",

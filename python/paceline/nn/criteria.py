@@ -3,8 +3,14 @@
 
 from __future__ import annotations
 
+import math
+
+from paceline._factories import Where
 from paceline._tensor import Tensor
+from paceline.dtypes import dtype
 from paceline.nn import losses
+from paceline.nn.layers import Linear
+from paceline.nn.linear_loss import LinearCrossEntropyOptions, linear_cross_entropy
 from paceline.nn.module import Module
 
 
@@ -60,6 +66,80 @@ class CrossEntropyLoss(_WeightedLoss):
             ignore_index=self.ignore_index,
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
+        )
+
+
+class LinearCrossEntropyLoss(_WeightedLoss):
+    """A linear layer and its cross-entropy; see `nn.functional.linear_cross_entropy`.
+
+    Parameters
+    ----------
+    in_features, num_classes : int
+        Sizes of the layer, which is the attribute ``linear``.
+    out_features : tuple of int
+        Further dimensions of the logits, each place with a loss of its own.
+    bias : bool
+        Whether the layer has one.
+    device, dtype
+        Of the layer.
+    reduction, weight, ignore_index, label_smoothing, options
+        As the function's.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        out_features: tuple[int, ...] = (),
+        bias: bool = False,
+        device: Where = None,
+        dtype: dtype | None = None,
+        reduction: str = "mean",
+        weight: Tensor | None = None,
+        ignore_index: int | None = None,
+        label_smoothing: float = 0.0,
+        options: LinearCrossEntropyOptions | None = None,
+    ) -> None:
+        op = "LinearCrossEntropyLoss"
+        if weight is not None and tuple(weight.shape) != (num_classes,):
+            raise RuntimeError(
+                f"[{op}] weight: got shape {tuple(weight.shape)}, expected {(num_classes,)}"
+            )
+        if not 0.0 <= label_smoothing <= 1.0:
+            raise RuntimeError(f"[{op}] label_smoothing: got {label_smoothing}, expected 0 to 1")
+        super().__init__(weight, None, None, reduction)
+        self.num_classes, self.out_features = num_classes, out_features
+        self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
+        self.options = options
+        rows = math.prod(out_features, start=num_classes)
+        self.linear = Linear(in_features, rows, bias=bias, device=device, dtype=dtype)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        layer, shape = self.linear, (self.num_classes, *self.out_features)
+        table: Tensor = layer.weight
+        bias: Tensor | None = layer.bias
+        if self.out_features:
+            table = table.reshape(*shape, layer.in_features)
+            bias = None if bias is None else bias.reshape(*shape)
+        return linear_cross_entropy(
+            input,
+            table,
+            target,
+            linear_bias=bias,
+            weight=self.weight,
+            reduction=self.reduction,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+            options=self.options,
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.linear.in_features}, num_classes={self.num_classes},"
+            f" out_features={self.out_features}, bias={self.linear.bias is not None},"
+            f" reduction={self.reduction}, ignore_index={self.ignore_index},"
+            f" label_smoothing={self.label_smoothing}, options={self.options}"
         )
 
 

@@ -26,6 +26,7 @@ from paceline.nn.curves import (
     tanh,
 )
 from paceline.nn.gated import glu, swiglu
+from paceline.nn.linear_loss import linear_cross_entropy
 from paceline.nn.losses import (
     binary_cross_entropy_with_logits,
     cross_entropy,
@@ -54,6 +55,7 @@ __all__ = [
     "layer_norm",
     "leaky_relu",
     "linear",
+    "linear_cross_entropy",
     "log_softmax",
     "logsigmoid",
     "mse_loss",
