@@ -40,36 +40,37 @@ static pl_status check(const pl_op_call *c) {
                    (long long)first, (long long)(first + rows), (long long)cosine->shape[0]);
 }
 
-// A view of (.., T, D) as the kernels' (B, T, H, D).
-static pl_status positions_first(pl_tensor *t, pl_tensor **out) {
-    int64_t shape[4] = {1, 1, 1, 1}, strides[4] = {0};
-    for (int d = 0; d < t->ndim; d++) {
-        int to = 4 - t->ndim + d;
-        to = to == 1 ? 2 : to == 2 ? 1 : to;
-        shape[to] = t->shape[d];
-        strides[to] = t->strides[d];
+// t (.., T, D) as the kernels' (B, T, H, D): a view that borrows t's memory, and lives on the stack
+// since a call of this operator is short.
+static pl_tensor positions_first(const pl_tensor *t) {
+    pl_tensor view = *t;
+    view.ndim = 4;
+    for (int d = 0; d < 4; d++) {
+        int at = (d == 1 ? 2 : d == 2 ? 1 : d) - (4 - t->ndim);
+        view.shape[d] = at < 0 ? 1 : t->shape[at];
+        view.strides[d] = at < 0 ? 0 : t->strides[at];
     }
-    return pl_tensor_as_strided(t, 4, shape, strides, 0, out);
+    return view;
 }
 
 // A new tensor like x, in memory of (B, T, H, D) as attention's results are.
-static pl_status turned(const pl_attrs *attrs, pl_tensor *x, pl_tensor *cosine, pl_tensor *sine,
-                        bool back, pl_tensor **out) {
-    pl_tensor *from = NULL, *to = NULL;
-    int64_t strides[PL_MAX_DIMS];
-    pl_status st = positions_first(x, &from);
-    if (st == PL_OK) st = pl_tensor_empty_like(from, x->dtype, &to);
-    if (st == PL_OK) {
-        st = pl_k(from)->rotary(from, cosine, sine, attrs->i[0], back, to);
+static pl_status turned(const pl_attrs *attrs, const pl_tensor *x, const pl_tensor *cosine,
+                        const pl_tensor *sine, bool back, pl_tensor **out) {
+    pl_tensor *r = NULL;
+    PL_TRY(pl_tensor_empty_like(x, x->dtype, &r));
+    if (r->ndim > 2) {  // exchange heads and positions
+        int rows = r->ndim - 2, heads = r->ndim - 3;
+        r->strides[heads] = r->shape[rows + 1];
+        r->strides[rows] = r->shape[heads] * r->shape[rows + 1];
     }
-    for (int d = 0; st == PL_OK && d < x->ndim; d++) {
-        int at = 4 - x->ndim + d;
-        strides[d] = to->strides[at == 1 ? 2 : at == 2 ? 1 : at];
+    pl_tensor from = positions_first(x), to = positions_first(r);
+    pl_status st = pl_k(x)->rotary(&from, cosine, sine, attrs->i[0], back, &to);
+    if (st != PL_OK) {
+        pl_tensor_release(r);
+        return st;
     }
-    if (st == PL_OK) st = pl_tensor_as_strided(to, x->ndim, x->shape, strides, 0, out);
-    pl_tensor_release(from);
-    pl_tensor_release(to);
-    return st;
+    *out = r;
+    return PL_OK;
 }
 
 // As the kernels want a table: contiguous, in the dtype that x is computed in.
