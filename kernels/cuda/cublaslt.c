@@ -24,7 +24,7 @@ void pl_cuda_blas_free(pl_cuda_blas *blas) {
         pl__blas_plans_free(blas);
         (void)blas->lib->destroy(blas->handle);
         blas->args.release(blas->first_workspace);
-        pl__blas_memory_deinit(&blas->memory);
+        pl__choices_deinit(&blas->memory);
     }
     pl_free(blas);
 }
@@ -63,7 +63,8 @@ static pl_status open(pl_cuda_blas *blas) {
     void *handle;
     int made = lib->create(&handle);
     if (made != PL_LT_SUCCESS) return pl__blas_failed("starting", made);
-    pl_status st = pl__blas_memory_init(&blas->memory, blas->args.device_name, lib->version());
+    pl_status st =
+        pl__choices_init(&blas->memory, &pl__blas_form, blas->args.device_name, lib->version());
     if (st != PL_OK) {
         (void)lib->destroy(handle);
         return st;

@@ -6,6 +6,7 @@
 #ifndef PL_CUDA_CUBLASLT_INTERNAL_H
 #define PL_CUDA_CUBLASLT_INTERNAL_H
 
+#include "cuda/choices.h"
 #include "cuda/cublaslt.h"
 #include "cuda/cublaslt_abi.h"
 
@@ -49,21 +50,8 @@ typedef struct pl_blas_choice {
     uint64_t workspace;
 } pl_blas_choice;
 
-// ---- cublaslt_memory.c: choices, in memory and in a file ----------------------------------------
-typedef struct pl_blas_memory {
-    pl_blas_choice *choices;
-    int count, room;
-    bool reads, measures;  // what PACELINE_BLAS_MEASURE and the place in the job allow
-    char path[1024];       // of the file; empty: none
-    char device[128];
-    size_t version;
-} pl_blas_memory;
-// Reads the file, if any; one that is damaged or of another library counts as empty.
-pl_status pl__blas_memory_init(pl_blas_memory *m, const char *device, size_t version) PL_MUST_USE;
-void pl__blas_memory_deinit(pl_blas_memory *m);
-pl_blas_choice *pl__blas_memory_find(const pl_blas_memory *m, const pl_blas_call *call);  // or NULL
-// Adds or replaces. A measured one goes to the file; that it cannot be written is no failure.
-pl_status pl__blas_memory_keep(pl_blas_memory *m, const pl_blas_choice *choice) PL_MUST_USE;
+// ---- cublaslt_memory.c: choices, in memory and in a file (choices.h) ---------------------------
+extern const pl_choices_form pl__blas_form;
 
 // ---- cublaslt_library.c -------------------------------------------------------------------------
 pl_status pl__blas_library(const pl_lt_library **out) PL_MUST_USE;  // opened the first time
@@ -85,7 +73,7 @@ struct pl_cuda_blas {
     void **workspace, *first_workspace;  // of the current queue; where none was given, the own one
     int64_t measured_ns;                 // in all, of the host's time
     pl_event *clock[2];                  // NULL until something is measured
-    pl_blas_memory memory;
+    pl_choices memory;                   // of pl_blas_choice
     pl_blas_plan plans[PL_BLAS_PLANS];
     uint32_t evicted;  // counts
 };

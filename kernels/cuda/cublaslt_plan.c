@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // cublaslt_plan: calls with the library's descriptors and the algorithm that was chosen for them,
 // kept in a table: the first call of a shape asks the library for proposals, later ones set a few
-// pointers. The table forgets; what was chosen stays in cublaslt_memory.c.
+// pointers. The table forgets; what was chosen stays in choices.c.
 #include <string.h>
 
 #include "cuda/cublaslt_internal.h"
@@ -155,7 +155,7 @@ static bool still_right(pl_cuda_blas *blas, const pl_blas_plan *p, const pl_blas
 }
 
 static pl_status choose(pl_cuda_blas *blas, pl_blas_plan *p, const pl_blas_data *data) {
-    const pl_blas_choice *known = pl__blas_memory_find(&blas->memory, &p->choice.call);
+    const pl_blas_choice *known = pl__choices_find(&blas->memory, &p->choice.call);
     if (known && still_right(blas, p, known)) {
         p->choice = *known;
         return PL_OK;
@@ -172,7 +172,7 @@ static pl_status choose(pl_cuda_blas *blas, pl_blas_plan *p, const pl_blas_data 
         p->choice.measured = count < 2;
         if (count > 1) PL_TRY(pl__blas_fastest(blas, p, data, found, count));
     }
-    return pl__blas_memory_keep(&blas->memory, &p->choice);
+    return pl__choices_keep(&blas->memory, &p->choice);
 }
 
 // ---- The table ----------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ pl_status pl__blas_compare(pl_cuda_blas *blas, const pl_blas_product *p, const p
     PL_TRY(pl__blas_time(blas, r->separate, r->context, &separate));
     PL_TRY(pl__blas_plan(blas, &p->call, &p->data, &plan));  // found again: others were made since
     plan->choice.route = separate < fused ? PL_BLAS_SEPARATE : PL_BLAS_FUSED;
-    return pl__blas_memory_keep(&blas->memory, &plan->choice);
+    return pl__choices_keep(&blas->memory, &plan->choice);
 }
 
 pl_status pl__blas_take(pl_cuda_blas *blas, const pl_blas_product *p, const pl_blas_routes *r) {

@@ -7,6 +7,8 @@
 #include "cuda/cublaslt_internal.h"
 #include "kernels_check.h"
 
+#define CHOICES(blas) ((pl_blas_choice *)(blas)->memory.records)
+
 static pl_cuda_queue queue;
 static pl_cuda_fault fault;
 static host_run scratch_owner;
@@ -118,12 +120,12 @@ TEST(a_shape_is_measured_once_and_remembered_on_disk) {
     CHECK(blas_syncs > 0);
     int count = blas->memory.count;
     CHECK_EQ(count, 6);  // linear and its gradients, fused; a matmul each, the first one shared
-    for (int i = 0; i < count; i++) CHECK(blas->memory.choices[i].measured);
+    for (int i = 0; i < count; i++) CHECK(CHOICES(blas)[i].measured);
     int syncs = blas_syncs;
     products(blas, 12, 20, 16);
     CHECK_EQ(blas_syncs, syncs);
     pl_blas_choice first[8];
-    memcpy(first, blas->memory.choices, (size_t)count * sizeof *first);
+    memcpy(first, CHOICES(blas), (size_t)count * sizeof *first);
     stop(blas);
     CHECK(exists(file_of(folder)));
 
@@ -132,7 +134,7 @@ TEST(a_shape_is_measured_once_and_remembered_on_disk) {
     CHECK_EQ(blas_syncs, 0);
     CHECK_EQ(blas->memory.count, count);
     for (int i = 0; i < count; i++) {
-        CHECK(memcmp(&blas->memory.choices[i], &first[i], sizeof *first) == 0);
+        CHECK(memcmp(&CHOICES(blas)[i], &first[i], sizeof *first) == 0);
     }
     stop(blas);
     remove_cache(folder);
@@ -188,7 +190,7 @@ TEST(several_ranks_read_the_file_and_never_measure) {
     pl_cuda_blas *blas = start("auto");
     products(blas, 12, 20, 16);
     CHECK_EQ(blas_syncs, 0);
-    CHECK_EQ(blas->memory.choices[0].algo.data[1], 0);  // the first proposal
+    CHECK_EQ(CHOICES(blas)[0].algo.data[1], 0);  // the first proposal
     stop(blas);
     CHECK(!exists(file_of(folder)));
 
@@ -202,7 +204,7 @@ TEST(several_ranks_read_the_file_and_never_measure) {
     blas = start("auto");
     products(blas, 12, 20, 16);
     CHECK_EQ(blas->memory.count, 6);
-    CHECK(blas->memory.choices[0].measured);
+    CHECK(CHOICES(blas)[0].measured);
     products(blas, 13, 20, 16);  // new here
     CHECK_EQ(blas_syncs, 0);
     stop(blas);
@@ -213,7 +215,7 @@ TEST(several_ranks_read_the_file_and_never_measure) {
     blas = start("auto");
     products(blas, 12, 20, 16);
     CHECK_EQ(blas_syncs, 0);
-    CHECK(!blas->memory.choices[0].measured);
+    CHECK(!CHOICES(blas)[0].measured);
     stop(blas);
     blas = start("1");
     products(blas, 13, 20, 16);
