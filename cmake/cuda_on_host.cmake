@@ -65,12 +65,19 @@ if(PACELINE_SANITIZE)  # whose symbols the program that opens it has
     target_link_options(vcuda PRIVATE -fsanitize=${PACELINE_SANITIZE} LINKER:-z,undefs)
 endif()
 
-# cuBLASLt's stand-in, as a library that is opened by its path (TEST_CUBLASLT).
-add_library(fake_cublaslt SHARED tests/c/vcuda/cublaslt.c tests/c/fakes_on_host.c)
+# The stand-ins for cuBLASLt and cuDNN, as a library that is opened by its path (TEST_CUBLASLT).
+add_library(fake_cublaslt SHARED tests/c/vcuda/cublaslt.c tests/c/vcuda/cudnn.c
+            tests/c/vcuda/cudnn_run.c tests/c/fakes_on_host.c)
 target_include_directories(fake_cublaslt PRIVATE tests/c tests/c/vcuda)
 target_link_libraries(fake_cublaslt PRIVATE paceline_flags m)
 
 # NVIDIA's own libraries, where they are installed: built by tests/gpu/test_declarations.py.
 add_executable(real_libraries EXCLUDE_FROM_ALL tests/c/real/real_libraries.c)
 target_include_directories(real_libraries PRIVATE tests/c)
-target_link_libraries(real_libraries PRIVATE ${paceline_whole})
+target_link_libraries(real_libraries PRIVATE ${paceline_whole} ${CMAKE_DL_LIBS})
+add_library(fake_driver SHARED EXCLUDE_FROM_ALL tests/c/real/fake_driver.c)
+set_target_properties(fake_driver PROPERTIES OUTPUT_NAME cuda SUFFIX ".so.1" NO_SONAME 1
+                      LIBRARY_OUTPUT_DIRECTORY "${CMAKE_CURRENT_BINARY_DIR}/fake_driver")
+target_link_options(fake_driver PRIVATE LINKER:-soname,libcuda.so.1)
+add_dependencies(real_libraries fake_driver)
+target_compile_definitions(real_libraries PRIVATE "FAKE_DRIVER=\"$<TARGET_FILE:fake_driver>\"")

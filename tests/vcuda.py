@@ -59,6 +59,7 @@ def variables(
         "PACELINE_CUDA_LIBRARY": path,
         "PACELINE_CUBLASLT": path,
         "PACELINE_NCCL": path,
+        "PACELINE_CUDNN": path,
         "PACELINE_BLAS_MEASURE": "0",  # the user's cache folder is not the tests'
         "PACELINE_VCUDA_SEED": str(seed),
         "PACELINE_VCUDA_WORKER": str(int(worker)),

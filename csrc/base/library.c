@@ -48,6 +48,13 @@ static void *attempt(library *l, const char *path, int extra, char *reason) {
     return NULL;
 }
 
+static const char *bringer(pl_library which) {
+    if (which == PL_LIBRARY_CUDA) return "install paceline again";
+    bool optional = which == PL_LIBRARY_CUDNN || which == PL_LIBRARY_NVRTC;
+    return optional ? "pip install 'paceline[cudnn]' brings it"
+                    : "pip install 'paceline[cuda13]' brings it";
+}
+
 static pl_status explain(pl_library which, const char *named, const char *reason) {
     const library *l = &libraries[which];
     if (named[0] != '\0') {
@@ -64,10 +71,7 @@ static pl_status explain(pl_library which, const char *named, const char *reason
     return pl_fail(PL_EDEVICE,
                    "[cuda] %s cannot be opened: got \"%s\", expected it among the installed "
                    "packages or on the system; %s, or set %s to its path",
-                   l->text, reason,
-                   which == PL_LIBRARY_CUDA ? "install paceline again"
-                                            : "pip install 'paceline[cuda13]' brings it",
-                   l->variable);
+                   l->text, reason, bringer(which), l->variable);
 }
 
 static pl_status open_first(pl_library which) {

@@ -14,7 +14,9 @@
 #define PL_LIBRARY_MAP(X)                                             \
     X(CUDA, "PACELINE_CUDA_LIBRARY", "", "paceline's CUDA kernels")   \
     X(CUBLASLT, "PACELINE_CUBLASLT", "libcublasLt.so.13", "cuBLASLt") \
-    X(NCCL, "PACELINE_NCCL", "libnccl.so.2", "NCCL")
+    X(NCCL, "PACELINE_NCCL", "libnccl.so.2", "NCCL")                  \
+    X(CUDNN, "PACELINE_CUDNN", "libcudnn.so.9", "cuDNN")              \
+    X(NVRTC, "PACELINE_NVRTC", "libnvrtc.so.13", "NVRTC")
 
 typedef enum pl_library {
 #define X(name, variable, file, text) PL_LIBRARY_##name,

@@ -183,7 +183,9 @@ static pl_status start_queue(void) {
                               .queue = &s->lanes[0].queue,
                               .alloc = alloc,
                               .release = release};
-    return pl_cuda_blas_new(&args, &s->blas);
+    PL_TRY(pl_cuda_blas_new(&args, &s->blas));
+    int capability = 10 * s->properties.major + s->properties.minor;
+    return pl_cuda_dnn_new(s->blas, capability, &s->dnn);
 }
 
 pl_status pl__cuda_start(const pl_cuda_backend *backend, int index) {

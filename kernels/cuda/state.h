@@ -11,6 +11,7 @@
 #include "cuda/backend.h"
 #include "cuda/cache.h"
 #include "cuda/cublaslt.h"
+#include "cuda/cudnn.h"
 
 // A stream that threads may choose, and what kernels on it share. Number 0 is `compute`.
 typedef struct pl_cuda_lane {
@@ -35,6 +36,7 @@ typedef struct pl_cuda_state {
     _Atomic int lane_count;  // those below are written
     pl_cuda_fault *fault;    // of all lanes, in device memory
     pl_cuda_blas *blas;
+    pl_cuda_dnn *dnn;
     pthread_mutex_t memory_lock;
     pl_cuda_cache *cache;
 } pl_cuda_state;

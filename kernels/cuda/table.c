@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The table of kernels for tensors on the GPU: each member puts its work on the thread's stream, in
-// the order of calls, and comes back (Note [two locks], state.h). Products are cuBLASLt's.
+// the order of calls, and comes back (Note [two locks], state.h). Products are cuBLASLt's,
+// attention may be cuDNN's.
 #include "cuda/state.h"
 
 // `call` returns a status; q and blas are what it runs on.
@@ -110,11 +111,11 @@ KERNEL(rotary, in *x, in *cosine, in *sine, int64_t first, bool back, out *y) {
     RUN(b->rotary(x, cosine, sine, first, back, y, q));
 }
 KERNEL(attention, in *query, in *k, in *v, const pl_attention_args *args, out *y, out *lse) {
-    RUN(b->attention(query, k, v, args, y, lse, q));
+    RUN(pl_cuda_dnn_attention(query, k, v, args, y, lse, pl__cuda.dnn));
 }
 KERNEL(attention_grad, in *g, in *query, in *k, in *v, in *y, in *lse,
        const pl_attention_args *args, out *dq, out *dk, out *dv) {
-    RUN(b->attention_grad(g, query, k, v, y, lse, args, dq, dk, dv, q));
+    RUN(pl_cuda_dnn_attention_grad(g, query, k, v, y, lse, args, dq, dk, dv, pl__cuda.dnn));
 }
 
 KERNEL(adam, const pl_adam_args *args, pl_dtype dt, int64_t n, void *p, const void *g, void *m,

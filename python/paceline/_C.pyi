@@ -69,7 +69,7 @@ class Tensor:
 # Setting up (called once by the facade).
 def register_classes(tensor_class: type, /) -> None: ...  # what operators return
 def set_dnnl_path(path: str | None, /) -> None: ...
-def set_library_path(name: str, path: str | None, /) -> None: ...  # "CUDA", "CUBLASLT", "NCCL": csrc/base/library.h
+def set_library_path(name: str, path: str | None, /) -> None: ...  # "CUDA", "CUBLASLT" ...: csrc/base/library.h
 def set_native_loader(load: Callable[[], None], /) -> None: ...  # called once, before the first op
 
 # Devices. An index: -1 is the CPU, i cuda:i; a process opens one GPU (DeviceError for a second).

@@ -35,6 +35,8 @@ class Library:
         Where the package puts it, below the folder ``nvidia``.
     package : str
         The package on PyPI.
+    extra : str
+        The extra of paceline that brings it.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Library:
     file: str
     folder: str
     package: str
+    extra: str = "cuda13"
 
     def find(self) -> str | None:
         """Give the file's path among the packages or in the toolkit, None if it is in neither."""
@@ -82,6 +85,9 @@ class Library:
 LIBRARIES = (
     Library("CUBLASLT", "PACELINE_CUBLASLT", "libcublasLt.so.13", "cu13/lib", "nvidia-cublas"),
     Library("NCCL", "PACELINE_NCCL", "libnccl.so.2", "nccl/lib", "nvidia-nccl-cu13"),
+    Library("CUDNN", "PACELINE_CUDNN", "libcudnn.so.9", "cudnn/lib", "nvidia-cudnn-cu13", "cudnn"),
+    # cuDNN compiles its kernels by it when it makes a plan.
+    Library("NVRTC", "PACELINE_NVRTC", "libnvrtc.so.13", "cu13/lib", "nvidia-cuda-nvrtc", "cudnn"),
 )
 
 

@@ -62,12 +62,20 @@ static pl_status blas_elapsed(pl_runtime *r, pl_event *from, pl_event *to, float
     return PL_OK;
 }
 
+static pl_status blas_copy(pl_runtime *r, pl_stream *s, pl_copy_kind kind, void *dst,
+                           const void *src, size_t nbytes) {
+    (void)r, (void)s, (void)kind;
+    memcpy(dst, src, nbytes);
+    return PL_OK;
+}
+
 static pl_cuda_blas *blas_new(pl_cuda_queue *q) {
     static pl_runtime runtime = {.memory = blas_memory,
                                  .sync_stream = blas_sync,
                                  .timed_event_new = blas_timed_event_new,
                                  .record = blas_record,
-                                 .elapsed = blas_elapsed};
+                                 .elapsed = blas_elapsed,
+                                 .copy = blas_copy};
     static const pl_cuda_backend backend = {
         .version = PL_CUDA_BACKEND_VERSION,
 #define PL_CUDA_KERNEL(name) .name = pl_cuda_##name,

@@ -7,6 +7,7 @@ static void forget(void) {
     CHECK_EQ(unsetenv("PACELINE_CUDA_LIBRARY"), 0);
     CHECK_EQ(unsetenv("PACELINE_CUBLASLT"), 0);
     CHECK_EQ(unsetenv("PACELINE_NCCL"), 0);
+    CHECK_EQ(unsetenv("PACELINE_CUDNN"), 0);
 }
 
 static void refused(pl_library which, const char *part) {
@@ -44,6 +45,15 @@ TEST(a_variable_wins_and_nothing_else_is_tried) {
     void *handle;
     CHECK_OK(pl_library_open(PL_LIBRARY_CUBLASLT, &handle));
     CHECK_STR_EQ(pl_library_file(PL_LIBRARY_CUBLASLT), "libdl.so.2");
+}
+
+TEST(a_missing_library_names_what_brings_it) {
+    forget();
+    pl_library_set_path(PL_LIBRARY_CUDNN, "/dev/null");
+    void *handle;
+    if (pl_library_open(PL_LIBRARY_CUDNN, &handle) != PL_OK) {  // else the system has one
+        refused(PL_LIBRARY_CUDNN, "pip install 'paceline[cudnn]' brings it");
+    }
 }
 
 TEST(a_damaged_library_is_named) {

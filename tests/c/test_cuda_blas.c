@@ -421,7 +421,7 @@ TEST(a_choice_that_could_not_be_measured_is_not_kept) {
     allocations_left = 1;  // the workspace
     CHECK_OK(pl_cuda_blas_matmul(a, a, true, out, blas));
     CHECK_EQ(blas->memory.count, 1);
-    CHECK(blas->memory.choices[0].possible && !blas->memory.choices[0].measured);
+    CHECK(CHOICES(blas)[0].possible && !CHOICES(blas)[0].measured);
     CHECK(!exists(file_of(folder)));
     stop(blas);
     pl_tensor_release(out);

@@ -146,6 +146,7 @@ def test_what_env_tells(tmp_path: Path, gpus: dict[str, str]) -> None:
     text = command(tmp_path, "env", env=gpus).stdout
     assert f"- CUDA kernels: {gpus['PACELINE_CUDA_LIBRARY']}" in text
     assert f"- cuBLASLt: {gpus['PACELINE_CUBLASLT']} (PACELINE_CUBLASLT)" in text
+    assert f"- cuDNN: {gpus['PACELINE_CUDNN']} (PACELINE_CUDNN)" in text
     bare = command(tmp_path, "env", env={"PACELINE_NCCL": "/nowhere/libnccl.so.2"}).stdout
     assert "- NCCL: /nowhere/libnccl.so.2 (PACELINE_NCCL, THERE IS NO SUCH FILE)" in bare
     for line in ("- GPUs: ", "- NVIDIA driver: ", "- CUDA kernels: ", "- cuBLASLt: "):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The project's own declarations of cuBLASLt and NCCL against NVIDIA's headers and libraries.
+"""Our declarations of cuBLASLt, NCCL and cuDNN against NVIDIA's headers and libraries.
 
 Where NVIDIA's packages are installed (``pip install 'paceline[cuda13]'``, or a folder that has
 them unpacked on ``PYTHONPATH``); no GPU is needed. Headers of CUDA's run time, which those headers
@@ -21,6 +21,7 @@ from paceline import _cuda_libraries
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT / "tests" / "c" / "real"
+PLACES = ("cu13/include", "nccl/include", "cudnn/include")
 
 
 def packages() -> list[Path]:
@@ -30,12 +31,15 @@ def packages() -> list[Path]:
 
 def folders() -> list[Path]:
     """Where NVIDIA's headers may lie, those of the packages first."""
-    found = [root / name for root in packages() for name in ("cu13/include", "nccl/include")]
+    found = [root / name for root in packages() for name in PLACES]
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     return [*found, *(Path(home) / "include" for home in homes if home)]
 
 
-@pytest.mark.parametrize(("library", "header"), [("cublaslt", "cublasLt.h"), ("nccl", "nccl.h")])
+@pytest.mark.parametrize(
+    ("library", "header"),
+    [("cublaslt", "cublasLt.h"), ("nccl", "nccl.h"), ("cudnn", "cudnn_graph.h")],
+)
 def test_we_declare_what_nvidia_declares(library: str, header: str) -> None:
     compiler = shutil.which(os.environ.get("CXX", "c++"))
     if compiler is None:
@@ -46,7 +50,8 @@ def test_we_declare_what_nvidia_declares(library: str, header: str) -> None:
     # Once as it is, then with a value of ours changed, which must be seen.
     source = (REAL / f"{library}_declared.cc").read_text()
     wrong = {"cublaslt": "SAME_VALUE(PL_LT_32F, CUBLAS_COMPUTE_64F);\n",
-             "nccl": "SAME_VALUE(PL__NCCL_SUM, ncclProd);\n"}  # fmt: skip
+             "nccl": "SAME_VALUE(PL__NCCL_SUM, ncclProd);\n",
+             "cudnn": "SAME_VALUE(PL_DNN_HALF, CUDNN_DATA_BFLOAT16);\n"}  # fmt: skip
     flags = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'kernels'}", f"-I{REAL}"]
     flags += [flag for folder in folders() for flag in ("-isystem", str(folder))]
     for text, right in ((source, True), (source + wrong[library], False)):
@@ -59,12 +64,15 @@ def test_we_declare_what_nvidia_declares(library: str, header: str) -> None:
 
 
 @pytest.mark.timeout(900)  # the first one builds
-@pytest.mark.parametrize("name", ["cublaslt", "nccl"])
+@pytest.mark.parametrize("name", ["cublaslt", "nccl", "cudnn"])
 def test_what_the_library_does_without_a_gpu(name: str) -> None:
     library = next(x for x in _cuda_libraries.LIBRARIES if x.name == name.upper())
     path = library.find()
     if path is None:
         pytest.skip(f"no {library.file}: pip install {library.package}")
+    nvrtc = next(x for x in _cuda_libraries.LIBRARIES if x.name == "NVRTC")
+    if name == "cudnn" and nvrtc.find() is None:
+        pytest.skip(f"no {nvrtc.file}, by which cuDNN compiles: pip install {nvrtc.package}")
     problem = cbuild.build("real_libraries") if cbuild.has_cxx() else "no C++ compiler"
     if problem == "no C++ compiler":
         pytest.skip(problem)
@@ -73,8 +81,7 @@ def test_what_the_library_does_without_a_gpu(name: str) -> None:
     tests = subprocess.run([binary, "-l"], capture_output=True, text=True).stdout.split()
     tests = [test for test in tests if test.startswith(name)]
     assert tests
-    done = subprocess.run(
-        [binary, *tests], env={**os.environ, library.variable: path}, capture_output=True, text=True
-    )
+    env = {**os.environ, library.variable: path, nvrtc.variable: nvrtc.find() or ""}
+    done = subprocess.run([binary, *tests], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(tests)} passed, 0 failed" in done.stdout + done.stderr

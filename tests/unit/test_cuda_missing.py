@@ -14,7 +14,12 @@ import vcuda
 from paceline import _cuda_libraries
 from paceline._cuda_libraries import LIBRARIES
 
-NAMES = ("PACELINE_CUDA_LIBRARY", "PACELINE_CUBLASLT", "PACELINE_NCCL", "CUDA_HOME", "CUDA_PATH")
+NAMES = (
+    "PACELINE_CUDA_LIBRARY",
+    *(library.variable for library in LIBRARIES),
+    "CUDA_HOME",
+    "CUDA_PATH",
+)
 
 
 def said(code: str, **variables: str) -> str:
@@ -133,7 +138,7 @@ def test_libraries_are_found_among_the_packages(
     for library in LIBRARIES:
         assert library.find() is None
         file = tmp_path / "nvidia" / library.folder / library.file
-        file.parent.mkdir(parents=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
         assert library.find() == str(file)
         assert library.where()[0] == str(file)

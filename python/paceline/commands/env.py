@@ -145,7 +145,8 @@ def _library(name: str) -> str:
     library = next(each for each in _cuda_libraries.LIBRARIES if each.name == name)
     path, found_by = library.where()
     if path is None:
-        return "missing: pip install 'paceline[cuda13]' brings it"
+        optional = ", which is optional" if library.extra == "cudnn" else ""
+        return f"missing{optional}: pip install 'paceline[{library.extra}]' brings it"
     return f"{path} ({found_by})"
 
 
@@ -239,6 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("CUDA kernels", _kernels),
         ("cuBLASLt", lambda: _library("CUBLASLT")),
         ("NCCL", lambda: _library("NCCL")),
+        ("cuDNN", lambda: _library("CUDNN")),
         ("PyTorch between ranks", _torch_tensors),
         ("oneDNN", _onednn),
         *((name, lambda name=name: _distribution(name)) for name in _PACKAGES),

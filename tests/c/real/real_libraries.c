@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // NVIDIA's own libraries, opened where there may be no GPU: whatever they do without one. Run by
-// tests/gpu/test_declarations.py where they are installed; PACELINE_CUBLASLT and PACELINE_NCCL name
-// them.
+// tests/gpu/test_declarations.py where they are installed; PACELINE_CUBLASLT, PACELINE_NCCL and
+// PACELINE_CUDNN name them. cuDNN's part is cudnn_plans.h.
 #include "comm/nccl.h"
 #include "cuda/cublaslt_internal.h"
+#include "real/cudnn_plans.h"
 #include "test.h"
 
 // ---- cuBLASLt -----------------------------------------------------------------------------------
