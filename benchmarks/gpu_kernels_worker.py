@@ -153,6 +153,25 @@ def other_kernels(torch: Any, size: str) -> dict[str, Callable[[], Timed]]:
     }
 
 
+def classifier(torch: Any, size: str) -> Timed:
+    """The head's loss and gradients: fused where that is the library's usual way."""
+    rows, width, vocab, _ = SIZES[size]
+    few, functional = rows // 4, torch.nn.functional
+    x = torch.randn(few, width).to(torch.bfloat16).to("cuda").requires_grad_()
+    w = torch.nn.Parameter((torch.randn(vocab, width) * 0.02).to(torch.bfloat16).to("cuda"))
+    t = torch.randint(0, vocab, (few,)).to("cuda")
+
+    def run() -> None:
+        x.grad = w.grad = None
+        if torch.__name__ == "paceline":
+            loss = functional.linear_cross_entropy(x, w, t)
+        else:
+            loss = functional.cross_entropy(functional.linear(x, w).float(), t)
+        loss.backward()
+
+    return run, 3 * 2.0 * few * vocab * width
+
+
 def products(torch: Any, size: str) -> dict[str, Callable[[], Timed]]:
     """Matrix products in bf16, by operations."""
 
@@ -161,7 +180,11 @@ def products(torch: Any, size: str) -> dict[str, Callable[[], Timed]]:
         w = torch.randn(n, k).to(torch.bfloat16).to("cuda")
         return lambda: torch.nn.functional.linear(x, w), 2.0 * m * n * k
 
-    return {name: partial(product, *shape) for name, shape in PRODUCTS[size].items()}
+    found: dict[str, Callable[[], Timed]] = {
+        name: partial(product, *shape) for name, shape in PRODUCTS[size].items()
+    }
+    found["classifier and its gradients"] = partial(classifier, torch, size)
+    return found
 
 
 def rate(torch: Any, timed: Timed, seconds: float) -> float:

@@ -50,6 +50,7 @@ accelerator = Accelerator(mixed_precision="bf16", gradient_accumulation_steps=2)
 assert_type(accelerator.is_main_process, bool)
 assert_type(accelerator.num_processes, int)
 with torch.no_grad():
+    assert_type(F.linear_cross_entropy(x, x, torch.zeros(3, dtype=torch.long)), Tensor)
     loss = F.cross_entropy(x, torch.zeros(3, dtype=torch.long))
 assert_type(loss, Tensor)
 accelerator.backward(loss)
