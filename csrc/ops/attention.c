@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Scaled dot-product attention: q (B, H, T, D), k and v (B, H, S, D), or with fewer heads where
-// groups of query heads share one (Ainslie et al., 2023). Views of a packed projection
-// are taken as they are; only the output and one number a row are kept beside them.
+// groups of query heads share one (Ainslie et al., 2023). Views of a packed projection are taken as
+// they are; only the output and one number a row are kept beside them.
 #include "ops/ops.h"
 
 // grouped: k and v may have fewer heads.
@@ -19,10 +19,11 @@ static pl_status check(const pl_tensor *q, const pl_tensor *k, const pl_tensor *
     if (!fits || (!grouped && heads != key_heads)) {
         return pl_fail(PL_ERUNTIME,
                        "[attention] expected query (B, H, T, D), key and value (B, H, S, D): got "
-                       "%s, %s and %s; fewer heads of key and value need enable_gqa=True",
+                       "%s, %s and %s%s",
                        pl_shape_text(q->ndim, q->shape, a, sizeof a),
                        pl_shape_text(k->ndim, k->shape, b, sizeof b),
-                       pl_shape_text(v->ndim, v->shape, c, sizeof c));
+                       pl_shape_text(v->ndim, v->shape, c, sizeof c),
+                       fits ? "; fewer heads of key and value need enable_gqa=True" : "");
     }
     if (q->dtype != k->dtype || q->dtype != v->dtype || !pl_dtype_is_float(q->dtype)) {
         return pl_fail(PL_ERUNTIME,
