@@ -18,12 +18,18 @@ static pl_status copy_bytes(const pl_tensor *src, pl_tensor *dst, bool non_block
     return pl_storage_pinned_used(src->storage);
 }
 
+static pl_status used_here(const pl_tensor *t) {
+    const pl_device_services *s = pl_device_find(pl_tensor_device(t));
+    return s == NULL ? PL_OK : pl_storage_used_on(t->storage, pl_device_current(s));
+}
+
 pl_status pl_copy_across(const pl_tensor *src, pl_tensor *dst, bool non_blocking) {
+    pl_tensor *packed = NULL, *landing = NULL;
+    if (!pl_tensor_is_cpu(src)) PL_TRY(used_here(src));
+    if (!pl_tensor_is_cpu(dst)) PL_TRY(used_here(dst));
     if (pl_device_equal(pl_tensor_device(src), pl_tensor_device(dst))) {
         return pl_k(src)->copy(src, dst);
     }
-    pl_tensor *packed = NULL, *landing = NULL;
-    PL_TRY(pl_tensors_used_here(1, (pl_tensor *const[]){dst}));
     bool pack = src->dtype != dst->dtype || !pl_tensor_is_contiguous(src);
     pl_status st = pack ? pl_copy_new(src, dst->dtype, &packed) : PL_OK;
     if (st == PL_OK && !pl_tensor_is_contiguous(dst)) {
@@ -81,7 +87,7 @@ pl_status pl_to_host_later(pl_tensor *t, pl_tensor **out) {
     if (d == NULL) return pl_fail(PL_EINVAL, "[to_host_later] got a tensor on the CPU");
     PL_TRY(pl_storage_new_pinned(pl_tensor_nbytes(t), &s));
     pl_status st = pl_tensor_from_storage(s, t->dtype, t->ndim, t->shape, NULL, 0, &r);
-    if (st == PL_OK) st = pl_tensors_used_here(1, &t);
+    if (st == PL_OK) st = used_here(t);
     if (st == PL_OK) st = pl_contiguous(t, &packed);
     if (st == PL_OK && t->numel > 0) {
         st = d->runtime->copy(d->runtime, pl_device_current(d), PL_COPY_TO_HOST, r->data,

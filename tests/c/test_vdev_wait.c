@@ -70,6 +70,27 @@ TEST(a_wait_ends_with_the_work_and_asks_who_watches) {
     CHECK_OK(vdev_free(f.v));
 }
 
+// What a user waits for is polled, whoever watches: Ctrl-C ends it in any case.
+TEST(a_wait_of_a_user_can_always_be_interrupted) {
+    fixture f;
+    pl_event *e;
+    open_fixture(&f);
+    CHECK_OK(f.s.runtime->event_new(f.s.runtime, &e));
+    int before = enqueue(&f, f.s.compute);
+    CHECK_OK(pl_device_wait_polled(&f.s, f.s.compute));
+    CHECK_EQ(enqueue(&f, f.s.compute), before + 1);
+    CHECK_OK(f.s.runtime->record(f.s.runtime, e, f.s.compute));
+    CHECK_OK(pl_device_wait_event(&f.s, e));
+    CHECK_EQ(enqueue(&f, f.s.compute), before + 2);
+    CHECK_EQ(f.asked.times, 0);
+    f.s.runtime->event_done = never;
+    pl_set_interrupt(interrupt);
+    CHECK_EQ(pl_device_wait_polled(&f.s, f.s.compute), PL_EINTR);
+    CHECK_EQ(pl_device_wait_event(&f.s, e), PL_EINTR);
+    pl_set_interrupt(NULL);
+    CHECK_OK(vdev_free(f.v));
+}
+
 TEST(all_streams_that_are_watched_are_waited_for) {
     fixture f;
     open_fixture(&f);

@@ -13,6 +13,8 @@ import os
 import pytest
 
 import vcuda
+from distributed.test_device_training import BODY as TRAINING
+from harness import run_ranks
 
 # Prints one line: the values that a stream computed from what another one made.
 DATA = """\
@@ -106,3 +108,28 @@ def test_waits(code: str, expected: list[float], left_out: dict[str, str]) -> No
     for seed in range(3):
         assert printed(code, seed).strip() == str(expected)
     assert any(printed(code, seed, **left_out).strip() != str(expected) for seed in range(8))
+
+
+# Each step on another stream, which the one before has produced for: the reducer's buckets, the
+# collectives and the optimizer follow.
+LOOP = 'for step in range(ARGS["steps"]):\n'
+TURNS = """\
+streams = [pl.cuda.Stream(), pl.cuda.Stream(), pl.cuda.default_stream()]
+for step in range(ARGS["steps"]):
+    turn = streams[step % 3]
+    turn.wait_stream(pl.cuda.current_stream())
+    pl.cuda.set_stream(turn)
+"""
+
+
+def test_ranks_that_train_on_streams_in_turn() -> None:
+    assert LOOP in TRAINING
+    args = {"cpu": False, "accumulate": 1, "steps": 6, "bucket_mb": 0.01}
+
+    def told(body: str, seed: int) -> str:
+        env = vcuda.variables(worker=True, devices=2, seed=seed)
+        return str([r.outs for r in run_ranks(2, body, env=env, args=args, timeout=90)])
+
+    expected = told(TRAINING, 0)
+    for seed in (0, 3):
+        assert told(TRAINING.replace(LOOP, TURNS), seed) == expected
