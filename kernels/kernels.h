@@ -153,7 +153,7 @@ typedef struct pl_kernels {
     pl_status (*unary)(pl_unary op, const pl_tensor *x, pl_tensor *out);
     // a and b have one dtype, or one is bf16/f16 and the other f32 with f32 out; out has the common
     // dtype, comparisons and logical ones bool. Integer division by zero fails with PL_EINVAL. May
-    // be in place in a or b.
+    // be in place in a or b. A device's takes one of them as a 0-d number of the CPU, expanded.
     pl_status (*binary)(pl_binary op, const pl_tensor *a, const pl_tensor *b, pl_tensor *out);
     pl_status (*where)(const pl_tensor *cond, const pl_tensor *a, const pl_tensor *b,
                        pl_tensor *out);

@@ -211,7 +211,7 @@ __attribute__((noinline, cold)) static pl_status apply_met(const pl_op *op, int 
     pl_tensor **args = met + n_in;
     pl_status st = pl_tensors_used_here(n_in, in);
     if (st == PL_OK) {
-        st = pl_meet(op->name, n_in, in, met);
+        st = pl_meet(op->name, pl_op_takes_numbers(op), n_in, in, met);
     } else {
         memset(met, 0, (size_t)n_in * sizeof *met);
     }
@@ -257,10 +257,15 @@ static pl_status write_plain(const pl_op *op, int n_in, pl_tensor *const *in,
     pl_tensor *x = in[0], *r = NULL;
     bool binary =
         n_in == 2 && (op == &pl_op_add || op == &pl_op_sub || op == &pl_op_mul || op == &pl_op_div);
+    bool number = binary && in[1]->ndim == 0 && x->dtype != PL_BOOL && in[1]->storage != x->storage;
     if (binary && in[1]->dtype == x->dtype && (pl_dtype_is_float(x->dtype) || op != &pl_op_div) &&
-        pl_shape_equal(x->ndim, x->shape, in[1]->ndim, in[1]->shape)) {
+        (number || pl_shape_equal(x->ndim, x->shape, in[1]->ndim, in[1]->shape))) {
         int64_t since = pl_trace_begin();
-        pl_status st = pl_k(x)->binary((pl_binary)op->kind, x, in[1], x);
+        pl_tensor wide = *in[1];  // a number for all elements, or as it is
+        for (; wide.ndim < x->ndim; wide.ndim++) wide.shape[wide.ndim] = x->shape[wide.ndim];
+        if (number) memset(wide.strides, 0, sizeof wide.strides);
+        wide.numel = x->numel;
+        pl_status st = pl_k(x)->binary((pl_binary)op->kind, x, &wide, x);
         pl_trace_end(since, PL_TRACE_OP, op->name);
         return st;
     }
@@ -322,13 +327,18 @@ pl_status pl_autograd_apply_inplace(const pl_op *op, int n_in, pl_tensor *const 
     if (PL_LIKELY(pl_all_cpu(n_in, in))) return apply_inplace(op, n_in, in, in, attrs);
     pl_tensor *met[MOST_INPLACE], *args[MOST_INPLACE];
     PL_TRY(pl_tensors_used_here(n_in, in));
-    PL_TRY(pl_meet(op->name, n_in, in, met));
+    PL_TRY(pl_meet(op->name, pl_op_takes_numbers(op), n_in, in, met));
     pl_status st = PL_OK;
-    if (met[0]) {
+    // A result that lies elsewhere than what it is to be written to.
+    const pl_tensor *there = met[0];
+    for (int i = 1; i < n_in && pl_tensor_is_cpu(in[0]) && !there; i++) {
+        if (in[i] && !pl_tensor_is_cpu(in[i])) there = in[i];
+    }
+    if (there) {
         st = pl_fail(PL_ERUNTIME,
                      "[%s_] the result lies on cuda:%d and does not fit in place in a tensor of "
                      "the CPU: expected one device",
-                     op->name, pl_tensor_device(met[0]).index);
+                     op->name, pl_tensor_device(there).index);
     }
     for (int i = 0; i < n_in; i++) args[i] = met[i] ? met[i] : in[i];
     if (st == PL_OK) st = apply_inplace(op, n_in, args, in, attrs);

@@ -40,7 +40,7 @@ static pl_status then(pl_status st, pl_binary op, pl_tensor *a, pl_tensor *b, pl
 
 static pl_status times_scalar(pl_tensor *a, double k, pl_tensor **r) {
     pl_tensor *s = NULL;
-    PL_TRY(pl_scalar(a, a->dtype, k, &s));
+    PL_TRY(pl_number(a->dtype, k, &s));
     pl_status st = pl_binary_new(PL_BINARY_MUL, "gradient", a, s, r);
     pl_tensor_release(s);
     return st;
@@ -195,7 +195,7 @@ static pl_status pow_grad(const pl_op_back *b, int i) {
     pl_status st = pl_scalar(b->grad, dt, 0.0, &zero);
     if (st == PL_OK) st = pl_binary_new(PL_BINARY_EQ, "pow", i == 0 ? y : x, zero, &mask);
     if (st == PL_OK && i == 0) {
-        st = pl_scalar(b->grad, dt, 1.0, &one);
+        st = pl_number(dt, 1.0, &one);
         if (st == PL_OK) st = pl_binary_new(PL_BINARY_SUB, "pow", y, one, &t);
         if (st == PL_OK) st = pl_binary_new(PL_BINARY_POW, "pow", x, t, &u);
         if (st == PL_OK) st = pl_binary_new(PL_BINARY_MUL, "pow", u, y, &v);
@@ -282,3 +282,5 @@ BINARY(div, DIV)
 BINARY(maximum, MAXIMUM)
 BINARY(minimum, MINIMUM)
 const pl_op pl_op_pow = {"pow", PL_AMP_F32, PL_BINARY_POW, binary_forward, binary_backward, false};
+
+bool pl_op_takes_numbers(const pl_op *op) { return op->forward == binary_forward; }

@@ -83,6 +83,18 @@ pl_status pl_scalar_int(const pl_tensor *beside, pl_dtype dt, int64_t value, pl_
     return PL_OK;
 }
 
+pl_status pl_number(pl_dtype dt, double value, pl_tensor **out) {
+    pl_tensor *t = NULL;
+    PL_TRY(pl_tensor_empty(dt, 0, NULL, &t));
+    pl_status st = pl_fill_any(t, value);
+    if (st != PL_OK) {
+        pl_tensor_release(t);
+        return st;
+    }
+    *out = t;
+    return PL_OK;
+}
+
 static int category(pl_dtype dt) { return dt == PL_BOOL ? 0 : pl_dtype_is_float(dt) ? 2 : 1; }
 
 pl_dtype pl_promote_tensors(const pl_tensor *a, const pl_tensor *b) {
@@ -159,8 +171,11 @@ pl_status pl_binary_new(pl_binary op, const char *name, pl_tensor *a, pl_tensor 
     pl_dtype da = meeting(a, dt, half), db = meeting(b, dt, half && da == PL_F32);
     pl_status st = broadcast_view(a, da, nd, shape, &va, &cast_a);
     if (st == PL_OK) st = broadcast_view(b, db, nd, shape, &vb, &cast_b);
-    if (st == PL_OK) st = pl_tensor_empty_beside(a, gives_bool(op) ? PL_BOOL : dt, nd, shape, &r);
-    if (st == PL_OK) st = pl_k(&va)->binary(op, &va, &vb, r);
+    const pl_tensor *place = PL_LIKELY(pl_tensor_is_cpu(b)) ? a : b;  // Note [numbers]
+    if (st == PL_OK) {
+        st = pl_tensor_empty_beside(place, gives_bool(op) ? PL_BOOL : dt, nd, shape, &r);
+    }
+    if (st == PL_OK) st = pl_k(place)->binary(op, &va, &vb, r);
     pl_tensor_release(cast_a);
     pl_tensor_release(cast_b);
     if (st != PL_OK) {

@@ -179,6 +179,9 @@ pl_status pl_scalar(const pl_tensor *beside, pl_dtype dt, double value,
                     pl_tensor **out) PL_MUST_USE;
 pl_status pl_scalar_int(const pl_tensor *beside, pl_dtype dt, int64_t value,
                         pl_tensor **out) PL_MUST_USE;
+bool pl_op_takes_numbers(const pl_op *op);
+// Such a number.
+pl_status pl_number(pl_dtype dt, double value, pl_tensor **out) PL_MUST_USE;
 pl_status pl_unary_new(pl_unary op, pl_tensor *x, pl_tensor **out) PL_MUST_USE;
 // Broadcasts and promotes (two 0-d or n-d tensors alike); comparisons give bool.
 pl_status pl_binary_new(pl_binary op, const char *name, pl_tensor *a, pl_tensor *b,
@@ -195,7 +198,12 @@ pl_status pl_to_device(pl_tensor *t, pl_device to, bool non_blocking, pl_tensor 
 pl_status pl_to_host_later(pl_tensor *t, pl_tensor **out) PL_MUST_USE;
 // Inputs meet on one device, or fail naming two. A 0-d tensor of the CPU may meet others of a
 // device: it is made there again, in met[i] (owned); the others are NULL. in[i] may be NULL.
-pl_status pl_meet(const char *op, int n, pl_tensor *const *in, pl_tensor **met) PL_MUST_USE;
+//
+// Note [numbers]: what stands beside a tensor in x * 0.5 is a 0-d tensor of the CPU. Operators of
+// two inputs take it as it is, and a device's kernel takes its value as an argument: nothing is
+// filled in over there, at the price of a launch. So with `numbers` they are left where they are.
+pl_status pl_meet(const char *op, bool numbers, int n, pl_tensor *const *in,
+                  pl_tensor **met) PL_MUST_USE;
 static inline bool pl_all_cpu(int n, pl_tensor *const *in) {  // nothing to meet
     for (int i = 0; i < n; i++) {
         if (in[i] && !pl_tensor_is_cpu(in[i])) return false;

@@ -45,7 +45,7 @@ static pl_status mean_backward(const pl_op_back *b) {
     }
     pl_tensor *k = NULL, *g = NULL;
     // fp32 for the half types, in which a count above 65504 or 256 would not be exact.
-    PL_TRY(pl_scalar(b->grad, b->grad->dtype == PL_F64 ? PL_F64 : PL_F32, n, &k));
+    PL_TRY(pl_number(b->grad->dtype == PL_F64 ? PL_F64 : PL_F32, n, &k));
     pl_status st = pl_binary_new(PL_BINARY_DIV, "mean", b->grad, k, &g);
     if (st == PL_OK) st = spread(b, g, &b->out[0]);
     pl_tensor_release(k);

@@ -58,8 +58,8 @@ const pl_op pl_op_where = {"where", PL_AMP_KEEP, 0, where_forward, where_backwar
 
 static pl_status bound(pl_binary op, double limit, pl_tensor *x, pl_tensor **out) {
     pl_tensor *s = NULL;
-    PL_TRY(pl_scalar(x, pl_dtype_is_float(x->dtype) || limit != floor(limit) ? PL_F64 : PL_I64,
-                     limit, &s));
+    PL_TRY(pl_number(pl_dtype_is_float(x->dtype) || limit != floor(limit) ? PL_F64 : PL_I64, limit,
+                     &s));
     pl_status st = pl_binary_new(op, "clamp", x, s, out);
     pl_tensor_release(s);
     return st;

@@ -137,7 +137,7 @@ static pl_status again_beside(const pl_tensor *beside, pl_tensor *t, pl_tensor *
     return st;
 }
 
-pl_status pl_meet(const char *op, int n, pl_tensor *const *in, pl_tensor **met) {
+pl_status pl_meet(const char *op, bool numbers, int n, pl_tensor *const *in, pl_tensor **met) {
     const pl_tensor *first = NULL;
     memset(met, 0, (size_t)n * sizeof *met);
     for (int i = 0; i < n && !first; i++) {
@@ -147,7 +147,9 @@ pl_status pl_meet(const char *op, int n, pl_tensor *const *in, pl_tensor **met) 
         pl_status st = PL_OK;
         char a[32], b[32];
         if (!in[i] || pl_device_equal(pl_tensor_device(in[i]), pl_tensor_device(first))) continue;
-        if (pl_tensor_is_cpu(in[i]) && in[i]->ndim == 0) {
+        if (pl_tensor_is_cpu(in[i]) && in[i]->ndim == 0 && numbers) {
+            continue;
+        } else if (pl_tensor_is_cpu(in[i]) && in[i]->ndim == 0) {
             st = again_beside(first, in[i], &met[i]);
         } else {
             st = pl_fail(PL_ERUNTIME,

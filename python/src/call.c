@@ -53,8 +53,7 @@ int pl_operand(PyObject *obj, const pl_tensor *other, pl_tensor **out) {
         return 1;
     }
     pl_tensor *t = NULL;
-    pl_device device = other ? pl_tensor_device(other) : (pl_device){PL_CPU, 0};
-    pl_status st = pl_tensor_empty_on(device, scalar_dtype(number, other), 0, NULL, &t);
+    pl_status st = pl_tensor_empty(scalar_dtype(number, other), 0, NULL, &t);  // Note [numbers]
     int rc = 0;
     if (st != PL_OK) {
         pl_raise(NULL, st);
@@ -120,7 +119,7 @@ PyObject *pl_call_binary(const pl_op *op, PyObject *a, PyObject *b) {
 static pl_status plain(pl_binary op, const char *name, pl_tensor *const in[2], pl_tensor **out) {
     if (PL_LIKELY(pl_all_cpu(2, in))) return pl_binary_new(op, name, in[0], in[1], out);
     pl_tensor *met[2];
-    PL_TRY(pl_meet(name, 2, in, met));
+    PL_TRY(pl_meet(name, true, 2, in, met));
     pl_status st = pl_binary_new(op, name, met[0] ? met[0] : in[0], met[1] ? met[1] : in[1], out);
     pl_tensor_release(met[0]);
     pl_tensor_release(met[1]);

@@ -110,3 +110,30 @@ def test_a_step_waits_for_nothing(low: bool, prepared: bool) -> None:
 
 def test_a_wait_is_counted() -> None:
     assert [waits for waits, _, _ in seen(SGD, more="loss.item()")] == [1, 1, 1]
+
+
+NUMBERS = """
+import ctypes, os
+import paceline as torch
+
+class Counts(ctypes.Structure):
+    _fields_ = [("launches", ctypes.c_uint64), ("waits", ctypes.c_uint64)]
+
+library = ctypes.CDLL(os.environ["PACELINE_CUDA_LIBRARY"])
+
+def count():
+    c = Counts()
+    library.vcuda_count(ctypes.byref(c))
+    return c.launches
+
+x = torch.arange(6.0).to("cuda")
+one = torch.tensor(1.5)
+before = count()
+made = [x * 0.5, 2 / (x + 1), x**2, x > 3, one - x, x / one, x.clamp(min=2)]
+x *= 0.25
+print(count() - before)
+"""
+
+
+def test_a_number_costs_no_launch() -> None:
+    assert int(vcuda.run(NUMBERS)) == 9
