@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NEEDED = {"libc.so.6", "libm.so.6", "libstdc++.so.6", "libgcc_s.so.1", "ld-linux-x86-64.so.2"}
 # A processor has 65,536: at least two blocks of 256 threads, of attention's 128 threads.
 REGISTERS, REGISTERS_ATTENTION = 128, 255
-VERSION = 4  # PL_CUDA_BACKEND_VERSION
+VERSION = 5  # PL_CUDA_BACKEND_VERSION
 
 
 def run(*command: str | Path) -> str:

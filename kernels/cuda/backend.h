@@ -12,7 +12,7 @@ extern "C" {
 
 #include "base/device.h"  // C
 
-enum { PL_CUDA_BACKEND_VERSION = 4 };
+enum { PL_CUDA_BACKEND_VERSION = 5 };
 
 // What the opener gives. `fail` records a finished message for this thread, as pl_fail does.
 typedef struct pl_cuda_host {
