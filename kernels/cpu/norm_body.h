@@ -25,27 +25,52 @@ PL_INLINE R FN(row_moment)(pl_dtype dt, const void *x, int64_t at, int64_t n, R 
     return V(sum)((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
-// sum = x + residual over a row, rounded to dt.
-PL_INLINE void FN(norm_add_from)(pl_dtype x_dt, pl_dtype dt, const pl_norm_job *job, int64_t at) {
+// VN elements of sum = x + residual from `at`, as they are stored.
+PL_INLINE VR FN(norm_add_at)(pl_dtype x_dt, pl_dtype dt, const pl_norm_job *job, int64_t at) {
+    VR v = V(get)(job->x, at, x_dt) + V(get)(job->residual, at, dt);
+    V(put)(job->sum, at, dt, v);
+    return dt == PL_BF16 || dt == PL_F16 ? V(get)(job->sum, at, dt) : v;
+}
+
+// sum = x + residual over a row, rounded to dt; gives the sum's row_moment about 0, which is added
+// up in the same order.
+PL_INLINE R FN(norm_add_from)(pl_dtype x_dt, pl_dtype dt, const pl_norm_job *job, int64_t at,
+                              int power) {
+    VR sums[4] = {V(set1)(0), V(set1)(0), V(set1)(0), V(set1)(0)};
     int64_t n = job->n, j = 0;
+    for (; j + 4 * VN <= n; j += 4 * VN) {
+        PL_UNROLL
+        for (int u = 0; u < 4; u++) {
+            VR v = FN(norm_add_at)(x_dt, dt, job, at + j + u * VN);
+            sums[u] = power == 1 ? sums[u] + v : V(fma)(v, v, sums[u]);
+        }
+    }
     for (; j + VN <= n; j += VN) {
-        V(put)(job->sum, at + j, dt,
-               V(get)(job->x, at + j, x_dt) + V(get)(job->residual, at + j, dt));
+        VR v = FN(norm_add_at)(x_dt, dt, job, at + j);
+        sums[0] = power == 1 ? sums[0] + v : V(fma)(v, v, sums[0]);
     }
     if (j < n) {
         VR x = V(get_n)(job->x, at + j, n - j, x_dt, 0);
         V(put_n)(job->sum, at + j, n - j, dt, x + V(get_n)(job->residual, at + j, n - j, dt, 0));
+        VR v = V(get_n)(job->sum, at + j, n - j, dt, 0);
+        sums[1] = power == 1 ? sums[1] + v : V(fma)(v, v, sums[1]);
     }
+    return V(sum)((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
-PL_INLINE void FN(norm_add)(pl_dtype dt, const pl_norm_job *job, int64_t at) {
-    if (dt != PL_F32 || job->x_dt == PL_F32) {
-        FN(norm_add_from)(dt, dt, job, at);
-    } else if (job->x_dt == PL_BF16) {
-        FN(norm_add_from)(PL_BF16, dt, job, at);
-    } else {
-        FN(norm_add_from)(PL_F16, dt, job, at);
+PL_INLINE R FN(norm_add)(pl_dtype dt, const pl_norm_job *job, int64_t at, int power) {
+    if (dt != PL_F32 || job->x_dt == PL_F32) return FN(norm_add_from)(dt, dt, job, at, power);
+    if (job->x_dt == PL_BF16) return FN(norm_add_from)(PL_BF16, dt, job, at, power);
+    return FN(norm_add_from)(PL_F16, dt, job, at, power);
+}
+
+// The sum of a row, or of its squares; the row is made first where there is a residual.
+PL_INLINE R FN(norm_first)(pl_dtype dt, const pl_norm_job *job, int64_t at) {
+    if (job->residual) {
+        return job->rms ? FN(norm_add)(dt, job, at, 2) : FN(norm_add)(dt, job, at, 1);
     }
+    return job->rms ? FN(row_moment)(dt, job->x, at, job->n, 0, 2)
+                    : FN(row_moment)(dt, job->x, at, job->n, 0, 1);
 }
 
 // RMS norm is layer norm with a mean of 0: subtracting that changes no bit.
@@ -55,9 +80,8 @@ PL_INLINE void FN(norm_rows)(pl_dtype dt, const pl_norm_job *job, int64_t begin,
     const void *x = job->residual ? job->sum : job->x;
     for (int64_t i = begin; i < end; i++) {
         int64_t at = i * n;
-        if (job->residual) FN(norm_add)(dt, job, at);
-        R mean = job->rms ? (R)0 : FN(row_moment)(dt, x, at, n, 0, 1) / (R)n;
-        R var = FN(row_moment)(dt, x, at, n, mean, 2) / (R)n;
+        R first = FN(norm_first)(dt, job, at) / (R)n, mean = job->rms ? (R)0 : first;
+        R var = job->rms ? first : FN(row_moment)(dt, x, at, n, mean, 2) / (R)n;
         R rstd = (R)1 / (R)sqrt((double)var + job->eps);
         if (!job->rms) ((R *)job->mean)[i] = mean;
         ((R *)job->rstd)[i] = rstd;
