@@ -61,6 +61,31 @@ def test_what_is_faster_is_found_and_kept(tmp_path: Path) -> None:
     assert len(list((tmp_path / "paceline").glob("cudnn-91900-*.txt"))) == 1
 
 
+STREAMS = """
+import paceline as torch
+from paceline.nn import functional as F
+
+one, two = torch.cuda.Stream(), torch.cuda.Stream()
+x = torch.randn(1, 2, 12, 8).to(device="cuda", dtype=torch.bfloat16)
+want = F.scaled_dot_product_attention(x, x, x)
+for stream in (one, two, one):
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        y = x
+        for _ in range(3):
+            y = F.scaled_dot_product_attention(y, x, x)
+    torch.cuda.current_stream().wait_stream(stream)
+    z = F.scaled_dot_product_attention(F.scaled_dot_product_attention(want, x, x), x, x)
+    print((y == z).all().item())
+"""
+
+
+def test_each_stream_has_its_own_order() -> None:
+    for seed in (1, 2):
+        env = {**vcuda.environment(seed=seed), "PACELINE_ATTENTION": "cudnn"}
+        assert vcuda.run(STREAMS, env=env).split() == ["True"] * 3
+
+
 def test_a_way_that_is_none() -> None:
     env = {**vcuda.environment(), "PACELINE_ATTENTION": "flash"}
     code = """

@@ -416,10 +416,10 @@ EXPORT int vcuda_cudnn_executions(void) { return executions; }
 static void run(void *context) {
     task *t = context;
     memset(t->workspace, 0xFF, WORKSPACE + 24);  // whoever else uses it notices
-    // A factor of 1.5 in one of the inputs by value, the scale, is as good a mistake as any.
-    bool spoil = told("wrong") || (told("varies") && t->number % 2);
+    // Another scale is as good a mistake as any.
+    float spoil = told("wrong") ? 1.5f : told("varies") && t->number % 2 ? 1.004f : 1.0f;
     for (int i = 0; i < t->program->tensor_count; i++) {
-        if (spoil && t->program->tensors[i].by_value) t->operands.value[i] *= 1.5f;
+        if (t->program->tensors[i].by_value) t->operands.value[i] *= spoil;
     }
     cudnn_fake_run(t->program, &t->operands);
     if (told("slow")) usleep(100000);
@@ -466,6 +466,10 @@ EXPORT int cudnnBackendExecute(handle *h, desc *plan, desc *pack) {
     t.workspace = *(void **)find(pack, 1003)->data;
     if (!t.workspace || (uintptr_t)t.workspace % 16) return refuse("the workspace");
     if (!vcuda_is_device(t.workspace, WORKSPACE + 24)) return refuse("the workspace is too small");
+    for (int i = 0; i < t.program->tensor_count; i++) {
+        int64_t apart = (char *)t.operands.at[i] - t.workspace;
+        if (apart >= 0 && apart < WORKSPACE + 24) return refuse("an operand in the workspace");
+    }
     executions++;
     vcuda_enqueue(h->stream, run, &t, sizeof t);
     return OK;
