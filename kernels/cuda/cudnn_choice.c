@@ -120,6 +120,7 @@ static pl_status distance(contest *c, double *out) {
     for (int i = 0; i < c->results; i++) {
         const pl_tensor *t = c->first[i];
         pl_tensor plain = pl__blas_over(c->difference, t->dtype, t->ndim, t->shape);
+        plain.storage = t->storage;  // which says what device it is on
         double host[2];
         PL_TRY(args->backend->binary(PL_BINARY_SUB, t, &c->second[i], &plain, args->queue));
         PL_TRY(norm_of(c, &plain, &c->norms[0]));
