@@ -12,8 +12,7 @@
 
 enum { MOST_CHOICES = 4096, LINE = 1024, MOST_BYTES = 1024 };  // of a record
 
-// ---- In memory
-// -----------------------------------------------------------------------------------
+// ---- In memory ----------------------------------------------------------------------------------
 
 static void *at(const pl_choices *c, int i) {
     return (char *)c->records + (size_t)i * c->form->nbytes;
@@ -47,8 +46,7 @@ static pl_status add(pl_choices *c, const void *record) {
     return PL_OK;
 }
 
-// ---- Reading
-// -------------------------------------------------------------------------------------
+// ---- Reading ------------------------------------------------------------------------------------
 
 static void first_line(const pl_choices *m, char *out, size_t cap) {
     (void)snprintf(out, cap, "paceline %s choices %d, library %zu, %s\n", m->form->library,
@@ -80,8 +78,7 @@ static bool read_file(pl_choices *m, FILE *f) {
     return false;
 }
 
-// ---- Writing
-// -------------------------------------------------------------------------------------
+// ---- Writing ------------------------------------------------------------------------------------
 
 // A line of numbers, put together piece by piece.
 struct pl_choices_line {
@@ -125,8 +122,7 @@ pl_status pl__choices_keep(pl_choices *m, const void *record) {
     return PL_OK;
 }
 
-// ---- The file's place
-// ----------------------------------------------------------------------------
+// ---- The file's place ---------------------------------------------------------------------------
 
 static bool more_than(const char *name, long limit) {
     const char *text = getenv(name);

@@ -44,8 +44,7 @@ void pl_cuda_dnn_free(pl_cuda_dnn *dnn) {
     pl_free(dnn);
 }
 
-// ---- Opening
-// -------------------------------------------------------------------------------------
+// ---- Opening ------------------------------------------------------------------------------------
 
 static pl_status open_library(pl_cuda_dnn *dnn) {
     const pl_dnn_library *lib;
@@ -81,8 +80,7 @@ static pl_status ready(pl_cuda_dnn *dnn, bool *usable) {
     return PL_OK;
 }
 
-// ---- Calls
-// ---------------------------------------------------------------------------------------
+// ---- Calls --------------------------------------------------------------------------------------
 
 // The strides of a tensor that cuDNN can take: 16-byte aligned rows, the last dimension dense.
 static bool add_operand(pl_dnn_call *c, pl_dnn_operand which, const pl_tensor *t) {

@@ -11,8 +11,7 @@
 // up in fp32; a mistake in the mask, the scale or a stride is of the size of the result.
 static const double CLOSE = 0x1p-6;
 
-// ---- Remembering
-// ---------------------------------------------------------------------------------
+// ---- Remembering --------------------------------------------------------------------------------
 
 static bool read_choice(const char *line, void *record) {
     pl_dnn_choice *out = record;
@@ -43,8 +42,7 @@ const pl_choices_form pl__dnn_form = {.library = "cuDNN",
                                       .read = read_choice,
                                       .write = write_choice};
 
-// ---- Comparing
-// -----------------------------------------------------------------------------------
+// ---- Comparing ----------------------------------------------------------------------------------
 
 enum { RESULTS = 3 };
 

@@ -44,8 +44,7 @@ void pl__dnn_empty(const pl_dnn_library *lib, pl_dnn_bag *bag) {
     while (bag->count > 0) (void)lib->desc_destroy(bag->descs[--bag->count]);
 }
 
-// ---- Tensors
-// -------------------------------------------------------------------------------------
+// ---- Tensors ------------------------------------------------------------------------------------
 
 enum { FIRST_VIRTUAL = 100, MOST_OPS = 32, ALIGNMENT = 16 };
 
@@ -130,8 +129,7 @@ static void *per_query(builder *b, pl_dnn_operand which) {
     return tensor(b, &f, PL_DNN_FLOAT, which + 1, 0);
 }
 
-// ---- Operations
-// ----------------------------------------------------------------------------------
+// ---- Operations ---------------------------------------------------------------------------------
 
 static void *add_op(builder *b, void *op) {
     pl__dnn_finish(b->lib, op, &b->status);
@@ -197,8 +195,7 @@ static void *reshape(builder *b, void *x, void *y) {
     return y;
 }
 
-// ---- Attention
-// -----------------------------------------------------------------------------------
+// ---- Attention ----------------------------------------------------------------------------------
 
 static void *hide_later_keys(builder *b, void *s, const form *f) {
     void *row = point(

@@ -77,7 +77,7 @@ typedef enum pl_dnn_route {
 } pl_dnn_route;
 enum { PL_DNN_STREAMS = 4 };
 typedef struct pl_dnn_plan {
-    pl_dnn_call call;  // batch 0: an empty place
+    pl_dnn_call call;
     pl_dnn_route route;
     bool asked;      // the library, which gave `plan` or refused
     pl_dnn_bag bag;  // plan's and all it was made of

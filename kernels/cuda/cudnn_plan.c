@@ -9,8 +9,7 @@
 
 enum { PLACES = 8 };  // places of the table that a call may stand in
 
-// ---- Building
-// ------------------------------------------------------------------------------------
+// ---- Building -----------------------------------------------------------------------------------
 
 static int64_t in_order(const pl_dnn_call *c, int64_t *ids) {
     static const pl_dnn_operand forward[] = {PL_DNN_Q, PL_DNN_K, PL_DNN_V, PL_DNN_OUT, PL_DNN_LSE};
@@ -77,8 +76,7 @@ int pl__dnn_build(const pl_dnn_library *lib, void *handle, void *device, pl_dnn_
     return st;
 }
 
-// ---- The table
-// -----------------------------------------------------------------------------------
+// ---- The table ----------------------------------------------------------------------------------
 
 static void forget(pl_cuda_dnn *dnn, pl_dnn_plan **place) {
     if (*place && dnn->lib) pl__dnn_empty(dnn->lib, &(*place)->bag);
@@ -125,8 +123,7 @@ pl_status pl__dnn_place(pl_cuda_dnn *dnn, const pl_dnn_call *call, pl_dnn_plan *
     return PL_OK;
 }
 
-// ---- Running
-// -------------------------------------------------------------------------------------
+// ---- Running ------------------------------------------------------------------------------------
 
 // The streams of threads may differ; the library has one at a time.
 static int choose_stream(pl_cuda_dnn *dnn) {
