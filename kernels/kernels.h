@@ -85,26 +85,28 @@ typedef struct pl_adam_args {
     bool maximize;
     int *nonfinite;       // NULL, or set to 1 when a gradient is NaN or infinite; else left alone
     const double *scale;  // of lists (Note [lists]): NULL, or where grad_scale's other factor is
-    const int *skip;      // of lists: NULL, or where it is not 0 nothing is written
+    pl_dtype low;         // of lists: of the copies that runs ask for, bf16 or f16
 } pl_adam_args;
 typedef struct pl_sgd_args {
     double lr, momentum, dampening, weight_decay, grad_scale;
     bool nesterov, maximize, first;  // first: the momentum buffer is set to g, not averaged in
     int *nonfinite;                  // these three as in pl_adam_args
     const double *scale;
-    const int *skip;
+    pl_dtype low;
 } pl_sgd_args;
 
 // Note [lists]: on a GPU a launch takes longer than the update of most parameters, and a number
 // that the host wants to know makes it wait. So its table has kernels that pass over many runs at
-// once, and read and write such numbers where they lie: a factor for the gradients (`scale`),
-// whether to do anything (`skip`), which runs had NaN or Inf (`nonfinite`, then an array). They
-// give the bits of the kernels for one run. The CPU has none of it: a call costs it nothing.
+// once, and read and write such numbers where they lie: a factor for the gradients (`scale`), which
+// runs had NaN or Inf (`nonfinite`, then an array). They give the bits of the kernels for one run;
+// a step may also write what it has made of an fp32 parameter in a half type (`low`), which
+// autocast would have to read it again for. The CPU has none of it: a call costs it nothing.
 typedef struct pl_run {
     pl_dtype dtype;
     int index;    // its place in the arrays that a call writes
     int64_t n;    // elements
     void *at[4];  // parameter, gradient, then moments or momentum; of unscale and norm the gradient
+    void *low;    // NULL, or where a step writes the parameter in args->low; dtype is fp32
 } pl_run;
 typedef struct pl_unscale_args {
     double factor;

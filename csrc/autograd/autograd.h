@@ -96,5 +96,9 @@ pl_status pl_autograd_settle(pl_tensor *leaf) PL_MUST_USE;
 
 // Autocast's copy of t in a lower precision, kept with t until its memory changes.
 pl_status pl_autograd_low(pl_tensor *t, pl_dtype dt, pl_tensor **out) PL_MUST_USE;
+// Who changes a leaf may know its next copy at once. Whether one was made, of what dtype, since
+// this was last kept; and a copy of what the leaf holds now, contiguous.
+bool pl_autograd_low_used(const pl_tensor *leaf, pl_dtype *dt);
+void pl_autograd_keep_low(pl_tensor *leaf, pl_tensor *low);
 
 #endif

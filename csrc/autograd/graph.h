@@ -52,6 +52,8 @@ struct pl_grad_meta {
     pl_tensor *low;  // autocast's copy
     const void *low_of;
     uint32_t low_version;
+    pl_dtype low_dtype;
+    bool low_used;
     uint64_t pass;    // the pass that last counted this leaf
     int64_t pending;  // contributions still to come in it
     // Note [deferred scale], autograd.h: `due` is the factor, `squares` the sum of squares of

@@ -139,6 +139,26 @@ pl_status pl_autograd_low(pl_tensor *t, pl_dtype dt, pl_tensor **out) {
         m->low_version = version;
         m->low_of = t->data;
     }
+    m->low_dtype = dt;
+    m->low_used = true;
     *out = pl_tensor_retain(m->low);
     return PL_OK;
+}
+
+bool pl_autograd_low_used(const pl_tensor *leaf, pl_dtype *dt) {
+    const struct pl_grad_meta *m = leaf->meta;
+    if (!m || !m->low_used) return false;
+    *dt = m->low_dtype;
+    return true;
+}
+
+void pl_autograd_keep_low(pl_tensor *leaf, pl_tensor *low) {
+    struct pl_grad_meta *m = leaf->meta;
+    if (!m) return;
+    pl_tensor *old = m->low;
+    m->low = pl_tensor_retain(low);
+    m->low_version = pl_storage_version(leaf->storage);
+    m->low_of = leaf->data;
+    m->low_used = false;
+    pl_tensor_release(old);
 }

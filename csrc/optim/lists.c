@@ -64,19 +64,61 @@ static int same_due(int i, int n, pl_tensor *const *params, bool own, due *d) {
     return end;
 }
 
+// The copies in a half type that autocast made of these parameters in the last forward pass: the
+// step writes the next ones, which it needs no more reading for. All of one dtype; a NULL list
+// where there are none.
+typedef struct lows {
+    pl_dtype dtype;
+    pl_tensor **t;  // [n], NULL where a parameter has none
+} lows;
+
+static void lows_free(lows *l, int n) {
+    for (int i = 0; l->t && i < n; i++) pl_tensor_release(l->t[i]);
+    pl_free(l->t);
+    l->t = NULL;
+}
+
+static pl_status lows_of(int n, pl_tensor *const *params, pl_run *runs, lows *l) {
+    pl_status st = PL_OK;
+    *l = (lows){.t = NULL};
+    for (int i = 0; i < n && st == PL_OK; i++) {
+        pl_dtype dt;
+        if (params[i]->dtype != PL_F32 || !pl_autograd_low_used(params[i], &dt)) continue;
+        if (!l->t) st = pl_calloc((size_t)n * sizeof(pl_tensor *), (void **)&l->t), l->dtype = dt;
+        if (st != PL_OK || dt != l->dtype) continue;
+        st = pl_tensor_empty_like(params[i], dt, &l->t[i]);
+        if (st == PL_OK) runs[i].low = l->t[i]->data;
+    }
+    if (st != PL_OK) lows_free(l, n);
+    return st;
+}
+
+// After all versions were counted: parameters may share memory.
+static void lows_keep(int n, pl_tensor *const *params, lows *l) {
+    for (int i = 0; l->t && i < n; i++) {
+        if (l->t[i]) pl_autograd_keep_low(params[i], l->t[i]);
+    }
+    lows_free(l, n);
+}
+
 pl_status pl__optim_list_adam(const pl_adam_args *args, int n, pl_tensor *const *const lists[4],
                               bool own) {
     pl_run *runs;
-    pl_status st = runs_of(n, 4, lists, &runs);
+    lows low = {.t = NULL};
+    PL_TRY(runs_of(n, 4, lists, &runs));
+    pl_status st = lows_of(n, lists[0], runs, &low);
     for (int i = 0, end; st == PL_OK && i < n; i = end) {
         due d;
         pl_adam_args here = *args;
         end = same_due(i, n, lists[0], own, &d);
         here.grad_scale *= d.here;
         here.scale = d.there ? d.there->data : NULL;
+        here.low = low.dtype;
         st = pl_k(lists[0][i])->lists->adam(&here, end - i, runs + i);
         if (st == PL_OK) bump(end - i, lists[0] + i);
     }
+    if (st == PL_OK) lows_keep(n, lists[0], &low);
+    lows_free(&low, n);
     pl_free(runs);
     return st;
 }
@@ -84,16 +126,21 @@ pl_status pl__optim_list_adam(const pl_adam_args *args, int n, pl_tensor *const 
 pl_status pl__optim_list_sgd(const pl_sgd_args *args, int n, pl_tensor *const *const lists[3],
                              bool own) {
     pl_run *runs;
-    pl_status st = runs_of(n, 3, lists, &runs);
+    lows low = {.t = NULL};
+    PL_TRY(runs_of(n, 3, lists, &runs));
+    pl_status st = lows_of(n, lists[0], runs, &low);
     for (int i = 0, end; st == PL_OK && i < n; i = end) {
         due d;
         pl_sgd_args here = *args;
         end = same_due(i, n, lists[0], own, &d);
         here.grad_scale *= d.here;
         here.scale = d.there ? d.there->data : NULL;
+        here.low = low.dtype;
         st = pl_k(lists[0][i])->lists->sgd(&here, end - i, runs + i);
         if (st == PL_OK) bump(end - i, lists[0] + i);
     }
+    if (st == PL_OK) lows_keep(n, lists[0], &low);
+    lows_free(&low, n);
     pl_free(runs);
     return st;
 }

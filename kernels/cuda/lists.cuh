@@ -8,9 +8,10 @@
 
 #include "cuda/device.cuh"
 
-enum { PL_LIST_BYTES = 8192 };
+enum { PL_LIST_BYTES = 10240 };
 
-// LISTS addresses for each run, which are all of one dtype.
+// LISTS addresses for each run, which are all of one dtype: the run's first ones and, of four,
+// `low`.
 template <int LISTS>
 struct pl_list {
     enum { RUNS = PL_LIST_BYTES / (8 * LISTS + 16) };
@@ -58,7 +59,7 @@ static bool pl_list_fill(pl_list<LISTS> *list, pl_dtype dt, int count, const pl_
         list->first[i] = (int)chunks;
         list->index[i] = run->index;
         list->n[i] = run->n;
-        for (int k = 0; k < LISTS; k++) list->at[i][k] = run->at[k];
+        for (int k = 0; k < LISTS; k++) list->at[i][k] = k < 4 ? run->at[k] : run->low;
         chunks += (run->n + length - 1) / length;
     }
     list->chunks = (int)chunks;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // optimizer: Adam, AdamW, SGD and unscaling over lists of runs, one launch for many (lists.cuh).
-// What the host need not know stays on the device: the factor that clips gradients, and whether the
-// step is to be left out. Not measured on a GPU yet.
+// What the host need not know stays on the device: the factor that clips gradients, and which of
+// them were not finite. Not measured on a GPU yet.
 #include "cuda/lists.cuh"
 #include "cuda/math.cuh"
 
@@ -14,15 +14,14 @@ enum { CHUNK = 8192 };
 struct from_device {
     double factor;
     const double *scale;
-    const int *skip;
     int *nonfinite;
+    bool f16;  // the low copies, else bf16
 };
 
 template <typename A>
 PL_DEVICE A factor_of(const from_device &d) {
     return (A)(d.scale != nullptr ? d.factor * *d.scale : d.factor);
 }
-PL_DEVICE bool left_out(const from_device &d) { return d.skip != nullptr && *d.skip != 0; }
 
 // For all threads that find one the same.
 template <typename A>
@@ -79,6 +78,19 @@ PL_DEVICE void put_pack(T *to, const A *v) {
     pl_store(to, out);
 }
 
+// The low copy of fp32 parameters, rounded as a cast would.
+template <typename T, int P, typename A>
+PL_DEVICE void put_low(const from_device &d, void *low, int64_t i, const A *v) {
+    if constexpr (sizeof(T) == sizeof(float)) {
+        if (low == nullptr) return;
+        if (d.f16) {
+            put_pack<f16, P>((f16 *)low + i, v);
+        } else {
+            put_pack<bf16, P>((bf16 *)low + i, v);
+        }
+    }
+}
+
 // Calls `some` with a width and an offset until all of a chunk is done, by packs where that goes.
 template <int P, typename Some>
 PL_DEVICE void over_chunk(const pl_chunk &c, bool packed, Some some) {
@@ -101,6 +113,7 @@ struct adam_run {
     T *p;
     const T *g;
     T *m, *v;
+    void *low;
     template <int P>
     PL_DEVICE void at(int64_t i) const {
         A pv[P], gv[P], mv[P], vv[P];
@@ -114,21 +127,22 @@ struct adam_run {
             adam_one(c, gv[k] * scale, &pv[k], &mv[k], &vv[k]);
         }
         put_pack<T, P>(p + i, pv);
+        put_low<T, P>(d, low, i, pv);
         put_pack<T, P>(m + i, mv);
         put_pack<T, P>(v + i, vv);
     }
 };
 
 template <typename T>
-__global__ void adam_kernel(const __grid_constant__ pl_list<4> list, adam_numbers<pl_acc<T>> c,
+__global__ void adam_kernel(const __grid_constant__ pl_list<5> list, adam_numbers<pl_acc<T>> c,
                             from_device d) {
-    if (left_out(d)) return;
     pl_acc<T> scale = factor_of<pl_acc<T>>(d);
     for (int k = (int)blockIdx.x; k < list.chunks; k += (int)gridDim.x) {
         pl_chunk chunk = pl_chunk_of(list, k, CHUNK);
         void *const *at = list.at[chunk.run];
         adam_run<T> run = {c,          d,          scale,      list.index[chunk.run],
-                           (T *)at[0], (T *)at[1], (T *)at[2], (T *)at[3]};
+                           (T *)at[0], (T *)at[1], (T *)at[2], (T *)at[3],
+                           at[4]};
         over_chunk<16 / sizeof(T)>(chunk, pl_list_packs(list, chunk.run), run);
     }
 }
@@ -174,6 +188,7 @@ struct sgd_run {
     T *p;
     const T *g;
     T *momentum;
+    void *low;
     template <int P>
     PL_DEVICE void at(int64_t i) const {
         A pv[P], gv[P], mv[P] = {};
@@ -186,19 +201,20 @@ struct sgd_run {
             sgd_one(c, gv[k] * scale, &pv[k], &mv[k]);
         }
         put_pack<T, P>(p + i, pv);
+        put_low<T, P>(d, low, i, pv);
         if (c.has_momentum) put_pack<T, P>(momentum + i, mv);
     }
 };
 
 template <typename T>
-__global__ void sgd_kernel(const __grid_constant__ pl_list<3> list, sgd_numbers<pl_acc<T>> c,
+__global__ void sgd_kernel(const __grid_constant__ pl_list<5> list, sgd_numbers<pl_acc<T>> c,
                            from_device d) {
-    if (left_out(d)) return;
     pl_acc<T> scale = factor_of<pl_acc<T>>(d);
     for (int k = (int)blockIdx.x; k < list.chunks; k += (int)gridDim.x) {
         pl_chunk chunk = pl_chunk_of(list, k, CHUNK);
         void *const *at = list.at[chunk.run];
-        sgd_run<T> run = {c, d, scale, list.index[chunk.run], (T *)at[0], (T *)at[1], (T *)at[2]};
+        sgd_run<T> run = {c,          d,          scale,      list.index[chunk.run],
+                          (T *)at[0], (T *)at[1], (T *)at[2], at[4]};
         over_chunk<16 / sizeof(T)>(chunk, pl_list_packs(list, chunk.run), run);
     }
 }
@@ -241,29 +257,29 @@ __global__ void unscale_kernel(const __grid_constant__ pl_list<1> list, from_dev
 
 pl_status pl_cuda_list_adam(const pl_adam_args *args, int count, const pl_run *runs,
                             pl_cuda_queue *q) {
-    from_device d = {args->grad_scale, args->scale, args->skip, args->nonfinite};
+    from_device d = {args->grad_scale, args->scale, args->nonfinite, args->low == PL_F16};
 #define TABLE(T, list)                                                           \
     PL_LAUNCH(adam_kernel<T>, pl_blocks((list).chunks, 1), PL_BLOCK, 0, q, list, \
               numbers_of<pl_acc<T>>(args), d)
-    PL_LIST_LAUNCHES(4, count, runs, CHUNK, TABLE);
+    PL_LIST_LAUNCHES(5, count, runs, CHUNK, TABLE);
 #undef TABLE
     return pl_launched("adam");
 }
 
 pl_status pl_cuda_list_sgd(const pl_sgd_args *args, int count, const pl_run *runs,
                            pl_cuda_queue *q) {
-    from_device d = {args->grad_scale, args->scale, args->skip, args->nonfinite};
+    from_device d = {args->grad_scale, args->scale, args->nonfinite, args->low == PL_F16};
 #define TABLE(T, list)                                                          \
     PL_LAUNCH(sgd_kernel<T>, pl_blocks((list).chunks, 1), PL_BLOCK, 0, q, list, \
               numbers_of<pl_acc<T>>(args), d)
-    PL_LIST_LAUNCHES(3, count, runs, CHUNK, TABLE);
+    PL_LIST_LAUNCHES(5, count, runs, CHUNK, TABLE);
 #undef TABLE
     return pl_launched("sgd");
 }
 
 pl_status pl_cuda_list_unscale(const pl_unscale_args *args, int count, const pl_run *runs,
                                pl_cuda_queue *q) {
-    from_device d = {args->factor, args->scale, NULL, args->nonfinite};
+    from_device d = {args->factor, args->scale, args->nonfinite, false};
     // Nothing to write and nothing to tell.
     if (args->factor == 1.0 && args->scale == NULL && args->nonfinite == NULL) return PL_OK;
 #define TABLE(T, list) \

@@ -64,11 +64,12 @@ clip = accelerator.clip_grad_norm_ if %(prepared)s else clip_grad_norm_
 backward = accelerator.backward if %(prepared)s else torch.Tensor.backward
 tokens = torch.randint(0, 32, (2, 8)).to("cuda")
 targets = torch.randint(0, 32, (16,)).to("cuda")
-norms, losses, seen = [], [], []
+norms, losses, seen, forward = [], [], [], []
 for step in range(3):
     before = count()
     with torch.autocast("cuda", torch.bfloat16, enabled=%(low)s):
         loss = model(tokens, targets)
+    at_backward = count()
     backward(loss)
     at_clip = count()
     norms.append(clip(model.parameters(), 0.5))
@@ -79,10 +80,14 @@ for step in range(3):
     losses.append(loss.detach())
     %(more)s
     seen.append((count()[1] - before[1], at_step[0] - at_clip[0], after[0] - at_step[0]))
+    forward.append(at_backward[0] - before[0])
 assert len(list(model.parameters())) == 149
 assert all(n.device.type == "cuda" and 0.5 < n.item() < 5 for n in norms)
 values = [x.item() for x in losses]
 assert values == sorted(values, reverse=True), values
+# A weight is cast once; then the step writes it in bf16 too. 12 blocks of 4 layers, and the head.
+assert forward[0] - forward[1] == (12 * 4 * 2 + 1 if %(low)s else 0), forward
+assert forward[1] == forward[2]
 print(seen)
 """
 ADAMW = "AdamW(model.parameters(), lr=1e-2)"

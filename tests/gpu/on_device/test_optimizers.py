@@ -229,6 +229,37 @@ def test_a_factor_left_with_the_gradients_is_applied_once() -> None:
     assert [on_host(p).tolist() for p in ps] == [[-0.25, -0.5], [-1.0]]
 
 
+def low_trained(make: Callable[[Any], Any], low: paceline.dtype, touch: bool) -> list[Any]:
+    """Losses and parameters; `touch` has every weight cast anew at each forward pass."""
+    paceline.manual_seed(0)
+    model = paceline.nn.Sequential(
+        paceline.nn.Linear(9, 24), paceline.nn.GELU(), paceline.nn.Linear(24, 3)
+    ).to("cuda")
+    optimizer = make(model.parameters())
+    x, found = on_gpu(paceline.arange(36.0).reshape(4, 9) / 18 - 1), []
+    for step in range(STEPS):
+        if touch:
+            with paceline.no_grad():
+                for p in model.parameters():
+                    p.mul_(1.0)
+        if step == 2:  # what was kept does not serve a parameter that was changed since
+            with paceline.no_grad():
+                model[0].weight.mul_(0.5)
+        with paceline.autocast("cuda", low):
+            loss = (model(x).float() ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found.append(loss.item())
+    return [*found, *(on_host(p).tolist() for p in model.parameters())]
+
+
+@pytest.mark.parametrize("low", [paceline.bfloat16, paceline.float16], ids=str)
+@pytest.mark.parametrize("name", ["adamw", "momentum"])
+def test_copies_for_autocast_are_what_a_cast_gives(name: str, low: paceline.dtype) -> None:
+    assert low_trained(OPTIMIZERS[name], low, False) == low_trained(OPTIMIZERS[name], low, True)
+
+
 def test_parameters_of_two_devices_in_one_call_are_refused() -> None:
     ps = grads(True, [[1.0]]) + grads(False, [[1.0]])
     with pytest.raises(RuntimeError, match="on one device"):
