@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Layer norm and RMS norm over the trailing dimensions, alone or together with the sum before them.
-#include <string.h>
-
 #include "ops/ops.h"
 
 enum { LAYER_NORM, RMS_NORM };  // pl_op.kind

@@ -164,20 +164,24 @@ TEST(a_failing_event_ends_the_pass) {
 
 // One training step of a small network. On failure everything that was made is given back.
 static pl_status step(pl_tensor *x, pl_tensor *t, pl_tensor *w1, pl_tensor *g, pl_tensor *w2) {
-    pl_tensor *h = NULL, *n = NULL, *y = NULL, *loss = NULL;
+    pl_tensor *h = NULL, *n = NULL, *both[2] = {NULL, NULL}, *y = NULL, *loss = NULL;
     pl_attrs gelu = {.i = {PL_ACT_GELU}}, norm = {.i = {1}, .f = {1e-5}}, none = {.n = 0};
     pl_attrs entropy = {.i = {-100, 1}};
     pl_tensor *in1[3] = {x, w1, NULL};
     pl_status st = pl_amp_apply(&pl_op_linear, 3, in1, &gelu, &h);
     pl_tensor *in2[3] = {h, g, NULL};
     if (st == PL_OK) st = pl_amp_apply(&pl_op_layer_norm, 3, in2, &norm, &n);
-    pl_tensor *in3[3] = {n, w2, NULL};
-    if (st == PL_OK) st = pl_amp_apply(&pl_op_linear, 3, in3, &none, &y);
-    pl_tensor *in4[3] = {y, t, NULL};
-    if (st == PL_OK) st = pl_amp_apply(&pl_op_cross_entropy, 3, in4, &entropy, &loss);
+    pl_tensor *in3[4] = {h, n, g, NULL};
+    if (st == PL_OK) st = pl_amp_apply_added(&pl_op_rms_norm, in3, &norm, both);
+    pl_tensor *in4[3] = {both[0], w2, NULL};
+    if (st == PL_OK) st = pl_amp_apply(&pl_op_linear, 3, in4, &none, &y);
+    pl_tensor *in5[3] = {y, t, NULL};
+    if (st == PL_OK) st = pl_amp_apply(&pl_op_cross_entropy, 3, in5, &entropy, &loss);
     if (st == PL_OK) st = pl_backward(1, &loss, NULL, false);
     pl_tensor_release(h);
     pl_tensor_release(n);
+    pl_tensor_release(both[0]);
+    pl_tensor_release(both[1]);
     pl_tensor_release(y);
     pl_tensor_release(loss);
     return st;
