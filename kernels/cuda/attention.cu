@@ -1,94 +1,191 @@
 // SPDX-License-Identifier: Apache-2.0
 // attention: the entry, and the forward pass on tensor cores (bf16, f16, width up to 128): the
-// tiled softmax of FlashAttention (Dao et al., 2022). A block takes 64 queries of a head, a warp 16
-// of them, and goes over the keys 64 at a time: scores, running maximum and sum of each row, and
-// the result rescaled when the maximum rises. Probabilities are rounded to the inputs' dtype for
-// the second product. Not measured on a GPU yet: tiles are loaded without cp.async, fragments
-// without ldmatrix.
+// tiled softmax of FlashAttention-2 (Dao, 2023). A block takes 64 or 128 queries of a head and goes
+// over the keys 64 at a time: scores, running maximum and sum of each row, and the result rescaled
+// when the maximum rises; powers are of two, so that one instruction gives them. Values come while
+// the scores are computed, the next keys while the values are multiplied. Probabilities are rounded
+// to the inputs' dtype for the second product. Not measured on a GPU yet.
 #include "cuda/attention.cuh"
 #include "cuda/attention_tile.cuh"
 
 namespace {
 
-// This warp's 16 x 64 scores become probabilities; rows g and g + 8 of a lane have each a maximum,
-// a sum (of this lane's columns) and the factor by which what was added up so far shrinks.
-PL_DEVICE void softmax_tile(const pl_attention_job &job, pl_tile_place p, int64_t first_key,
-                            float s[PL_TILE / 8][4], float top[2], float sum[2], float shrink[2]) {
-    int t = (int)(threadIdx.x % PL_LANES) % 4;
-    float higher[2] = {top[0], top[1]};
+// Of the rows that a lane has results of: maximum (times log2 e), sum of this lane's columns.
+template <int M>
+struct rows_so_far {
+    float top[M][2], sum[M][2];
+};
+
+// A tile that is not seen as a whole. Special: scores become what the softmax takes, scaled and
+// masked, times log2 e; else they only lose what is hidden.
+template <int M, bool SPECIAL>
+PL_DEVICE void mask_tile(const pl_attention_job &job, const pl_tile_place &p, int first_key,
+                         float (*s)[PL_TILE / 8][4]) {
     PL_UNROLL
-    for (int n = 0; n < PL_TILE / 8; n++) {
+    for (int m = 0; m < M; m++) {
         PL_UNROLL
-        for (int e = 0; e < 4; e++) {
-            int64_t i = pl_tile_row(p, e / 2), j = first_key + n * 8 + 2 * t + e % 2;
-            s[n][e] = pl_score(job, p.b, p.h, i, j, s[n][e]);
-            higher[e / 2] = pl_larger()(s[n][e], higher[e / 2]);
-        }
-    }
-    PL_UNROLL
-    for (int r = 0; r < 2; r++) {  // the four lanes of a row
-        higher[r] = pl_larger()(__shfl_xor_sync(PL_ALL_LANES, higher[r], 1), higher[r]);
-        higher[r] = pl_larger()(__shfl_xor_sync(PL_ALL_LANES, higher[r], 2), higher[r]);
-        shrink[r] = top[r] == -INFINITY ? 1.0f : expf(top[r] - higher[r]);
-        sum[r] *= shrink[r];
-        top[r] = higher[r];
-    }
-    PL_UNROLL
-    for (int n = 0; n < PL_TILE / 8; n++) {
-        PL_UNROLL
-        for (int e = 0; e < 4; e++) {
-            float w = pl_probability(s[n][e], top[e / 2]);
-            sum[e / 2] += w;
-            if (job.drops && w != 0) {
-                int64_t j = first_key + n * 8 + 2 * t + e % 2;
-                w *= pl_kept<float>(job, p.b, p.h, pl_tile_row(p, e / 2), j);
+        for (int half = 0; half < 2; half++) {
+            int row = pl_tile_row(p, m, half), last = (int)job.keys - 1;
+            if (job.causal && row < last) last = row;
+            PL_UNROLL
+            for (int i = 0; i < PL_TILE / 4; i++) {
+                int n = i / 2, e = 2 * half + i % 2, key = first_key + pl_tile_column(n, e);
+                float *x = &s[m][n][e];
+                if (SPECIAL) {
+                    *x = pl_score(job, p.b, p.h, row, key, *x) * PL_LOG2_E;
+                } else if (key > last) {
+                    *x = -INFINITY;
+                }
             }
-            s[n][e] = w;
         }
     }
 }
 
-template <typename T, int D>
-__global__ void __launch_bounds__(PL_TILE_BLOCK) forward_kernel(pl_attention_job job) {
-    PL_SHARED(T, first, PL_TILE * (D + PL_TILE_PAD));  // queries, then keys
-    PL_SHARED(T, second, PL_TILE * (D + PL_TILE_PAD));
-    pl_tile_place p = pl_tile_of(job, blockIdx.x, job.queries);
-    uint32_t q[D / 16][4];
-    pl_tile_load<D>(first, PL_TILE, job.q, p, p.first, job.queries, job.width);
-    __syncthreads();
+// The scores s * factor of a warp become weights; `shrink` is by how much what was added up so far
+// does. A row that has seen nothing yet keeps a maximum of -infinity, and 0 stands in for it.
+template <int M>
+PL_DEVICE void softmax_tile(float factor, float (*s)[PL_TILE / 8][4], rows_so_far<M> *rows,
+                            float (*shrink)[2]) {
     PL_UNROLL
-    for (int k = 0; k < D / 16; k++) pl_frag_a(q[k], first, D + PL_TILE_PAD, p.warp * 16, k * 16);
-    __syncthreads();
-    float out[D / 8][4] = {}, top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0}, shrink[2];
-    int64_t end = job.keys;
-    if (job.causal && p.first + PL_TILE < end) end = p.first + PL_TILE;
-    for (int64_t key = 0; key < end; key += PL_TILE) {
-        pl_tile_load<D>(first, PL_TILE, job.k, p, key, job.keys, job.width);
-        bool odd = pl_tile_load<D>(second, PL_TILE, job.v, p, key, job.keys, job.width);
-        odd = __syncthreads_or(odd) != 0;
-        float s[PL_TILE / 8][4] = {};
-        pl_tile_product_rows<D, PL_TILE>(s, q, first);
-        softmax_tile(job, p, key, s, top, sum, shrink);
+    for (int m = 0; m < M; m++) {
         PL_UNROLL
-        for (int n = 0; n < D / 8; n++) {
+        for (int r = 0; r < 2; r++) {
+            float high = -INFINITY;
             PL_UNROLL
-            for (int e = 0; e < 4; e++) out[n][e] *= shrink[e / 2];
+            for (int n = 0; n < PL_TILE / 8; n++) {
+                high = pl_larger()(s[m][n][2 * r], high);
+                high = pl_larger()(s[m][n][2 * r + 1], high);
+            }
+            high = pl_larger()(__shfl_xor_sync(PL_ALL_LANES, high, 1), high);  // a row's 4 lanes
+            high = pl_larger()(__shfl_xor_sync(PL_ALL_LANES, high, 2), high) * factor;
+            high = pl_larger()(high, rows->top[m][r]);
+            float from = high == -INFINITY ? 0.0f : high, sum = 0;
+            shrink[m][r] = pl_exp2(rows->top[m][r] - from);
+            PL_UNROLL
+            for (int i = 0; i < PL_TILE / 4; i++) {
+                float *w = &s[m][i / 2][2 * r + i % 2];
+                *w = pl_exp2(fmaf(*w, factor, -from));
+                sum += *w;
+            }
+            rows->sum[m][r] = fmaf(rows->sum[m][r], shrink[m][r], sum);
+            rows->top[m][r] = high;
         }
-        pl_tile_add_product<D, PL_TILE>(out, s, second, odd);
-        __syncthreads();
     }
+}
+
+template <int M>
+PL_DEVICE void drop_weights(const pl_attention_job &job, const pl_tile_place &p, int first_key,
+                            float (*s)[PL_TILE / 8][4]) {
     PL_UNROLL
-    for (int r = 0; r < 2; r++) {
-        sum[r] += __shfl_xor_sync(PL_ALL_LANES, sum[r], 1);
-        sum[r] += __shfl_xor_sync(PL_ALL_LANES, sum[r], 2);
-        int64_t i = pl_tile_row(p, r);
-        if (threadIdx.x % 4 == 0 && i < job.queries) {
-            ((float *)job.lse)[(p.b * job.heads + p.h) * job.queries + i] =
-                sum[r] == 0 ? -INFINITY : top[r] + logf(sum[r]);
+    for (int m = 0; m < M; m++) {
+        PL_UNROLL
+        for (int i = 0; i < PL_TILE / 2; i++) {
+            int n = i / 4, e = i % 4, key = first_key + pl_tile_column(n, e);
+            if (s[m][n][e] == 0) continue;
+            s[m][n][e] *= pl_kept<float>(job, p.b, p.h, pl_tile_row(p, m, e / 2), key);
         }
-        sum[r] = sum[r] == 0 ? 0.0f : 1.0f / sum[r];
     }
-    pl_tile_store<T, D>(job.out, p, out, sum, job.queries, job.width);
+}
+
+// What came of the whole row: the factor for its result, and lse for the gradient.
+template <int M>
+PL_DEVICE void finish_rows(const pl_attention_job &job, const pl_tile_place &p,
+                           const rows_so_far<M> &rows, float (*factor)[2]) {
+    PL_UNROLL
+    for (int m = 0; m < M; m++) {
+        PL_UNROLL
+        for (int r = 0; r < 2; r++) {
+            float sum = rows.sum[m][r];
+            sum += __shfl_xor_sync(PL_ALL_LANES, sum, 1);
+            sum += __shfl_xor_sync(PL_ALL_LANES, sum, 2);
+            int i = pl_tile_row(p, m, r);
+            if (threadIdx.x % 4 == 0 && i < job.queries) {
+                ((float *)job.lse)[(p.b * job.heads + p.h) * job.queries + i] =
+                    sum == 0 ? -INFINITY : fmaf(rows.top[m][r], PL_LN_2, logf(sum));
+            }
+            factor[m][r] = sum == 0 ? 0.0f : 1.0f / sum;
+        }
+    }
+}
+
+// Dynamic shared memory: a tile of keys and one of values, which hold the queries first.
+template <typename T, int D>
+size_t forward_bytes(void) {
+    return 2 * PL_TILE * (D + PL_TILE_PAD) * sizeof(T);
+}
+
+template <typename T, int D, int M, bool SPECIAL>
+__global__ void __launch_bounds__(PL_TILE_BLOCK) forward_kernel(pl_attention_job job) {
+    enum { ROWS = pl_tile_rows<M>::ROWS, STRIDE = D + PL_TILE_PAD };
+    PL_DYNAMIC_SHARED(shared);
+    PL_SHARED(unsigned long long, odd_rows, 1);
+    T *keys = (T *)shared, *values = keys + PL_TILE * STRIDE;
+    // The longest first: with a causal mask the last queries see most.
+    pl_tile_place p = pl_tile_of<M>(job, gridDim.x - 1 - blockIdx.x, job.queries);
+    pl_lines<T> k = pl_lines_of<T>(job.k, p, job.keys, job.width);
+    pl_lines<T> v = pl_lines_of<T>(job.v, p, job.keys, job.width);
+    uint32_t q[M][D / 16][4];
+    pl_tile_fetch<D, ROWS>(keys, pl_lines_of<T>(job.q, p, job.queries, job.width), p.first);
+    pl_fetch_commit();
+    pl_fetch_wait<0>();
+    __syncthreads();
+    const T *lane = pl_lane_of_a(keys + p.warp * STRIDE, STRIDE);
+    PL_UNROLL
+    for (int i = 0; i < M * (D / 16); i++) {
+        int m = i / (D / 16), part = i % (D / 16);
+        pl_frag_a(q[m][part], lane + m * 16 * STRIDE + part * 16);
+    }
+    __syncthreads();
+    float out[M][D / 8][4] = {}, shrink[M][2];
+    rows_so_far<M> rows;
+    PL_UNROLL
+    for (int i = 0; i < 2 * M; i++) rows.top[i / 2][i % 2] = -INFINITY, rows.sum[i / 2][i % 2] = 0;
+    const float factor = SPECIAL ? 1.0f : (float)job.scale * PL_LOG2_E;
+    const int mine = p.first + p.warp;  // this warp's first query
+    int end = (int)job.keys;
+    if (job.causal && p.first + ROWS < end) end = p.first + ROWS;
+    if (end > 0) pl_tile_fetch<D, PL_TILE>(keys, k, 0);
+    pl_fetch_commit();
+    for (int key = 0; key < end; key += PL_TILE) {
+        pl_fetch_wait<0>();
+        __syncthreads();  // the keys are here, and nobody reads the last values any more
+        pl_tile_fetch<D, PL_TILE>(values, v, key);
+        pl_fetch_commit();
+        float s[M][PL_TILE / 8][4] = {};
+        pl_tile_product_rows<D, PL_TILE, M>(s, q, keys);
+        pl_fetch_wait<0>();
+        __syncthreads();  // the values are here, and nobody reads the keys any more
+        if (key + PL_TILE < end) pl_tile_fetch<D, PL_TILE>(keys, k, key + PL_TILE);
+        pl_fetch_commit();
+        const int last = key + PL_TILE - 1;
+        uint64_t odd = 0;
+        if (SPECIAL || (job.causal && last > p.first)) {
+            odd = pl_tile_clean<D, PL_TILE>(values, odd_rows);
+        }
+        if (job.causal && key >= mine + p.rows) continue;  // this warp sees none
+        if (SPECIAL || last >= job.keys || (job.causal && last > mine)) {
+            mask_tile<M, SPECIAL>(job, p, key, s);
+        }
+        softmax_tile<M>(factor, s, &rows, shrink);
+        if (SPECIAL && job.drops) drop_weights<M>(job, p, key, s);
+        PL_UNROLL
+        for (int i = 0; i < M * (D / 2); i++) {
+            out[i / (D / 2)][i / 4 % (D / 8)][i % 4] *= shrink[i / (D / 2)][i % 4 / 2];
+        }
+        pl_tile_add_product<D, PL_TILE, M>(out, s, values, odd);
+    }
+    pl_fetch_wait<0>();
+    finish_rows<M>(job, p, rows, shrink);
+    pl_tile_store<T, D, M>(job.out, p, out, shrink, job.queries, job.width);
+}
+
+template <typename T, int D, int M, bool SPECIAL>
+pl_status forward(const pl_attention_job *job, pl_cuda_queue *q) {
+    unsigned blocks = 0;
+    PL_TRY(pl_tile_blocks(job, job->queries, pl_tile_rows<M>::ROWS, &blocks));
+    size_t nbytes = forward_bytes<T, D>();
+    PL_LAUNCH((forward_kernel<T, D, M, SPECIAL>), blocks, PL_TILE_BLOCK, nbytes, q, *job);
+    return pl_launched("attention");
 }
 
 pl_heads heads_of(const pl_tensor *t, int64_t heads) {
@@ -136,12 +233,9 @@ pl_status pl_cuda_attention(const pl_tensor *q, const pl_tensor *k, const pl_ten
     job.out = heads_of(out, q->shape[1]);
     job.lse = lse->data;
     if (!on_tensor_cores(q)) return pl_attention_any(&job, q->dtype, queue);
-    unsigned blocks = 0;
-    PL_TRY(pl_tile_blocks(&job, job.queries, &blocks));
-#define CALL(T, D) PL_LAUNCH((forward_kernel<T, D>), blocks, PL_TILE_BLOCK, 0, queue, job)
+#define CALL(T, D, M, SPECIAL) return forward<T, D, M, SPECIAL>(&job, queue)
     PL_TILE_CASES(&job, q->dtype, CALL);
 #undef CALL
-    return pl_launched("attention");
 }
 
 pl_status pl_cuda_attention_grad(const pl_tensor *g, const pl_tensor *q, const pl_tensor *k,

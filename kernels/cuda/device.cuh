@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // device: what the .cu files share: launching, element types, wide accesses, sums over a warp and a
 // block. Compiled by nvcc, or as host C++ with the tests' stand-in (tests/c/simt) in place of
-// CUDA's headers; everything that differs between the two is in this file and in mma.cuh.
+// CUDA's headers; everything that differs between the two is in this file, mma.cuh and fetch.cuh.
 // Rules for kernels: no inline PTX elsewhere; every warp operation has its mask; arithmetic is not
 // fused unless fma() says so (nvcc -fmad=false, as gcc -ffp-contract=off); a result never depends
 // on the order in which threads or blocks run.
@@ -31,6 +31,7 @@
             __VA_ARGS__);                                                                \
     } while (0)
 #define PL_UNROLL _Pragma("unroll")
+#define PL_UNROLL_TWICE _Pragma("unroll 2")
 #define PL_NO_UNROLL _Pragma("unroll 1")
 #define PL_SHARED(type, name, count) __shared__ type name[count]
 #define PL_DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
@@ -41,6 +42,7 @@
         simt_start(pl_launch_kernel, grid, block, dynamic_bytes, (queue)->stream, __VA_ARGS__); \
     } while (0)
 #define PL_UNROLL
+#define PL_UNROLL_TWICE
 #define PL_NO_UNROLL
 #define PL_SHARED(type, name, count)    \
     static const char name##_place = 0; \

@@ -61,43 +61,65 @@ static inline void pl_mma(float c[4], const uint32_t a[4], const uint32_t b[2]) 
 }
 #endif
 
-// Two neighbours of a row; tiles have even row lengths and even columns are asked for.
-template <typename T>
-static PL_DEVICE uint32_t pl_two(const T *p) {
-#ifndef __CUDACC__
-    simt_aligned(SIMT_SITE("fragment"), p, 4);
+// Four 8 x 8 matrices from shared memory, 16-byte rows: lane l gives the address of row l % 8 of
+// matrix l / 8. A lane gets of each matrix columns 2t, 2t+1 of row g; turned: rows 2t, 2t+1 of
+// column g.
+template <bool TURNED, typename T>
+static PL_DEVICE void pl_matrices(uint32_t out[4], const T *row) {
+#ifdef __CUDACC__
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
+    if (TURNED) {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+                     : "r"(at));
+    } else {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+                     : "r"(at));
+    }
+#else
+    const T *mine = simt_aligned(SIMT_SITE("ldmatrix"), row, 16);
+    const simt_values *all = simt_exchange(SIMT_SITE("ldmatrix"), 0xffffffffu, &mine, sizeof(mine));
+    int g = (int)simt_lane() / 4, t = (int)simt_lane() % 4;
+    for (int i = 0; i < 4; i++) {
+        T two[2];
+        for (int e = 0; e < 2; e++) {
+            const T *from;
+            memcpy(&from, (*all)[i * 8 + (TURNED ? 2 * t + e : g)], sizeof(from));
+            two[e] = from[TURNED ? g : 2 * t + e];
+        }
+        out[i] = pl_pair(two[0], two[1]);
+    }
 #endif
-    return *(const uint32_t *)(const void *)p;
 }
 
-// A: 16 x 16 of a tile whose rows are `stride` long, from (row, column).
+// Where this lane's row begins, for the fragments below: of a tile with rows of `stride` elements,
+// a multiple of 8. A fragment lies a constant further.
 template <typename T>
-static PL_DEVICE void pl_frag_a(uint32_t a[4], const T *tile, int stride, int row, int column) {
-    int g = (int)(threadIdx.x % PL_LANES) / 4, t = (int)(threadIdx.x % PL_LANES) % 4;
-    const T *p = tile + (row + g) * stride + column + 2 * t;
-    a[0] = pl_two(p);
-    a[1] = pl_two(p + 8 * stride);
-    a[2] = pl_two(p + 8);
-    a[3] = pl_two(p + 8 * stride + 8);
+static PL_DEVICE const T *pl_lane_of_a(const T *tile, int stride) {  // also of B as it lies
+    int lane = (int)(threadIdx.x % PL_LANES);
+    return tile + lane % 16 * stride + lane / 16 * 8;
+}
+template <typename T>
+static PL_DEVICE const T *pl_lane_of_rows(const T *tile, int stride) {
+    int lane = (int)(threadIdx.x % PL_LANES);
+    return tile + (lane / 16 * 8 + lane % 8) * stride + lane / 8 % 2 * 8;
 }
 
-// B = the transpose of 8 rows of a tile: B[k][n] = tile[row + n][column + k].
+// A: 16 x 16 of a tile.
 template <typename T>
-static PL_DEVICE void pl_frag_b_rows(uint32_t b[2], const T *tile, int stride, int row,
-                                     int column) {
-    int g = (int)(threadIdx.x % PL_LANES) / 4, t = (int)(threadIdx.x % PL_LANES) % 4;
-    const T *p = tile + (row + g) * stride + column + 2 * t;
-    b[0] = pl_two(p);
-    b[1] = pl_two(p + 8);
+static PL_DEVICE void pl_frag_a(uint32_t a[4], const T *lane) {
+    pl_matrices<false>(a, lane);
 }
-
-// B = 16 rows of a tile as they lie: B[k][n] = tile[row + k][column + n].
+// Two B side by side, the transposes of 16 rows of a tile: B[k][n] = tile[n][k].
 template <typename T>
-static PL_DEVICE void pl_frag_b(uint32_t b[2], const T *tile, int stride, int row, int column) {
-    int g = (int)(threadIdx.x % PL_LANES) / 4, t = (int)(threadIdx.x % PL_LANES) % 4;
-    const T *p = tile + (row + 2 * t) * stride + column + g;
-    b[0] = pl_pair(p[0], p[stride]);
-    b[1] = pl_pair(p[8 * stride], p[9 * stride]);
+static PL_DEVICE void pl_frag_b_rows(uint32_t b[2][2], const T *lane) {
+    pl_matrices<false>(b[0], lane);
+}
+// Two B side by side, 16 rows of a tile as they lie: B[k][n] = tile[k][n].
+template <typename T>
+static PL_DEVICE void pl_frag_b(uint32_t b[2][2], const T *lane) {
+    pl_matrices<true>(b[0], lane);
 }
 
 // Two neighbouring 16 x 8 results, rounded, as the 16 x 16 A of the next product.

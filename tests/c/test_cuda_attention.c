@@ -13,6 +13,11 @@ TEST(wide_heads_agree_with_the_oracle) {
     check_case(&(att_case){PL_BF16, 1, 1, 66, 70, 64, true, MASK_BOOL, 0.0, false, 1});
     check_case(&(att_case){PL_F16, 1, 1, 70, 90, 128, true, MASK_NONE, 0.1, false, 1});
     check_case(&(att_case){PL_F16, 1, 1, 66, 66, 64, false, MASK_BOOL, 0.0, true, 1});
+    // 128 queries and keys of a block where nothing is special: whole tiles, the diagonal, the
+    // rest.
+    check_case(&(att_case){PL_BF16, 1, 1, 150, 150, 64, true, MASK_NONE, 0.0, false, 1});
+    check_case(&(att_case){PL_F16, 1, 1, 140, 200, 40, true, MASK_NONE, 0.0, false, 1});
+    check_case(&(att_case){PL_F16, 1, 1, 200, 130, 36, false, MASK_NONE, 0.0, false, 1});
     check_case(&(att_case){PL_BF16, 1, 1, 5, 20, 136, true, MASK_NONE, 0.0, false, 1});
     check_case(&(att_case){PL_F32, 1, 1, 5, 150, 260, true, MASK_NONE, 0.0, false, 1});
 }

@@ -63,6 +63,17 @@ TEST(memory) {
     complains(NOT_ALIGNED, "is not aligned");
 }
 
+TEST(copies_beside_the_thread) {
+    int out[64];
+    run(KERNEL_FETCHES, SIMT_RANDOM, 1, out);
+    CHECK_STR_EQ(simt_error(), "");
+    CHECK(out[0] == 7 && out[3] == 7 && out[4] == 0 && out[63] == 0);
+    run(FETCH_READ_TOO_EARLY, SIMT_RANDOM, 1, out);
+    CHECK_STR_EQ(simt_error(), "");
+    CHECK(out[0] == -1 && out[63] == -1);
+    complains(FETCH_UNDER_WAY_AT_THE_END, "left the kernel with 1 copies under way");
+}
+
 TEST(launches_that_the_hardware_refuses) {
     simt_clear_error();
     bad_kernel_launch(1025, 0);

@@ -71,6 +71,19 @@ void not_aligned(int *out) {
     out[threadIdx.x] = *simt_aligned(SIMT_SITE("load"), (int *)(void *)p, 16);
 }
 
+// Each thread fetches a number, the first four 7, the others 0; waits for all but NEWER groups, of
+// which there is one; and at last for the rest.
+template <int NEWER, bool REST>
+void fetches(int *out) {
+    static const int numbers[64] = {7, 7, 7, 7};
+    int *all = shared_ints<64>();
+    simt_fetch(SIMT_SITE("fetch"), all + threadIdx.x, threadIdx.x < 4 ? numbers : nullptr, 4);
+    simt_fetch_commit();
+    simt_fetch_wait(NEWER);
+    out[threadIdx.x] = all[threadIdx.x];
+    if (REST) simt_fetch_wait(0);
+}
+
 void (*const kernels[])(int *) = {right,
                                   missing_barrier,
                                   barrier_in_a_branch,
@@ -80,7 +93,10 @@ void (*const kernels[])(int *) = {right,
                                   reads_outside_the_mask,
                                   lane_that_left,
                                   past_the_end,
-                                  not_aligned};
+                                  not_aligned,
+                                  fetches<0, true>,
+                                  fetches<1, true>,
+                                  fetches<1, false>};
 
 }  // namespace
 

@@ -20,6 +20,9 @@ typedef enum bad_kernel {
     LANE_THAT_LEFT,
     PAST_THE_END,
     NOT_ALIGNED,
+    KERNEL_FETCHES,  // right too
+    FETCH_READ_TOO_EARLY,
+    FETCH_UNDER_WAY_AT_THE_END,
 } bad_kernel;
 
 void bad_kernel_run(bad_kernel which, int *out);  // one block of 64 threads; out: 64 numbers

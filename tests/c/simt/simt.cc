@@ -27,6 +27,7 @@ void (*simt_stream)(void *stream, void (*run)(void *), const void *context, size
 namespace {
 
 enum { MAX_THREADS = 1024, STACK_BYTES = SIMT_ASAN ? 512 << 10 : 128 << 10 };
+enum { MAX_FETCHES = 64 };
 enum { SHARED_LIMIT = 227 << 10, STATIC_LIMIT = 48 << 10, GUARD = 64, MAX_BUFFERS = 32 };
 enum state { READY, AT_BARRIER, AT_WARP, ENDED };
 
@@ -36,6 +37,14 @@ struct fiber {
     simt_site site;
     uint32_t mask;
     dim3 index;
+    int fetches, group;  // copies not made yet, the group that the next one belongs to
+};
+
+struct fetch {
+    void *to;
+    const void *from;
+    size_t nbytes;
+    int group;
 };
 
 struct warp {
@@ -48,6 +57,7 @@ struct buffer {
 };
 
 fiber fibers[MAX_THREADS];
+fetch fetches[MAX_THREADS][MAX_FETCHES];
 warp warps[MAX_THREADS / SIMT_WARP];
 char *stacks;
 alignas(128) unsigned char shared[SHARED_LIMIT + (MAX_BUFFERS + 1) * 2 * GUARD];
@@ -107,6 +117,10 @@ void fiber_main() {
     __sanitizer_finish_switch_fiber(nullptr, &scheduler_bottom, &scheduler_size);
 #endif
     kernel(kernel_arg);
+    if (fibers[current].fetches > 0) {
+        simt_complain(SIMT_SITE("cp.async"), "left the kernel with %d copies under way",
+                      fibers[current].fetches);
+    }
     fibers[current].now = ENDED;
     to_scheduler();
     __builtin_trap();
@@ -134,7 +148,8 @@ void prepare_fiber(int t) {
     *--top = (void *)fiber_main;
     for (int i = 0; i < 6; i++) *--top = nullptr;
     unsigned x = simt_block_size.x, y = simt_block_size.y, i = (unsigned)t;
-    fibers[t] = fiber{top, READY, {nullptr, nullptr, 0}, 0, dim3(i % x, i / x % y, i / x / y)};
+    fibers[t] =
+        fiber{top, READY, {nullptr, nullptr, 0}, 0, dim3(i % x, i / x % y, i / x / y), 0, 0};
 }
 
 // ---- Orders -------------------------------------------------------------------------------------
@@ -367,6 +382,31 @@ void simt_barrier(simt_site site) {
     fibers[current].now = AT_BARRIER;
     fibers[current].site = site;
     to_scheduler();
+}
+
+void simt_fetch(simt_site site, void *to, const void *from, size_t nbytes) {
+    fiber &f = fibers[current];
+    if (f.fetches == MAX_FETCHES) simt_complain(site, "%d copies and no wait", MAX_FETCHES);
+    memset(to, 0xff, nbytes);
+    fetches[current][f.fetches++] = fetch{to, from, nbytes, f.group};
+}
+
+void simt_fetch_commit(void) { fibers[current].group++; }
+
+void simt_fetch_wait(int newer) {
+    fiber &f = fibers[current];
+    int kept = 0;
+    for (int i = 0; i < f.fetches; i++) {
+        const fetch &c = fetches[current][i];
+        if (c.group >= f.group - newer) {
+            fetches[current][kept++] = c;
+        } else if (c.from == nullptr) {
+            memset(c.to, 0, c.nbytes);
+        } else {
+            memcpy(c.to, c.from, c.nbytes);
+        }
+    }
+    f.fetches = kept;
 }
 
 unsigned simt_lane(void) { return (unsigned)current % SIMT_WARP; }

@@ -120,6 +120,13 @@ P *simt_aligned(simt_site site, P *p, size_t nbytes) {
     return p;
 }
 
+// ---- Copies that run beside the thread ----------------------------------------------------------
+
+// cp.async: `from` NULL: zeros. They are made when the thread waits; until then `to` holds 0xFF.
+void simt_fetch(simt_site site, void *to, const void *from, size_t nbytes);
+void simt_fetch_commit(void);
+void simt_fetch_wait(int newer);
+
 // ---- Warp operations ----------------------------------------------------------------------------
 
 enum { SIMT_WARP = 32, SIMT_WORDS = 4 };
@@ -175,6 +182,13 @@ template <typename T>
 T atomicAdd(T *p, T value) {
     T old = *p;
     *p = (T)(old + value);
+    return old;
+}
+
+template <typename T>
+T atomicOr(T *p, T value) {
+    T old = *p;
+    *p = old | value;
     return old;
 }
 
