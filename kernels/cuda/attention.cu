@@ -114,6 +114,24 @@ size_t forward_bytes(void) {
     return 2 * PL_TILE * (D + PL_TILE_PAD) * sizeof(T);
 }
 
+// The queries of a warp to registers, by way of a tile that is free again then.
+template <int D, int M, typename T>
+PL_DEVICE void take_queries(T *tile, const pl_lines<T> &queries, const pl_tile_place &p,
+                            uint32_t (*q)[D / 16][4]) {
+    enum { STRIDE = D + PL_TILE_PAD };
+    pl_tile_fetch<D, pl_tile_rows<M>::ROWS>(tile, queries, p.first);
+    pl_fetch_commit();
+    pl_fetch_wait<0>();
+    __syncthreads();
+    const T *lane = pl_lane_of_a(tile + p.warp * STRIDE, STRIDE);
+    PL_UNROLL
+    for (int i = 0; i < M * (D / 16); i++) {
+        int m = i / (D / 16), k = i % (D / 16);
+        pl_frag_a(q[m][k], lane + m * 16 * STRIDE + k * 16);
+    }
+    __syncthreads();
+}
+
 template <typename T, int D, int M, bool SPECIAL>
 __global__ void __launch_bounds__(PL_TILE_BLOCK) forward_kernel(pl_attention_job job) {
     enum { ROWS = pl_tile_rows<M>::ROWS, STRIDE = D + PL_TILE_PAD };
@@ -125,17 +143,7 @@ __global__ void __launch_bounds__(PL_TILE_BLOCK) forward_kernel(pl_attention_job
     pl_lines<T> k = pl_lines_of<T>(job.k, p, job.keys, job.width);
     pl_lines<T> v = pl_lines_of<T>(job.v, p, job.keys, job.width);
     uint32_t q[M][D / 16][4];
-    pl_tile_fetch<D, ROWS>(keys, pl_lines_of<T>(job.q, p, job.queries, job.width), p.first);
-    pl_fetch_commit();
-    pl_fetch_wait<0>();
-    __syncthreads();
-    const T *lane = pl_lane_of_a(keys + p.warp * STRIDE, STRIDE);
-    PL_UNROLL
-    for (int i = 0; i < M * (D / 16); i++) {
-        int m = i / (D / 16), part = i % (D / 16);
-        pl_frag_a(q[m][part], lane + m * 16 * STRIDE + part * 16);
-    }
-    __syncthreads();
+    take_queries<D, M>(keys, pl_lines_of<T>(job.q, p, job.queries, job.width), p, q);
     float out[M][D / 8][4] = {}, shrink[M][2];
     rows_so_far<M> rows;
     PL_UNROLL

@@ -116,6 +116,28 @@ PL_DEVICE void hide(const pl_attention_job &job, const pl_tile_place &p, int m, 
     }
 }
 
+// Of the queries whose results this lane has.
+template <int M>
+PL_DEVICE void read_lines(const pl_attention_job &job, const pl_tile_place &p, const float *delta,
+                          query_line (*line)[2]) {
+    PL_UNROLL
+    for (int i = 0; i < 2 * M; i++) {
+        int row = pl_tile_row(p, i / 2, i % 2);
+        int64_t place = (p.b * job.heads + p.h) * job.queries + row;
+        bool present = row < job.queries;
+        line[i / 2][i % 2] = line_of(present ? ((const float *)job.lse)[place] : 0.0f,
+                                     present ? delta[place] : 0.0f);
+    }
+}
+
+// STEP rows of the other side, on their way.
+template <typename T, int D, int M>
+PL_DEVICE void fetch_step(const tiles<T, D, M> &at, int turn, const pl_lines<T> &first,
+                          const pl_lines<T> &second, int row) {
+    pl_tile_fetch<D, STEP>(at.first(turn), first, row);
+    pl_tile_fetch<D, STEP>(at.second(turn), second, row);
+}
+
 template <typename T, int D, int M, bool SPECIAL>
 __global__ void __launch_bounds__(PL_TILE_BLOCK)
     query_kernel(pl_attention_job job, const float *delta) {
@@ -128,28 +150,17 @@ __global__ void __launch_bounds__(PL_TILE_BLOCK)
     pl_lines<T> v = pl_lines_of<T>(job.v, p, job.keys, job.width);
     pl_tile_fetch<D, ROWS>(at.one, pl_lines_of<T>(job.q, p, job.queries, job.width), p.first);
     pl_tile_fetch<D, ROWS>(at.two, pl_lines_of<T>(job.g, p, job.queries, job.width), p.first);
-    pl_tile_fetch<D, STEP>(at.first(0), k, 0);
-    pl_tile_fetch<D, STEP>(at.second(0), v, 0);
+    fetch_step(at, 0, k, v, 0);
     pl_fetch_commit();
     query_line line[M][2];
-    PL_UNROLL
-    for (int i = 0; i < 2 * M; i++) {
-        int row = pl_tile_row(p, i / 2, i % 2);
-        int64_t place = (p.b * job.heads + p.h) * job.queries + row;
-        bool present = row < job.queries;
-        line[i / 2][i % 2] = line_of(present ? ((const float *)job.lse)[place] : 0.0f,
-                                     present ? delta[place] : 0.0f);
-    }
+    read_lines<M>(job, p, delta, line);
     float dq[M][D / 8][4] = {};
     const float factor = (float)job.scale * PL_LOG2_E;
     const int mine = p.first + p.warp;  // this warp's first query
     int end = (int)job.keys, turn = 0;
     if (job.causal && p.first + ROWS < end) end = p.first + ROWS;
     for (int key = 0; key < end; key += STEP, turn ^= 1) {
-        if (key + STEP < end) {
-            pl_tile_fetch<D, STEP>(at.first(turn ^ 1), k, key + STEP);
-            pl_tile_fetch<D, STEP>(at.second(turn ^ 1), v, key + STEP);
-        }
+        if (key + STEP < end) fetch_step(at, turn ^ 1, k, v, key + STEP);
         pl_fetch_commit();
         pl_fetch_wait<1>();
         __syncthreads();
@@ -198,6 +209,29 @@ PL_DEVICE void fetch_lines(const pl_attention_job &job, const pl_tile_place &p, 
                 present);
 }
 
+// What the products of a warp's keys with STEP queries become, p and ds, transposed.
+template <bool SPECIAL, typename T, int D, int M>
+PL_DEVICE void key_elements(const pl_attention_job &job, const pl_tile_place &p, int query,
+                            const tiles<T, D, M> &at, int turn, float (*s)[STEP / 8][4],
+                            float (*dp)[STEP / 8][4]) {
+    const float factor = (float)job.scale * PL_LOG2_E;
+    const bool whole = all_seen(job, query, STEP, p.first + p.warp, p.rows);
+    PL_UNROLL
+    for (int i = 0; i < M * (STEP / 2); i++) {  // a column at a time
+        int n = i / (4 * M), m = i / 2 % M, e = i % 2 * 2 + i / (2 * M) % 2;
+        int row = pl_tile_row(p, m, e / 2), column = pl_tile_column(n, e);
+        query_line line = line_of(at.lse(turn)[column], at.delta(turn)[column]);
+        float *x = &s[m][n][e], *y = &dp[m][n][e];
+        if (SPECIAL) {
+            element(job, p, line, query + column, row, x, y);
+        } else {
+            plain_element(factor, line, x, y);
+        }
+    }
+    PL_UNROLL
+    for (int m = 0; m < M && !SPECIAL && !whole; m++) hide<true>(job, p, m, query, s[m], dp[m]);
+}
+
 // Rows of a warp are keys here: s and dp are the transposes.
 template <typename T, int D, int M, bool SPECIAL>
 __global__ void __launch_bounds__(PL_TILE_BLOCK)
@@ -213,50 +247,31 @@ __global__ void __launch_bounds__(PL_TILE_BLOCK)
     const int begin = job.causal ? p.first : 0;
     pl_tile_fetch<D, ROWS>(at.one, pl_lines_of<T>(job.k, p, job.keys, job.width), p.first);
     pl_tile_fetch<D, ROWS>(at.two, pl_lines_of<T>(job.v, p, job.keys, job.width), p.first);
-    pl_tile_fetch<D, STEP>(at.first(0), q, begin);
-    pl_tile_fetch<D, STEP>(at.second(0), g, begin);
+    fetch_step(at, 0, q, g, begin);
     fetch_lines(job, p, delta, begin, at, 0);
     pl_fetch_commit();
     float dk[M][D / 8][4] = {}, dv[M][D / 8][4] = {};
-    const float factor = (float)job.scale * PL_LOG2_E;
     int turn = 0;
     for (int query = begin; query < queries; query += STEP, turn ^= 1) {
         if (query + STEP < queries) {
-            pl_tile_fetch<D, STEP>(at.first(turn ^ 1), q, query + STEP);
-            pl_tile_fetch<D, STEP>(at.second(turn ^ 1), g, query + STEP);
+            fetch_step(at, turn ^ 1, q, g, query + STEP);
             fetch_lines(job, p, delta, query + STEP, at, turn ^ 1);
         }
         pl_fetch_commit();
         pl_fetch_wait<1>();
         __syncthreads();
-        uint32_t odd_q = 0, odd_g = 0;  // of STEP rows
+        uint32_t odd = 0;  // of STEP queries, by q and by g: both spoil dk and dv
         if (SPECIAL || (job.causal && query < p.first + ROWS)) {
-            odd_q = (uint32_t)pl_tile_clean<D, STEP>(at.first(turn), odd_rows);
-            odd_g = (uint32_t)pl_tile_clean<D, STEP>(at.second(turn), odd_rows);
+            odd = (uint32_t)pl_tile_clean<D, STEP>(at.first(turn), odd_rows);
+            odd |= (uint32_t)pl_tile_clean<D, STEP>(at.second(turn), odd_rows);
         }
         if (!job.causal || query + STEP > mine) {  // else none of these sees this warp's keys
             float s[M][STEP / 8][4] = {}, dp[M][STEP / 8][4] = {};
             pl_tile_product_tiles<D, STEP, M>(s, at.one + p.warp * STRIDE, at.first(turn));
             pl_tile_product_tiles<D, STEP, M>(dp, at.two + p.warp * STRIDE, at.second(turn));
-            const bool whole = all_seen(job, query, STEP, mine, p.rows);
-            PL_UNROLL
-            for (int i = 0; i < M * (STEP / 2); i++) {  // a column at a time
-                int n = i / (4 * M), m = i / 2 % M, e = i % 2 * 2 + i / (2 * M) % 2;
-                int row = pl_tile_row(p, m, e / 2), column = pl_tile_column(n, e);
-                query_line line = line_of(at.lse(turn)[column], at.delta(turn)[column]);
-                float *x = &s[m][n][e], *y = &dp[m][n][e];
-                if (SPECIAL) {
-                    element(job, p, line, query + column, row, x, y);
-                } else {
-                    plain_element(factor, line, x, y);
-                }
-            }
-            PL_UNROLL
-            for (int m = 0; m < M && !SPECIAL && !whole; m++) {
-                hide<true>(job, p, m, query, s[m], dp[m]);
-            }
-            pl_tile_add_product<D, STEP, M>(dv, s, at.second(turn), odd_g);
-            pl_tile_add_product<D, STEP, M>(dk, dp, at.first(turn), odd_q);
+            key_elements<SPECIAL>(job, p, query, at, turn, s, dp);
+            pl_tile_add_product<D, STEP, M>(dv, s, at.second(turn), odd);
+            pl_tile_add_product<D, STEP, M>(dk, dp, at.first(turn), odd);
         }
         __syncthreads();  // nobody reads what the next turn fetches into
     }
