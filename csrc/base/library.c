@@ -98,3 +98,22 @@ pl_status pl_library_open(pl_library which, void **out) {
 }
 
 const char *pl_library_file(pl_library which) { return libraries[which].used; }
+
+pl_status pl_library_find(pl_library_use *use, pl_status (*find)(void)) {
+    if (atomic_load_explicit(&use->found, memory_order_acquire)) return PL_OK;
+    (void)pthread_mutex_lock(&use->lock);
+    bool done = atomic_load_explicit(&use->found, memory_order_relaxed);
+    pl_status st = done ? PL_OK : find();
+    if (st == PL_OK) atomic_store_explicit(&use->found, true, memory_order_release);
+    (void)pthread_mutex_unlock(&use->lock);
+    return st;
+}
+
+void pl_library_describe(pl_library which, size_t version, const void *function, char *text,
+                         size_t cap) {
+    Dl_info where;
+    bool known = dladdr(function, &where) != 0 && where.dli_fname;
+    (void)snprintf(text, cap, "%s %zu.%zu.%zu (%s)", libraries[which].text, version / 10000,
+                   version / 100 % 100, version % 100,
+                   known ? where.dli_fname : pl_library_file(which));
+}

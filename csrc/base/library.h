@@ -8,6 +8,9 @@
 #ifndef PL_LIBRARY_H
 #define PL_LIBRARY_H
 
+#include <pthread.h>
+#include <stdatomic.h>
+
 #include "base/base.h"
 
 // enum, variable, name of the file, what messages call it
@@ -31,5 +34,17 @@ void pl_library_set_path(pl_library which, const char *path);
 pl_status pl_library_open(pl_library which, void **out) PL_MUST_USE;
 // The file it was opened from, "" before. Never freed.
 const char *pl_library_file(pl_library which);
+
+// Once per process, whichever thread comes first: what `find` has set is seen by all who get PL_OK.
+// After a failure the next one tries again.
+typedef struct pl_library_use {
+    pthread_mutex_t lock;
+    atomic_bool found;  // set last, with release
+} pl_library_use;
+#define PL_LIBRARY_USE {.lock = PTHREAD_MUTEX_INITIALIZER}
+pl_status pl_library_find(pl_library_use *use, pl_status (*find)(void)) PL_MUST_USE;
+// "cuDNN 9.19.0 (/path)": version is 91900, the path that of the file that has `function`.
+void pl_library_describe(pl_library which, size_t version, const void *function, char *text,
+                         size_t cap);
 
 #endif

@@ -4,22 +4,19 @@
 // it makes a plan, by NVRTC, which it finds beside itself; NVRTC's built-in headers are looked for
 // by name alone, so they are opened here first, beside NVRTC.
 #include <dlfcn.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/library.h"
 #include "cuda/cudnn_internal.h"
 
-// Guards the finding; once `found` is set, `lib` and `text` never change.
-static pthread_mutex_t find_lock = PTHREAD_MUTEX_INITIALIZER;
-static atomic_bool found;  // set last, with release
+// Once it is found, `lib` and `text` never change.
+static pl_library_use use = PL_LIBRARY_USE;
 static pl_dnn_library lib;
 static char text[4200];  // "cuDNN 9.19.0 (/path)"
 
 const char *pl_cuda_dnn_library(void) {
-    return atomic_load_explicit(&found, memory_order_acquire) ? text : "not loaded";
+    return atomic_load_explicit(&use.found, memory_order_acquire) ? text : "not loaded";
 }
 
 static pl_status unfit(const char *reason) {
@@ -50,7 +47,7 @@ static void open_compiler(void) {
     (void)dlopen(path, RTLD_NOW | RTLD_LOCAL);
 }
 
-static pl_status find_locked(void) {
+static pl_status find(void) {
     void *handle;
     PL_TRY(pl_library_open(PL_LIBRARY_CUDNN, &handle));
 #define X(member, name, result, parameters)         \
@@ -65,22 +62,12 @@ static pl_status find_locked(void) {
         return unfit(reason);
     }
     open_compiler();
-    Dl_info where;
-    bool known = dladdr((void *)(uintptr_t)lib.execute, &where) != 0 && where.dli_fname;
-    (void)snprintf(text, sizeof text, "cuDNN %zu.%zu.%zu (%s)", v / 10000, v / 100 % 100, v % 100,
-                   known ? where.dli_fname : pl_library_file(PL_LIBRARY_CUDNN));
-    atomic_store_explicit(&found, true, memory_order_release);
+    pl_library_describe(PL_LIBRARY_CUDNN, v, (void *)(uintptr_t)lib.execute, text, sizeof text);
     return PL_OK;
 }
 
 pl_status pl__dnn_library(const pl_dnn_library **out) {
-    if (!atomic_load_explicit(&found, memory_order_acquire)) {
-        (void)pthread_mutex_lock(&find_lock);
-        bool done = atomic_load_explicit(&found, memory_order_relaxed);
-        pl_status st = done ? PL_OK : find_locked();
-        (void)pthread_mutex_unlock(&find_lock);
-        PL_TRY(st);
-    }
+    PL_TRY(pl_library_find(&use, find));
     *out = &lib;
     return PL_OK;
 }
