@@ -292,64 +292,88 @@ static void report(const char *text) {
     (void)unused;
 }
 
-static PyObject *group_new(PyObject *module, PyObject *const *args, Py_ssize_t n) {
-    (void)module;
-    int fds[PL_MAX_RANKS], pidfds[PL_MAX_RANKS], pids[PL_MAX_RANKS], a[3];
+// What group_new was given; `o` points into it.
+typedef struct group_args {
+    pl_group_options o;
+    int fds[PL_MAX_RANKS], pidfds[PL_MAX_RANKS], pids[PL_MAX_RANKS];
     int firsts[PL_MAX_RANKS], links[PL_MAX_RANKS], inboxes[PL_MAX_RANKS];
-    int64_t timeout_ms;
-    int patience[4];
-    pl_group *g = NULL;
-    if (pl_arg_count("group_new", n, 13) || pl_int_args("group_new", args + 1, 3, a)) return NULL;
-    if (a[1] < 1 || a[1] > PL_MAX_RANKS) {
-        PyErr_Format(PyExc_ValueError, "[group_new] wrong world size: got %d, expected 1 to %d",
-                     a[1], PL_MAX_RANKS);
-        return NULL;
-    }
-    if (int_list(args[4], "peer_fds", a[1], fds) || int_list(args[5], "pidfds", a[1], pidfds) ||
-        int_list(args[6], "pids", a[1], pids) || pl_arg_int64(args[7], "timeout_ms", &timeout_ms)) {
-        return NULL;
-    }
+} group_args;
+
+static int read_patience(PyObject *from, pl_group_options *o) {
+    int ms[4];
+    if (int_list(from, "patience", 4, ms)) return -1;
+    o->report = report;
+    o->report_ms = ms[0];
+    o->suspect_ms = ms[1];
+    o->frozen_ms = ms[2];
+    o->link_ms = ms[3];
+    return 0;
+}
+
+static int read_machines(PyObject *const *args, group_args *a) {
     Py_ssize_t machines = PySequence_Size(args[9]);
-    if (machines < 1 || machines > a[1] ||
-        int_list(args[9], "machine_first", (int)machines, firsts) ||
-        int_list(args[10], "link_fds", (int)machines, links) ||
-        int_list(args[11], "inbox_fds", a[1], inboxes) ||
-        int_list(args[12], "patience", 4, patience)) {
+    if (machines < 1 || machines > a->o.world) {
         if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "[group_new] machine_first");
-        return NULL;
+        return -1;
     }
-    int strict = PyObject_IsTrue(args[8]);
-    PyObject *name = PyUnicode_AsUTF8String(args[0]);
-    pl_group_object *self =
-        strict < 0 || !name ? NULL : (pl_group_object *)PyType_GenericAlloc(group_type, 0);
-    if (!self) {
-        Py_XDECREF(name);
-        return NULL;
+    a->o.n_machines = (int)machines;
+    a->o.machine_first = a->firsts;
+    a->o.link_fds = a->links;
+    a->o.inbox_fds = a->inboxes;
+    return int_list(args[9], "machine_first", (int)machines, a->firsts) ||
+                   int_list(args[10], "link_fds", (int)machines, a->links) ||
+                   int_list(args[11], "inbox_fds", a->o.world, a->inboxes)
+               ? -1
+               : 0;
+}
+
+// All but the name. 0, or -1 with a Python error.
+static int read_group_args(PyObject *const *args, group_args *a) {
+    int three[3], strict = PyObject_IsTrue(args[8]);
+    int64_t timeout_ms;
+    if (strict < 0 || pl_int_args("group_new", args + 1, 3, three)) return -1;
+    int world = three[1];
+    if (world < 1 || world > PL_MAX_RANKS) {
+        PyErr_Format(PyExc_ValueError, "[group_new] wrong world size: got %d, expected 1 to %d",
+                     world, PL_MAX_RANKS);
+        return -1;
     }
-    self->rank = a[0];
-    self->world = a[1];
-    pl_group_options o = {
-        .name = PyBytes_AsString(name),
-        .rank = a[0],
-        .world = a[1],
-        .control_fd = a[2],
-        .peer_fds = fds,
-        .pidfds = pidfds,
-        .pids = pids,
+    if (int_list(args[4], "peer_fds", world, a->fds) ||
+        int_list(args[5], "pidfds", world, a->pidfds) ||
+        int_list(args[6], "pids", world, a->pids) ||
+        pl_arg_int64(args[7], "timeout_ms", &timeout_ms)) {
+        return -1;
+    }
+    a->o = (pl_group_options){
+        .rank = three[0],
+        .world = world,
+        .control_fd = three[2],
+        .peer_fds = a->fds,
+        .pidfds = a->pidfds,
+        .pids = a->pids,
         .timeout_ms = timeout_ms,
         .strict_sites = strict != 0,
-        .report = report,
-        .report_ms = patience[0],
-        .suspect_ms = patience[1],
-        .frozen_ms = patience[2],
-        .link_ms = patience[3],
-        .n_machines = (int)machines,
-        .machine_first = firsts,
-        .link_fds = links,
-        .inbox_fds = inboxes,
     };
+    return read_machines(args, a) || read_patience(args[12], &a->o) ? -1 : 0;
+}
+
+static PyObject *group_new(PyObject *module, PyObject *const *args, Py_ssize_t n) {
+    (void)module;
+    group_args a;
+    pl_group *g = NULL;
+    if (pl_arg_count("group_new", n, 13) || read_group_args(args, &a)) return NULL;
+    PyObject *name = PyUnicode_AsUTF8String(args[0]);
+    if (!name) return NULL;
+    pl_group_object *self = (pl_group_object *)PyType_GenericAlloc(group_type, 0);
+    if (!self) {
+        Py_DECREF(name);
+        return NULL;
+    }
+    self->rank = a.o.rank;
+    self->world = a.o.world;
+    a.o.name = PyBytes_AsString(name);
     pl_status st;
-    WITHOUT_GIL(self, st, pl_group_new(&o, &g));
+    WITHOUT_GIL(self, st, pl_group_new(&a.o, &g));
     Py_DECREF(name);
     if (st == PL_OK) {
         self->g = g;
