@@ -35,7 +35,10 @@ class Limits:
 
 
 def _run(*words: str) -> None:
-    done = subprocess.run(words, capture_output=True, text=True, timeout=30)
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=30)
+    except FileNotFoundError:
+        raise Unavailable(f"[benchmarks] {words[0]} is missing: iproute2 brings it") from None
     if done.returncode:
         raise Unavailable(f"[benchmarks] {' '.join(words)}: {done.stderr.strip()}")
 
