@@ -88,8 +88,7 @@ static void sweep_release(pl_loss_sweep *s) {
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) pl_tensor_release(all[i]);
 }
 
-// ---- forward
-// -------------------------------------------------------------------------------------
+// ---- forward ------------------------------------------------------------------------------------
 
 // Places for the gradients of what wants one.
 static pl_status gradient_places(const pl_op_call *c, pl_loss_sweep *s) {
@@ -166,8 +165,7 @@ static pl_status linear_loss_forward(pl_op_call *c) {
     return st;
 }
 
-// ---- backward, with a reduction
-// ------------------------------------------------------------------
+// ---- backward, with a reduction -----------------------------------------------------------------
 
 // A gradient on its way out: `from` times the loss's goes to `to`, then, where the input has
 // another dtype, to `cast`.
@@ -224,8 +222,7 @@ static pl_status hand_over(const pl_op_back *b) {
     return st;
 }
 
-// ---- backward, a number for each row
-// -------------------------------------------------------------
+// ---- backward, a number for each row ------------------------------------------------------------
 
 // A place for input i's gradient in dtype dt: the one offered where that fits.
 static pl_status place(const pl_op_back *b, int i, pl_dtype dt, pl_tensor **out, bool *add) {

@@ -117,8 +117,7 @@ static pl_status to_device_backward(const pl_op_back *b) {
 const pl_op pl_op_to_device = {"to_device",       PL_AMP_KEEP,        0,
                                to_device_forward, to_device_backward, false};
 
-// ---- Inputs of one call
-// --------------------------------------------------------------------------
+// ---- Inputs of one call -------------------------------------------------------------------------
 
 static const char *device_text(pl_device d, char *buf, size_t cap) {
     if (d.type == PL_CPU) return "cpu";

@@ -68,8 +68,7 @@ static PL_DEVICE void pl_give_sums(const A *mine, int64_t j, int64_t n, A *share
     __syncthreads();
 }
 
-// ---- Parts by a kernel of their own
-// --------------------------------------------------------------
+// ---- Parts by a kernel of their own -------------------------------------------------------------
 
 // A block takes 32 columns and one part of the rows, eight rows at a time.
 enum { PL_NORM_COLUMNS = 32, PL_NORM_LINES = 8, PL_NORM_ROWS = 64, PL_NORM_PARTS = 128 };
@@ -120,8 +119,7 @@ static pl_status pl_norm_sum_rows(pl_norm_weights<T> *w, pl_cuda_queue *q) {
     return pl_launched("norm");
 }
 
-// ---- The parts together
-// --------------------------------------------------------------------------
+// ---- The parts together -------------------------------------------------------------------------
 
 // Where the sum of a column goes: T or float.
 template <typename T>
