@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """PyTorch's own record of its operators, as events of a profile.
 
-PyTorch keeps times since 1970 on a clock of its own making; a marker, whose place on the monotonic
-clock is known, tells by how much they must be moved.
+PyTorch keeps times since 1970 on a clock of its own making; markers, whose places on the monotonic
+clock are known, tell by how much they must be moved.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ...profiler.record import Event
 __all__ = ["TorchOperators"]
 
 _MARKER = "paceline: clock"
+_MARKERS = 8  # of which one at least is made without the system taking the processor away
 _NODE = "autograd::engine::evaluate_function: "  # wraps each node of the backward pass
 
 
@@ -32,7 +33,7 @@ class TorchOperators:
     def __init__(self, shapes: bool) -> None:
         self._shapes = shapes
         self._profile: Any = None
-        self._marked = (0, 0)
+        self._marked: list[tuple[int, int]] = []
 
     def start(self) -> None:
         """Begin; the first time in a process PyTorch may take a second to get ready."""
@@ -40,10 +41,12 @@ class TorchOperators:
             activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=self._shapes
         )
         self._profile.start()
-        before = time.monotonic_ns()
-        with torch.profiler.record_function(_MARKER):
-            pass
-        self._marked = (before, time.monotonic_ns())
+        self._marked = []
+        for _ in range(_MARKERS):
+            before = time.monotonic_ns()
+            with torch.profiler.record_function(_MARKER):
+                pass
+            self._marked.append((before, time.monotonic_ns()))
 
     def stop(self) -> dict[int, list[Event]]:
         """End; give the events of each thread, by its number in the system."""
@@ -60,14 +63,17 @@ class TorchOperators:
         return threads
 
     def _shift(self, found: list[Any]) -> int:
-        """Give what brings PyTorch's times to the monotonic clock."""
+        """Give what brings PyTorch's times to the monotonic clock.
+
+        Each marker began between two moments that are known; the shift is what suits all.
+        """
         shift = time.monotonic_ns() - time.time_ns()
-        for one in found:
-            if one.name() == _MARKER:
-                begin, end = self._marked
-                at = one.start_ns() + shift
-                return int(shift + max(begin - at, 0) + min(end - at, 0))
-        return shift
+        starts = sorted(one.start_ns() for one in found if one.name() == _MARKER)
+        if len(starts) != len(self._marked):
+            return shift
+        least = max(begin - at for at, (begin, _) in zip(starts, self._marked, strict=True))
+        most = min(end - at for at, (_, end) in zip(starts, self._marked, strict=True))
+        return max(least, min(shift, most))
 
     def _event(self, one: Any, shift: int) -> Event | None:
         name, length = one.name(), one.duration_ns()
