@@ -68,7 +68,7 @@ class TorchOperators:
         Each marker began between two moments that are known; the shift is what suits all.
         """
         shift = time.monotonic_ns() - time.time_ns()
-        starts = sorted(one.start_ns() for one in found if one.name() == _MARKER)
+        starts: list[int] = sorted(one.start_ns() for one in found if one.name() == _MARKER)
         if len(starts) != len(self._marked):
             return shift
         least = max(begin - at for at, (begin, _) in zip(starts, self._marked, strict=True))
